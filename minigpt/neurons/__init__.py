@@ -1,0 +1,1 @@
+"""The instrument: streaming statistics of hidden neurons, their health, and how sure that is."""

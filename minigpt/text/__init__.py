@@ -1,0 +1,1 @@
+"""Text: corpora (what text), tokenizers (text to ids), the token store, batches (ids to windows)."""

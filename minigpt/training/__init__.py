@@ -1,0 +1,1 @@
+"""Training: configuration, optimizers, schedules, the loop, evaluation, the run directory, checkpoints."""
