@@ -58,7 +58,7 @@ class OutOfMemoryError(MinigptError):
     exit_code = 8
 
 
-class StopRequested(MinigptError):
+class StopRequestedError(MinigptError):
     """Ctrl-C or SIGTERM arrived; raised once the state is safe, and ends with 128 + the signal's number."""
 
     def __init__(self, signal_number: int, message: str = "stopped") -> None:
