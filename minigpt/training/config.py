@@ -1,0 +1,164 @@
+"""The configuration of a run: every training flag, its default, what it may be, and the presets.
+
+Plain data without torch, so that `--help` answers at once. A field's metadata makes its flag, its help and its check;
+`config.json` is this dataclass after `resolve` in `runtime.py` has replaced each `auto` by what was chosen.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from minigpt.errors import UsageError
+
+OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
+SCHEDULES = ("cosine", "constant", "linear", "wsd")
+DTYPES = ("auto", "float32", "bfloat16")
+
+
+def flag(
+    default: Any,
+    section: str,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field that the command line shows as a flag and checks."""
+    limits = {"at_least": at_least, "above": above, "below": below}
+    return field(default=default, metadata={"section": section, "help": text, "choices": choices, "limits": limits})
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training, completely described. `None` stands for a value that follows from the others."""
+
+    preset: str = flag("tiny", "preset", "starting values; any other flag overrides them")
+
+    corpus: str = flag("stdlib", "text", "stdlib, grammar:SEED, a .txt/.jsonl/.parquet file or folder, hf:NAME")
+    tokenizer: str = flag("char", "text", "byte, char, bpe:N or gpt2")
+    val_fraction: float = flag(0.1, "text", "share of the text kept for validation", at_least=0, below=1)
+    test_fraction: float = flag(0.05, "text", "share of the text kept for the final test", at_least=0, below=1)
+    data_dir: str = flag("data", "text", "where prepared tokens are kept")
+    allow_data_change: bool = flag(False, "text", "resume although the text is not the one trained on so far")
+
+    activation: str = flag("relu", "model", "`minigpt activations` lists them; by layer: 0-1=relu,2-3=swiglu")
+    n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
+    n_head: int = flag(4, "model", "attention heads", at_least=1)
+    n_embd: int = flag(128, "model", "width of the residual stream", at_least=1, below=1 << 17)
+    d_ff: int = flag(0, "model", "neurons of a layer; 0: as many as give every arm equal parameters", at_least=0)
+    block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
+    bias: bool = flag(True, "model", "biases in linear layers and norms")
+    norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))
+    position: str = flag("learned", "model", "position encoding", choices=("learned", "rope"))
+    residual: bool = flag(True, "model", "residual paths: on or off")
+    tie_embeddings: bool = flag(True, "model", "one matrix for embedding and head")
+    dropout: float = flag(0.0, "model", "dropout rate", at_least=0, below=1)
+    init: str = flag(
+        "gpt2", "model", "initial scale; matched: unit-variance hidden values", choices=("gpt2", "matched")
+    )
+    attention: str = flag("auto", "model", "how attention is computed", choices=("auto", "fused", "written"))
+
+    steps: int = flag(1000, "training", "optimizer updates", at_least=0)
+    batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1)
+    grad_accumulation: int = flag(1, "training", "forward passes in one step", at_least=1)
+    optimizer: str = flag("adamw", "training", "update rule", choices=OPTIMIZERS)
+    lr: float = flag(1e-3, "training", "peak learning rate", above=0)
+    min_lr: float | None = flag(None, "training", "final learning rate; default: a tenth of --lr", at_least=0)
+    schedule: str = flag(
+        "cosine", "training", "learning rate after warm-up; wsd: the last fifth falls", choices=SCHEDULES
+    )
+    warmup_steps: int | None = flag(
+        None, "training", "linear warm-up; default: a tenth of --steps, at most 100", at_least=0
+    )
+    weight_decay: float = flag(0.1, "training", "decay of matrices; vectors are not decayed", at_least=0)
+    beta1: float = flag(0.9, "training", "first-moment decay, or momentum", at_least=0, below=1)
+    beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
+    grad_clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", at_least=0)
+    l1: float = flag(0.0, "training", "weight of the mean |h| of all neurons in the loss", at_least=0)
+    patience: int = flag(0, "training", "stop after so many evaluations without improvement; 0: never", at_least=0)
+    min_delta: float = flag(0.0, "training", "improvement, in nats, that patience counts", at_least=0)
+
+    eval_every: int = flag(250, "watching", "steps between evaluations; 0: none at all", at_least=0)
+    eval_tokens: int = flag(
+        65_536, "watching", "tokens of an evaluation on the way; 0: all; the last is complete", at_least=0
+    )
+    checkpoint_every: int = flag(250, "watching", "steps between checkpoints; 0: only the last", at_least=0)
+    log_every: int = flag(10, "watching", "steps between train records; 0: none", at_least=0)
+    tensorboard: bool = flag(False, "watching", "also write scalars and histograms for TensorBoard")
+
+    seed: int = flag(1337, "machine", "everything random follows from it", at_least=0, below=1 << 63)
+    device: str = flag("auto", "machine", "auto, cpu, cuda, cuda:N or mps")
+    dtype: str = flag("auto", "machine", "auto: bfloat16 where the processor has it", choices=DTYPES)
+    compile: str = flag("auto", "machine", "torch.compile; auto: where it repays", choices=("auto", "on", "off"))
+    threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=4097)
+    deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
+
+
+_NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "nanogpt-cpu": _NANOGPT
+    | {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "steps": 2000, "dropout": 0.0},
+    "nanogpt-char": _NANOGPT
+    | {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2},
+    "gpt2-small": {
+        "corpus": "fineweb-edu",
+        "tokenizer": "gpt2",
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "block_size": 1024,
+        "bias": False,
+        "batch_size": 12,
+        "grad_accumulation": 40,
+        "steps": 600_000,
+        "lr": 6e-4,
+        "min_lr": 6e-5,
+        "warmup_steps": 2000,
+        "beta2": 0.95,
+        "eval_every": 1000,
+        "eval_tokens": 1_048_576,
+        "checkpoint_every": 1000,
+    },
+}
+
+
+def check(config: RunConfig) -> None:
+    """Raise `UsageError` for the first value that its field does not allow."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if value is not None:
+            _check_value(item.name.replace("_", "-"), value, item.metadata)
+    if config.val_fraction + config.test_fraction >= 1:
+        held_out = config.val_fraction + config.test_fraction
+        raise UsageError(
+            f"val-fraction and test-fraction leave no text to train on; their sum is {held_out:g}; below 1"
+        )
+    if config.n_embd % config.n_head:
+        raise UsageError(f"n-embd {config.n_embd} is not divisible by n-head {config.n_head}; choose a multiple")
+    if config.min_lr is not None and config.min_lr > config.lr:
+        raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
+    if config.patience and not config.eval_every:
+        raise UsageError(f"patience {config.patience} needs evaluations; eval-every is 0; raise it")
+
+
+def _check_value(name: str, value: Any, metadata: Any) -> None:
+    if isinstance(value, str):
+        if any(ord(character) < 32 for character in value):
+            raise UsageError(f"{name} holds a control character; got {value!r}; use printable text")
+        if metadata["choices"] and value not in metadata["choices"]:
+            raise UsageError(f"unknown {name} {value!r}; allowed: {', '.join(metadata['choices'])}")
+        return
+    if not math.isfinite(value):
+        raise UsageError(f"{name} is not a finite number; got {value}")
+    limits = metadata["limits"]
+    if limits["at_least"] is not None and value < limits["at_least"]:
+        raise UsageError(f"{name} is too small; got {value:g}; at least {limits['at_least']:g}")
+    if limits["above"] is not None and value <= limits["above"]:
+        raise UsageError(f"{name} is too small; got {value:g}; above {limits['above']:g}")
+    if limits["below"] is not None and value >= limits["below"]:
+        raise UsageError(f"{name} is too large; got {value:g}; below {limits['below']:g}")
