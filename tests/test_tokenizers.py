@@ -1,0 +1,500 @@
+"""Tokenizers lose no text, refuse what they cannot encode in one line, and are rebuilt offline from plain JSON."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import json
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigpt.errors import CheckpointError, DataError, UsageError
+from minigpt.text import gpt2, tokenizers
+from minigpt.text.bpe import LONGEST_WORD, SINGLE_BYTES, SPLIT_PATTERN, train_bpe
+from minigpt.text.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, parse_tokenizer_spec
+
+PROSE = (
+    "The quick brown fox doesn't jump over 1234 lazy dogs.\n\nThe dogs don't mind; the fox is 27 years old!\n"
+    "  Naïve café — 東京 и Москва.\r\nthe the the there then\n"
+) * 3
+AWKWARD = [
+    "",
+    "\0",
+    "\ufeffBOM",
+    "a\r\nb\rc\n",
+    "😀👩‍👩‍👧",
+    "<|endoftext|>",
+    "  \t\n ",
+    "e\u0301",
+    "\x1c\x85\u2028",
+    "ﬁ\u3000x",
+]
+
+valid_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(AWKWARD)
+
+
+def build(spec: str, text: str = PROSE) -> Tokenizer:
+    return build_tokenizer(spec, lambda: [text], lambda: [text])
+
+
+@pytest.fixture(scope="module")
+def bpe() -> Tokenizer:
+    return build("bpe:300")
+
+
+@pytest.fixture(scope="module")
+def fake_gpt2_ranks() -> list[bytes]:
+    """As many tokens as GPT-2 has, with the single bytes in another order, as GPT-2 has them."""
+    pairs = [left + right for left in SINGLE_BYTES for right in SINGLE_BYTES]
+    return [*reversed(SINGLE_BYTES), *pairs[: gpt2.GPT2_RANKS - 256]]
+
+
+# Encoding and decoding
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=valid_text)
+@pytest.mark.parametrize("spec", ["byte", "bpe:300", "char"])
+def test_every_text_survives_the_round_trip(spec: str, text: str, bpe: Tokenizer) -> None:
+    """Emoji, NUL, CRLF, BOM and special-token spellings come back unchanged, and their bytes are counted exactly."""
+    tokenizer = bpe if spec.startswith("bpe") else build(spec, text or "x")
+    ids = tokenizer.encode(text)
+    assert ids.dtype == np.int64
+    assert ids.ndim == 1
+    assert tokenizer.decode(ids) == text
+    assert tokenizer.decode_bytes(ids) == text.encode()
+    assert tokenizer.byte_lengths()[ids].sum() == len(text.encode())
+    assert tokenizer.unknown(text) == []
+    assert not len(ids) or (ids.min() >= 0 and ids.max() < tokenizer.vocab_size)
+
+
+def test_char_ids_follow_the_code_points() -> None:
+    tokenizer = build("char", "b😀a\n")
+    assert tokenizer.encode("\nab😀").tolist() == [0, 1, 2, 3]
+    assert tokenizer.byte_lengths().tolist() == [1, 1, 1, 4]
+    assert tokenizer.vocab_size == 4
+
+
+def test_a_single_character_is_a_vocabulary() -> None:
+    tokenizer = build("char", "aaaa")
+    assert tokenizer.vocab_size == 1
+    assert tokenizer.encode("aa").tolist() == [0, 0]
+
+
+def test_char_names_what_it_cannot_encode() -> None:
+    """At most ten characters, each escaped as Python would, in the order of the text."""
+    tokenizer = build("char", "abc")
+    text = "a\x1bzé" + "".join(chr(code) for code in range(0x4E00, 0x4E10)) + "z"
+    assert tokenizer.unknown(text)[:3] == ["\x1b", "z", "é"]
+    assert len(tokenizer.unknown(text)) == 19
+    with pytest.raises(DataError) as caught:
+        tokenizer.encode(text)
+    message = str(caught.value)
+    assert r"'\x1b', 'z', 'é', '一'" in message
+    assert "and 9 more" in message
+    assert "3 characters" in message
+    assert "\n" not in message
+    assert "\x1b" not in message
+
+
+@pytest.mark.parametrize("character", ["\0", "d", "\U0010ffff", "\ud800"])
+def test_char_refuses_every_neighbour_of_its_alphabet(character: str) -> None:
+    """Below, between and above the known code points: the lookup table never wraps or clips to a wrong id."""
+    with pytest.raises(DataError):
+        build("char", "ace").encode(f"a{character}")
+
+
+@pytest.mark.parametrize("spec", ["byte", "char", "bpe:300"])
+def test_lone_surrogates_are_refused(spec: str) -> None:
+    tokenizer = build(spec)
+    assert tokenizer.unknown("a\ud83d\udfffa\ud83d") == ["\ud83d", "\udfff"]
+    with pytest.raises(DataError, match=r"ud83d"):
+        tokenizer.encode("a\ud83d")
+
+
+@pytest.mark.parametrize("spec", ["char", "bpe:300"])
+def test_a_corpus_with_lone_surrogates_is_refused(spec: str) -> None:
+    with pytest.raises(DataError, match="surrogate"):
+        build(spec, "abc\udc80")
+
+
+@pytest.mark.parametrize("bad", [-1, 256])
+def test_ids_outside_the_vocabulary_are_refused(bad: int) -> None:
+    with pytest.raises(DataError, match=f"{bad}; allowed is 0 to 255"):
+        build("byte").decode([65, bad])
+
+
+def test_half_a_character_decodes_to_the_replacement_character() -> None:
+    assert build("byte").decode("é".encode()[:1]) == "\ufffd"
+
+
+def test_separator_and_start_are_what_the_interface_says(bpe: Tokenizer, fake_gpt2_ranks: list[bytes]) -> None:
+    byte, char, without_newline = build("byte"), build("char", "a\nb"), build("char", "ab")
+    assert (byte.separator, byte.start) == ((10, 10), (10,))
+    assert (char.separator, char.start) == ((0, 0), (0,))
+    assert (without_newline.separator, without_newline.start) == ((), (0,))
+    assert bpe.decode(bpe.separator) == "\n\n"
+    assert bpe.decode(bpe.start) == "\n"
+    document = load_tokenizer(_stored("gpt2", fake_gpt2_ranks), "x")
+    assert document.separator == document.start == (50256,)
+
+
+def test_stretches_without_a_boundary_do_not_hurt(bpe: Tokenizer, fake_gpt2_ranks: list[bytes]) -> None:
+    """With the split pattern as GPT-2 released it, a million blanks end the process in a panic of tiktoken."""
+    for tokenizer in (bpe, load_tokenizer(_stored("gpt2", fake_gpt2_ranks), "x")):
+        for text in (" " * 1_100_000 + "x", "\n" * 1_100_000, "a" * 300_000):
+            assert tokenizer.byte_lengths()[tokenizer.encode(text)].sum() == len(text)
+
+
+# Building
+
+
+def test_char_reads_all_the_text_and_bpe_only_the_training_text() -> None:
+    char = build_tokenizer("char", lambda: iter(["ab", "cd"]), lambda: iter(["ab"]))
+    assert char.unknown("abcde") == ["e"]
+    learnt = build_tokenizer("bpe:300", lambda: iter(["zzzz" * 9]), lambda: iter(["abab ", "abab"]))
+    assert len(learnt.encode("abab")) < 4
+    assert len(learnt.encode("zzzz")) == 4
+
+
+def test_bpe_stops_reading_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corpus of any size is read only as far as it is used."""
+    monkeypatch.setattr(tokenizers, "BPE_TRAINING_CHARACTERS", 10)
+
+    def endless():
+        yield "abab"
+        yield "ababababzzzzzzzzzz"
+        pytest.fail("read beyond the limit")
+
+    tokenizer = build_tokenizer("bpe:300", list, endless)
+    assert len(tokenizer.encode("zz")) == 2
+
+
+def test_an_empty_corpus_has_no_alphabet() -> None:
+    with pytest.raises(DataError, match="empty"):
+        build("char", "")
+
+
+def test_little_text_yields_fewer_tokens_than_asked() -> None:
+    tokenizer = build("bpe:4096", "abc abd")
+    assert tokenizer.spec == "bpe:4096"
+    assert tokenizer.vocab_size == 257
+    assert build("bpe:512", "").vocab_size == 256
+
+
+@pytest.mark.parametrize(
+    ("spec", "canonical"), [("byte", "byte"), ("char", "char"), ("gpt2", "gpt2"), ("bpe:0512", "bpe:512")]
+)
+def test_specs_have_one_canonical_form(spec: str, canonical: str) -> None:
+    assert parse_tokenizer_spec(spec) == canonical
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("bytes", "did you mean 'byte'"),
+        ("gpt-2", "did you mean 'gpt2'"),
+        ("os.system", "allowed are byte, char, bpe:N, gpt2"),
+        ("", "allowed are"),
+        ("bpe", "for example bpe:512"),
+        ("bpe:256", "257"),
+        ("bpe:65537", "65536"),
+        ("bpe:-300", "257"),
+        ("bpe:3_00", "257"),
+        ("bpe:٣٠٠", "257"),
+        ("bpe:" + "9" * 5000, "257"),
+        ("bpe:N", "257"),
+        ("char:3", "takes no size"),
+    ],
+)
+def test_wrong_specs_are_refused_with_advice(spec: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        parse_tokenizer_spec(spec)
+
+
+# Byte-pair encoding
+
+
+def naive_bpe(text: str, vocab_size: int) -> list[bytes]:
+    """Algorithm 1 of Sennrich et al. 2016 read literally: count everything again for every merge."""
+    words = [[bytes([value]) for value in word.encode()] for word in regex.findall(SPLIT_PATTERN, text)]
+    tokens = list(SINGLE_BYTES)
+    while len(tokens) < vocab_size:
+        counts = Counter(pair for word in words for pair in itertools.pairwise(word))
+        pair = min(counts, key=lambda pair: (-counts[pair], pair), default=None)
+        if pair is None or counts[pair] < 2:
+            return tokens
+        words = [naive_merge(word, pair) for word in words]
+        if b"".join(pair) not in tokens:
+            tokens.append(b"".join(pair))
+    return tokens
+
+
+def naive_merge(word: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
+    merged: list[bytes] = []
+    position = 0
+    while position < len(word):
+        if tuple(word[position : position + 2]) == pair:
+            merged.append(b"".join(pair))
+            position += 2
+        else:
+            merged.append(word[position])
+            position += 1
+    return merged
+
+
+@settings(max_examples=150, deadline=None)
+@given(text=st.text("ab c'1\n", max_size=60) | valid_text, merges=st.integers(0, 25))
+def test_the_incremental_trainer_equals_the_naive_one(text: str, merges: int) -> None:
+    """A tiny alphabet makes overlaps ('aaa'), ties and two spellings of one token common."""
+    assert train_bpe([text], 256 + merges) == naive_bpe(text, 256 + merges)
+
+
+def test_the_incremental_trainer_equals_the_naive_one_on_prose() -> None:
+    text = (Path(__file__).read_text(encoding="utf-8") + PROSE)[:8000]
+    assert train_bpe([text], 456) == naive_bpe(text, 456)
+
+
+def test_ties_go_to_the_smaller_bytes_whatever_the_order_of_the_text() -> None:
+    words = ["zy ", "ab ", "zy ", "ab ", "cd"]
+    assert train_bpe(words, 258) == train_bpe(words[::-1], 258) == [*SINGLE_BYTES, b"ab", b"zy"]
+
+
+def test_training_time_does_not_explode_on_one_endless_word() -> None:
+    """Slices bound the longest token, and with it the work that one merge can cause."""
+    tokens = train_bpe(["a" * 100_000 + "b" * 100_000], 300)
+    assert max(map(len, tokens)) == LONGEST_WORD
+    assert len(set(tokens)) == len(tokens)
+
+
+def test_common_words_become_single_tokens() -> None:
+    tokenizer = build("bpe:400")
+    assert len(tokenizer.encode(" the")) == 1
+    assert len(tokenizer.encode(" the dogs")) == 2
+
+
+# Storing and loading
+
+
+@pytest.mark.parametrize("spec", ["byte", "char", "bpe:300"])
+def test_a_stored_tokenizer_is_the_same_tokenizer(spec: str) -> None:
+    original = build(spec)
+    stored = json.loads(json.dumps(original.to_json(), allow_nan=False))
+    loaded = load_tokenizer(stored, "tokenizer.json")
+    assert loaded.to_json() == original.to_json()
+    assert (loaded.spec, loaded.vocab_size) == (original.spec, original.vocab_size)
+    assert (loaded.separator, loaded.start) == (original.separator, original.start)
+    assert loaded.encode(PROSE).tolist() == original.encode(PROSE).tolist()
+
+
+def _stored(spec: str, ranks: list[bytes]) -> dict:
+    return {"version": 1, "spec": spec, "ranks": [base64.b64encode(token).decode() for token in ranks]}
+
+
+def _damaged() -> dict[str, object]:
+    bpe = build("bpe:260", "aaaa aaaa").to_json()
+    ranks = bpe["ranks"]
+    char = {"version": 1, "spec": "char", "characters": "ab"}
+    return {
+        "null": None,
+        "list": [],
+        "empty": {},
+        "future version": {**char, "version": 2},
+        "version as text": {**char, "version": "1"},
+        "version as truth value": {**char, "version": True},
+        "spec missing": {"version": 1},
+        "spec as list": {**char, "spec": ["char"]},
+        "spec unknown": {**char, "spec": "os.system"},
+        "spec not canonical": {**bpe, "spec": "bpe:0260"},
+        "field missing": {"version": 1, "spec": "char"},
+        "field too many": {**char, "pattern": "(a*)*"},
+        "field of another kind": {**char, "spec": "byte"},
+        "alphabet as list": {**char, "characters": ["a", "b"]},
+        "alphabet empty": {**char, "characters": ""},
+        "alphabet unsorted": {**char, "characters": "ba"},
+        "alphabet with a duplicate": {**char, "characters": "aa"},
+        "alphabet with a surrogate": {**char, "characters": "a\ud800"},
+        "ranks as text": {**bpe, "ranks": "YWE="},
+        "rank as number": {**bpe, "ranks": [*ranks, 7]},
+        "rank not base64": {**bpe, "ranks": [*ranks, "YW!="]},
+        "rank not ASCII": {**bpe, "ranks": [*ranks, "é"]},
+        "rank empty": {**bpe, "ranks": [*ranks, ""]},
+        "rank twice": {**bpe, "ranks": [*ranks, ranks[-1]]},
+        "single byte missing": {**bpe, "ranks": ranks[1:]},
+        "no ranks": {**bpe, "ranks": []},
+        "more ranks than N": {**bpe, "spec": "bpe:257"},
+        "gpt2 of another size": {**bpe, "spec": "gpt2"},
+    }
+
+
+@pytest.mark.parametrize("fault", _damaged())
+def test_damaged_tokenizers_are_refused_in_one_line(fault: str) -> None:
+    """Before tiktoken sees them: a missing single byte makes it panic with something that is no `Exception`."""
+    with pytest.raises(CheckpointError, match=r"^run/tokenizer\.json holds no valid tokenizer; ") as caught:
+        load_tokenizer(_damaged()[fault], "run/tokenizer.json")
+    assert "\n" not in str(caught.value)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=json_values
+    | st.fixed_dictionaries(
+        {"version": st.just(1) | json_values, "spec": st.sampled_from(["byte", "char", "bpe:300", "gpt2"])},
+        optional={"characters": json_values, "ranks": st.lists(json_values) | json_values},
+    )
+)
+def test_no_stored_value_ends_in_anything_but_a_tokenizer_or_the_one_error(data: object) -> None:
+    try:
+        tokenizer = load_tokenizer(data, "x")
+    except CheckpointError:
+        return
+    assert tokenizer.vocab_size >= 1
+
+
+# GPT-2
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+    """Refuse every connection, and note what was tried."""
+    tried: list[tuple] = []
+
+    def refuse(address: tuple, timeout: float | None = None) -> None:
+        tried.append((address, timeout))
+        raise ConnectionRefusedError("refused")
+
+    monkeypatch.setattr(gpt2.socket, "create_connection", refuse)
+    monkeypatch.setattr(urllib.request, "getproxies", dict)
+    monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
+    return tried
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two files, whose hashes stand in for those of the real ones."""
+    contents = {"a" * 40: b"merges", "b" * 40: b"ids"}
+    for name, content in contents.items():
+        (tmp_path / name).write_bytes(content)
+    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+    monkeypatch.setattr(gpt2, "_CACHED_SHA256", hashes)
+    return tmp_path
+
+
+class FakeEncoding:
+    """What `tiktoken.get_encoding` returns, as far as it is used."""
+
+    def __init__(self, ranks: list[bytes]) -> None:
+        self.decode_single_token_bytes = ranks.__getitem__
+
+
+def test_gpt2_without_cache_and_network_fails_at_once_with_advice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    with pytest.raises(DataError) as caught:
+        build("gpt2")
+    message = str(caught.value)
+    assert all(part in message for part in ("TIKTOKEN_CACHE_DIR", str(tmp_path), "bpe:N", "byte", "6d1cbeee"))
+    assert "\n" not in message
+    assert caught.value.exit_code == 3
+    assert no_network == [((gpt2._HOST, 443), 3.0)]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gpt2_does_not_wait_for_a_name_lookup_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
+) -> None:
+    release = threading.Event()
+
+    def hang(address: tuple, timeout: float) -> None:
+        release.wait(30)
+        raise TimeoutError
+
+    monkeypatch.setattr(gpt2.socket, "create_connection", hang)
+    monkeypatch.setattr(gpt2, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    before = time.monotonic()
+    with pytest.raises(DataError):
+        build("gpt2")
+    assert time.monotonic() - before < 10
+    release.set()
+
+
+@pytest.mark.parametrize("variable", ["TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR", None])
+def test_gpt2_with_an_intact_cache_needs_no_network(
+    variable: str | None,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    no_network: list[tuple],
+    fake_gpt2_ranks: list[bytes],
+) -> None:
+    import tiktoken
+
+    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
+    if variable:
+        monkeypatch.setenv(variable, str(cache))
+    else:
+        (cache / "data-gym-cache").mkdir()
+        for file in [path for path in cache.iterdir() if path.is_file()]:
+            file.rename(cache / "data-gym-cache" / file.name)
+        monkeypatch.setattr(gpt2.tempfile, "gettempdir", lambda: str(cache))
+    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: FakeEncoding(fake_gpt2_ranks))
+    tokenizer = build("gpt2")
+    assert no_network == []
+    assert tokenizer.vocab_size == 50257
+    assert tokenizer.decode(tokenizer.encode("<|endoftext|> ok")) == "<|endoftext|> ok"
+    assert 50256 not in tokenizer.encode("<|endoftext|>")
+    assert tokenizer.byte_lengths()[50256] == 0
+    assert tokenizer.decode_bytes([50256]) == b""
+    stored = json.loads(json.dumps(tokenizer.to_json()))
+    assert load_tokenizer(stored, "x").encode(PROSE).tolist() == tokenizer.encode(PROSE).tolist()
+
+
+@pytest.mark.parametrize("fault", ["damaged", "missing", "empty variable wins over the other"])
+def test_gpt2_trusts_only_an_intact_cache(
+    fault: str, cache: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
+) -> None:
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "" if fault.startswith("empty") else str(cache))
+    monkeypatch.setenv("DATA_GYM_CACHE_DIR", str(cache))
+    if fault == "damaged":
+        (cache / ("a" * 40)).write_bytes(b"merges!")
+    if fault == "missing":
+        (cache / ("b" * 40)).unlink()
+    with pytest.raises(DataError):
+        build("gpt2")
+    assert len(no_network) == 1
+
+
+@pytest.mark.parametrize("error", [ConnectionError("no\nroute"), ValueError("Hash mismatch"), PermissionError("cache")])
+def test_gpt2_behind_a_proxy_is_tried_without_a_probe(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
+) -> None:
+    import tiktoken
+
+    def fail(name: str) -> None:
+        raise error
+
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
+    monkeypatch.setattr(tiktoken, "get_encoding", fail)
+    with pytest.raises(DataError, match="cannot be loaded") as caught:
+        build("gpt2")
+    assert "\n" not in str(caught.value)
+    assert no_network == []
