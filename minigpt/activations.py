@@ -96,8 +96,9 @@ def parse_activation(spec: str, n_layer: int) -> tuple[str, ...]:
     chosen: dict[int, str] = {}
     for part in spec.split(","):
         layers, _, layer_spec = part.partition("=")
+        named = _layer_range(layers, n_layer)
         canonical = _canonical_spec(*_resolve(layer_spec))
-        for layer in _layer_range(layers, n_layer):
+        for layer in named:
             if layer in chosen:
                 raise UsageError(f"layer {layer} has two activations; got {spec!r:.200}; name each layer once")
             chosen[layer] = canonical
