@@ -137,7 +137,8 @@ class CausalSelfAttention(nn.Module):
         attend = self._attend_written if self.written else self._attend_fused
         y = attend(q, k, v, first)  # (B,H,T,D)
         y = y.transpose(1, 2).reshape(batch, time, width)
-        return F.dropout(self.w_out(y), self.dropout, self.training)
+        y = self.w_out(y)  # (B,T,C)
+        return F.dropout(y, self.dropout, self.training)
 
     def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
         dropout = self.dropout if self.training else 0.0
@@ -177,7 +178,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self.w_in(x))  # (B,T,branches·F) -> (B,T,F)
-        return self.dropout(self.w_out(hidden))  # (B,T,C)
+        written: Tensor = self.dropout(self.w_out(hidden))  # (B,T,C)
+        return written
 
 
 class Block(nn.Module):
@@ -195,7 +197,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor, cache: KVCache | None = None) -> Tensor:
         attended = self.attn(self.ln_1(x), cache, self.layer)
         x = x + attended if self.residual else attended
-        transformed = self.mlp(self.ln_2(x))
+        transformed: Tensor = self.mlp(self.ln_2(x))
         return x + transformed if self.residual else transformed
 
 
@@ -274,7 +276,7 @@ def build_model(config: GPTConfig, seed: int) -> GPT:
     return model
 
 
-def _weight_stds(model: GPT) -> dict[nn.Parameter, float]:
+def _weight_stds(model: GPT) -> dict[Tensor, float]:
     """Standard deviation of each weight matrix at the start; norms and an activation's own parameters keep theirs.
 
     GPT-2 (§2.3 of its paper): 0.02, and 1/√(2L) of it for what writes to the residual stream. `matched` gives the
@@ -283,7 +285,7 @@ def _weight_stds(model: GPT) -> dict[nn.Parameter, float]:
     """
     config = model.config
     residual_std = GPT2_STD / math.sqrt(2 * config.n_layer)
-    stds = {model.wte.weight: GPT2_STD, model.lm_head.weight: GPT2_STD}
+    stds: dict[Tensor, float] = {model.wte.weight: GPT2_STD, model.lm_head.weight: GPT2_STD}
     if model.wpe is not None:
         stds[model.wpe.weight] = GPT2_STD
     for block in model.blocks:

@@ -187,9 +187,9 @@ def read_json(path: Path, error: type[MinigptError]) -> Any:
     return parse_json(text, str(path), error)
 
 
-def read_json_lines(path: Path, error: type[MinigptError]) -> list[Any]:
-    """Read one JSON value a line, tolerating a last line that a crash cut short."""
-    complete = read_bytes(path, error).split(b"\n")[:-1]
+def read_json_lines(path: Path, error: type[MinigptError], offset: int = 0) -> list[Any]:
+    """Read one JSON value a line from byte `offset` on, tolerating a last line that a crash cut short."""
+    complete = read_bytes(path, error)[offset:].split(b"\n")[:-1]
     return [
         parse_json(line.decode("utf-8", "replace"), f"{path}, line {number}", error)
         for number, line in enumerate(complete, start=1)

@@ -57,9 +57,7 @@ class RunConfig:
     residual: bool = flag(True, "model", "residual paths: on or off")
     tie_embeddings: bool = flag(True, "model", "one matrix for embedding and head")
     dropout: float = flag(0.0, "model", "dropout rate", at_least=0, below=1)
-    init: str = flag(
-        "gpt2", "model", "initial scale; matched: unit-variance hidden values", choices=("gpt2", "matched")
-    )
+    init: str = flag("gpt2", "model", "initial scale; matched: unit-variance hidden", choices=("gpt2", "matched"))
     attention: str = flag("auto", "model", "how attention is computed", choices=("auto", "fused", "written"))
 
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
@@ -68,12 +66,8 @@ class RunConfig:
     optimizer: str = flag("adamw", "training", "update rule", choices=OPTIMIZERS)
     lr: float = flag(1e-3, "training", "peak learning rate", above=0)
     min_lr: float | None = flag(None, "training", "final learning rate; default: a tenth of --lr", at_least=0)
-    schedule: str = flag(
-        "cosine", "training", "learning rate after warm-up; wsd: the last fifth falls", choices=SCHEDULES
-    )
-    warmup_steps: int | None = flag(
-        None, "training", "linear warm-up; default: a tenth of --steps, at most 100", at_least=0
-    )
+    schedule: str = flag("cosine", "training", "rate after warm-up; wsd falls in the last fifth", choices=SCHEDULES)
+    warmup_steps: int | None = flag(None, "training", "default: a tenth of --steps, at most 100", at_least=0)
     weight_decay: float = flag(0.1, "training", "decay of matrices; vectors are not decayed", at_least=0)
     beta1: float = flag(0.9, "training", "first-moment decay, or momentum", at_least=0, below=1)
     beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
@@ -83,9 +77,7 @@ class RunConfig:
     min_delta: float = flag(0.0, "training", "improvement, in nats, that patience counts", at_least=0)
 
     eval_every: int = flag(250, "watching", "steps between evaluations; 0: none at all", at_least=0)
-    eval_tokens: int = flag(
-        65_536, "watching", "tokens of an evaluation on the way; 0: all; the last is complete", at_least=0
-    )
+    eval_tokens: int = flag(65_536, "watching", "tokens of one on the way; 0, and the last: all", at_least=0)
     checkpoint_every: int = flag(250, "watching", "steps between checkpoints; 0: only the last", at_least=0)
     log_every: int = flag(10, "watching", "steps between train records; 0: none", at_least=0)
     tensorboard: bool = flag(False, "watching", "also write scalars and histograms for TensorBoard")
@@ -135,9 +127,7 @@ def check(config: RunConfig) -> None:
             _check_value(item.name.replace("_", "-"), value, item.metadata)
     if config.val_fraction + config.test_fraction >= 1:
         held_out = config.val_fraction + config.test_fraction
-        raise UsageError(
-            f"val-fraction and test-fraction leave no text to train on; their sum is {held_out:g}; below 1"
-        )
+        raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
     if config.n_embd % config.n_head:
         raise UsageError(f"n-embd {config.n_embd} is not divisible by n-head {config.n_head}; choose a multiple")
     if config.min_lr is not None and config.min_lr > config.lr:

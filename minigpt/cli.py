@@ -1,0 +1,121 @@
+"""The command line: finds the command, and turns what goes wrong into one line and an exit code.
+
+Commands import torch and everything heavy only when they run, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from minigpt.commands import catalogue, inspect, sample, train
+from minigpt.errors import MinigptError, OutOfMemoryError, StopRequestedError, UsageError, did_you_mean
+from minigpt.flags import Parser
+
+
+@dataclass(frozen=True)
+class Command:
+    """One word of the command line."""
+
+    summary: str
+    add_flags: Callable[[Parser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+COMMANDS = {
+    "train": Command("train a GPT and watch its neurons", train.add_flags, train.run),
+    "sample": Command("continue a prompt with a trained model", sample.add_flags, sample.run),
+    "evaluate": Command(
+        "loss, perplexity and neuron health of a run", inspect.add_evaluate_flags, inspect.run_evaluate
+    ),
+    "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
+    "corpora": Command("list the texts to train on", catalogue.add_flags, catalogue.run_corpora),
+    "activations": Command("list the activation functions", catalogue.add_flags, catalogue.run_activations),
+}
+
+
+def console() -> None:
+    """Entry point of the `minigpt` script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; with `--debug` errors pass through with their traceback."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        with _terminated_by_exception():
+            return _dispatch(arguments)
+    except SystemExit as leaving:  # argparse leaves this way after --help
+        return int(leaving.code or 0)
+    except BrokenPipeError:
+        # Whoever read our output has left; a second failure at exit would only add noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _report("interrupted", 128 + signal.SIGINT)
+    except StopRequestedError as stop:
+        return _report(str(stop), stop.exit_code)
+    except MinigptError as error:
+        if debug:
+            raise
+        return _report(f"error: {error}", error.exit_code)
+    except MemoryError:
+        return _report(
+            "error: out of memory; the machine has none left; use a smaller model", OutOfMemoryError.exit_code
+        )
+    except Exception as error:
+        if debug:
+            raise
+        kind = type(error).__name__
+        return _report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    name = arguments[0]
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; known: {', '.join(COMMANDS)}")
+    command = COMMANDS[name]
+    parser = Parser(prog=f"minigpt {name}", description=command.summary)
+    command.add_flags(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return command.run(parser.parse(arguments[1:]))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
+    return "usage: minigpt COMMAND [--help] …\n\n" + "\n".join(lines)
+
+
+def _report(line: str, exit_code: int) -> int:
+    """Print one line, whatever line breaks the reason had, and pass the exit code on."""
+    print(" ".join(line.split("\n")), file=sys.stderr)
+    return exit_code
+
+
+@contextlib.contextmanager
+def _terminated_by_exception() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that temporary files go; the training loop has a handler of its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StopRequestedError(number, "terminated")
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

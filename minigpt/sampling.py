@@ -1,0 +1,97 @@
+"""Sampling: continue a prompt token by token, with a cache of keys and values.
+
+Past the context the window is cut to its last half and read anew; positions start again there. The rule is the same
+with and without the cache, so both give the same text.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from minigpt import randomness
+from minigpt.errors import UsageError
+from minigpt.model import GPT, KVCache
+
+
+def check_sampling(temperature: float, top_k: int, top_p: float, max_new_tokens: int, num_samples: int) -> None:
+    """Raise `UsageError` for a setting outside its range."""
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UsageError(f"temperature must be 0 (greedy) or a positive number; got {temperature}")
+    if top_k < 0:
+        raise UsageError(f"top-k must be 0 (off) or a positive whole number; got {top_k}")
+    if not 0 < top_p <= 1:
+        raise UsageError(f"top-p must be above 0 and at most 1 (off); got {top_p}")
+    if max_new_tokens < 0 or num_samples < 1:
+        raise UsageError(f"need max-new-tokens >= 0 and num-samples >= 1; got {max_new_tokens} and {num_samples}")
+
+
+def generate(
+    model: GPT,
+    prompt: Tensor,
+    *,
+    max_new_tokens: int,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 1337,
+    cached: bool = True,
+) -> Iterator[Tensor]:
+    """Yield the next token of every sample, `max_new_tokens` times; sample i does not depend on `num_samples`.
+
+    Shapes: prompt (T,) int64, at least one token, of which the last `block_size` are read; yields (num_samples,).
+
+    Raises:
+        UsageError: a setting is outside its range, or the prompt is empty.
+    """
+    check_sampling(temperature, top_k, top_p, max_new_tokens, num_samples)
+    if prompt.numel() == 0:
+        raise UsageError("the prompt has no token; give some text or the tokenizer's start token")
+    context = model.config.block_size
+    randoms = [randomness.generator(seed, "sample", sample) for sample in range(num_samples)]
+    window = prompt[-context:].to(model.device).expand(num_samples, -1)  # (B,T)
+    cache: KVCache | None = None
+    was_training = model.training
+    model.eval()
+    try:
+        for _ in range(max_new_tokens):
+            if window.size(1) > context:
+                window = window[:, -max(1, context // 2) :]
+                cache = None
+            if cached and cache is None:
+                cache = KVCache(model.config, num_samples, model.device, model.wte.weight.dtype)
+            logits = _next_logits(model, window, cache)  # (B,V)
+            chosen = _choose(logits, temperature, top_k, top_p, randoms)  # (B,)
+            yield chosen
+            window = torch.cat((window, chosen[:, None]), dim=1)
+    finally:
+        model.train(was_training)
+
+
+@torch.no_grad()
+def _next_logits(model: GPT, window: Tensor, cache: KVCache | None) -> Tensor:
+    unread = window if cache is None else window[:, cache.length :]
+    logits: Tensor = model(unread, cache)[:, -1].float()
+    return logits
+
+
+def _choose(logits: Tensor, temperature: float, top_k: int, top_p: float, randoms: list[torch.Generator]) -> Tensor:
+    """Pick one token a row from logits (B,V) by inverting the cumulative distribution at one uniform number a row."""
+    if temperature == 0:
+        return logits.argmax(dim=-1)
+    probabilities, tokens = torch.softmax(logits / temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
+    if top_k:
+        probabilities[:, top_k:] = 0
+    cumulative = probabilities.cumsum(dim=-1)
+    # The smallest set whose probability reaches top_p: a token stays if those before it fall short of it.
+    # Source: Holtzman et al. 2020, arXiv:1904.09751, eq. 2.
+    probabilities[cumulative - probabilities >= top_p * cumulative[:, -1:]] = 0
+    cumulative = probabilities.double().cumsum(dim=-1)
+    uniform = torch.cat([torch.rand(1, generator=random, dtype=torch.float64) for random in randoms])
+    threshold = uniform.to(cumulative.device)[:, None] * cumulative[:, -1:]
+    place = torch.searchsorted(cumulative, threshold, right=True)  # (B,1)
+    return tokens.gather(1, place).squeeze(1)

@@ -1,0 +1,43 @@
+"""Windows of token ids: random ones to train on, and an exact pass over a split to evaluate."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minigpt import randomness
+
+
+def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: int) -> Tensor:
+    """Where the windows of one training step begin (windows,): a pure function of seed and step."""
+    random = randomness.generator(seed, "data", step)
+    return torch.randint(tokens - block_size, (windows,), generator=random)
+
+
+def gather(ids: np.ndarray, starts: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
+    """Read the windows beginning at `starts` (B,) as inputs and next-token targets, each int64 (B,T)."""
+    positions = starts.numpy()[:, None] + np.arange(block_size + 1)
+    windows = torch.from_numpy(ids[positions].astype(np.int64))  # (B,T+1)
+    return windows[:, :-1], windows[:, 1:]
+
+
+def evaluation_batches(
+    ids: np.ndarray, block_size: int, batch_size: int, limit: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Cover a split by windows side by side, so that each token is predicted once; the last window may be short.
+
+    With a `limit`, only so many tokens are predicted (rounded up to whole windows), in windows spread evenly.
+    """
+    complete = (len(ids) - 1) // block_size
+    wanted = -(-limit // block_size) if limit else complete
+    spread = min(wanted, complete)
+    chosen = np.arange(spread) * complete // max(spread, 1)
+    for first in range(0, spread, batch_size):
+        starts = torch.from_numpy(chosen[first : first + batch_size] * block_size)
+        yield gather(ids, starts, block_size)
+    rest = len(ids) - 1 - complete * block_size
+    if rest > 0 and wanted >= complete:
+        yield gather(ids, torch.tensor([complete * block_size]), rest)

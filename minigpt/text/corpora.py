@@ -1,0 +1,183 @@
+"""The registry of corpora: which text a `--corpus` names, and how it is dealt to train, val and test.
+
+    stdlib          prose from the running Python, the default       stdlib_prose.py
+    grammar[:SEED]  random sentences whose entropy is known          grammar.py
+    hf:NAME         a data set of the Hugging Face Hub, or an alias  hub.py
+    PATH            .txt, .jsonl, .parquet, or a folder of them      files.py
+
+Nothing is read before it is asked for. Turning the text into ids is the work of `store.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt import storage
+from minigpt.errors import DataError, UsageError, did_you_mean
+from minigpt.text import files, hub, stdlib_prose
+from minigpt.text.grammar import grammar
+from minigpt.text.splits import CHUNK, SPLITS, Document, Fractions, in_chunks
+
+GRAMMAR_CHARACTERS = 2_000_000
+_GRAMMAR_SAMPLE = 10_000  # characters that tell whether two versions of minigpt write the same grammar
+_JOIN = "\n\n"
+
+Reader = Callable[[Collection[str]], Iterator[tuple[str, Document]]]
+Fingerprint = Callable[[Mapping[str, Any] | None], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Text with a name, dealt to the splits, and not yet read.
+
+    `read` yields the documents of the wanted splits, each with its split. `fingerprint` takes the answer that was
+    recorded earlier, if any, and returns the present one; the text is the same if their `content` is equal.
+    `exact_nats` tells how surprising a split is to the process that wrote it, where that is known.
+    """
+
+    spec: str
+    fractions: Fractions
+    fingerprint: Fingerprint
+    read: Reader
+    exact_nats: Callable[[str], float] | None = None
+
+    def documents(self, split: str) -> Iterator[Document]:
+        """Yield the documents of one split; consume each before asking for the next."""
+        return (document for _, document in self.read({split}))
+
+    def texts(self, splits: Collection[str] = SPLITS) -> Iterator[str]:
+        """Yield the text of the given splits, chunk by chunk."""
+        return (chunk for _, document in self.read(splits) for chunk in document)
+
+
+@dataclass(frozen=True)
+class CorpusDescription:
+    """One row of the list of corpora."""
+
+    name: str
+    description: str
+    source: str
+    licence: str
+    needs_network: bool
+
+
+def describe_corpora() -> list[CorpusDescription]:
+    """Return what can be asked for by name, and how own text is given."""
+    own = "your own text"
+    return [
+        CorpusDescription("stdlib", "English prose about Python, 1.7 MB", "the running Python", "PSF licence", False),
+        CorpusDescription("grammar:SEED", "random sentences of known entropy, 2 MB", "generated", "none needed", False),
+        CorpusDescription("shakespeare", "plays, 1.1 MB", _source("shakespeare"), "public domain", True),
+        CorpusDescription("tinystories", "simple stories, 1.9 GB", _source("tinystories"), "CDLA-Sharing-1.0", True),
+        CorpusDescription("wikitext2", "Wikipedia, 13 MB", _source("wikitext2"), "CC-BY-SA-3.0, GFDL", True),
+        CorpusDescription("wikitext103", "Wikipedia, 540 MB", _source("wikitext103"), "CC-BY-SA-3.0, GFDL", True),
+        CorpusDescription("fineweb-edu", "web pages, 200 MB of them", _source("fineweb-edu"), "ODC-BY", True),
+        CorpusDescription("hf:NAME[:CONFIG][@SIZE]", "any data set with text", "Hugging Face Hub", "see there", True),
+        CorpusDescription("PATH", ".txt, .jsonl, .parquet, or a folder of them", own, "yours", False),
+    ]
+
+
+def _source(alias: str) -> str:
+    return hub.ALIASES[alias].spec
+
+
+def open_corpus(spec: str, val_fraction: float = 0.10, test_fraction: float = 0.05, block: int = CHUNK) -> Corpus:
+    """Return the corpus that `spec` names; `block` bounds what is read at a time.
+
+    A known name wins over a file of that name, which `./NAME` reaches.
+
+    Raises:
+        UsageError: a fraction or the spelling of `spec` is not allowed.
+        DataError: there is no such text.
+    """
+    fractions = Fractions(val_fraction, test_fraction)
+    if spec == "stdlib":
+        return _stdlib(fractions, block)
+    if spec == "grammar" or spec.startswith("grammar:"):
+        return _grammar(_grammar_seed(spec), fractions, block)
+    if spec.startswith("hf:") or spec.split("@")[0] in hub.ALIASES:
+        return _hub(hub.parse(spec), fractions)
+    return _files(spec, fractions, block)
+
+
+def _stdlib(fractions: Fractions, block: int) -> Corpus:
+    if not stdlib_prose.is_available():
+        place = stdlib_prose.library()
+        print(
+            f"warning: this Python ships no sources; none were found in {place}; using --corpus grammar:0 instead, "
+            "whose figures do not transfer to real text",
+            file=sys.stderr,
+        )
+        return _grammar(0, fractions, block)
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, Document]]:
+        homes = [(fractions.split_of(paragraph), paragraph) for paragraph in stdlib_prose.paragraphs()]
+        for split in SPLITS:
+            text = _JOIN.join(paragraph for home, paragraph in homes if home == split)
+            if split in wanted and text:
+                yield split, in_chunks([text], block)
+
+    content = {"python": sys.version, "library": str(stdlib_prose.library()), "version": stdlib_prose.VERSION}
+    return Corpus("stdlib", fractions, lambda _: {"content": content}, read)
+
+
+def _grammar_seed(spec: str) -> int:
+    seed = spec.removeprefix("grammar").removeprefix(":") or "0"
+    if not (seed.isascii() and seed.isdigit()):
+        raise UsageError(f"the grammar's seed is no number; it is {seed!r}; write grammar:SEED, SEED as in 0 or 17")
+    return int(seed)
+
+
+def _grammar(seed: int, fractions: Fractions, block: int) -> Corpus:
+    sentences = grammar(seed)
+
+    def text(split: str) -> Iterator[str]:
+        return sentences.text(SPLITS.index(split), round(GRAMMAR_CHARACTERS * fractions.of(split)))
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, Document]]:
+        for split in SPLITS:
+            if split in wanted and fractions.of(split) > 0:
+                yield split, in_chunks(text(split), block)
+
+    def fingerprint(_: Mapping[str, Any] | None) -> dict[str, Any]:
+        sample = "".join(sentences.text(0, _GRAMMAR_SAMPLE))
+        return {"content": {"seed": seed, "sample": storage.sha256_bytes(sample.encode("utf-8"))}}
+
+    def exact_nats(split: str) -> float:
+        return sentences.code_length("".join(text(split))) if fractions.of(split) > 0 else 0.0
+
+    return Corpus(f"grammar:{seed}", fractions, fingerprint, read, exact_nats)
+
+
+def _hub(dataset: hub.HubDataset, fractions: Fractions) -> Corpus:
+    parts = functools.cache(functools.partial(hub.load, dataset))
+    return Corpus(
+        dataset.spec,
+        fractions,
+        functools.partial(hub.fingerprint, dataset),
+        functools.partial(hub.read, dataset, parts, fractions),
+    )
+
+
+def _files(spec: str, fractions: Fractions, block: int) -> Corpus:
+    path = Path(spec)
+    try:
+        exists = bool(spec) and path.exists()
+    except OSError as reason:
+        raise DataError(f"cannot read {spec!r}; {reason.strerror or reason}; give an existing text file") from reason
+    if not exists:
+        known = ("stdlib", "grammar", *hub.ALIASES)
+        hint = did_you_mean(spec, known)
+        raise DataError(f"no such corpus or file: {spec!r}{hint}; allowed are {', '.join(known)}, hf:NAME, or a path")
+    found = files.find_files(path)
+    return Corpus(
+        spec,
+        fractions,
+        functools.partial(files.fingerprint, found),
+        lambda wanted: files.read(found, fractions, wanted, block),
+    )

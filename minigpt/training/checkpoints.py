@@ -1,0 +1,242 @@
+"""Checkpoints: safetensors and a manifest whose atomic appearance is the commit.
+
+`checkpoints/step-00000500/` holds `model.safetensors`, `optimizer.safetensors` and, written last, `manifest.json` with
+the size and SHA-256 of both. Whatever is read back is hashed before it is parsed, and nothing here can run code.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+from torch.optim import Optimizer
+
+from minigpt import storage
+from minigpt.errors import CheckpointError, DivergedError
+from minigpt.model import GPT
+from minigpt.training.optimizers import load_state_tensors, state_tensors
+
+FORMAT = 1
+FOLDER = "checkpoints"
+MODEL_FILE = "model.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+MANIFEST_FILE = "manifest.json"
+KEPT = 2
+_STEP_NAME = re.compile(r"step-(\d{8,})")
+_FIELDS = {"format": int, "step": int, "files": dict, "identity": dict, "progress": dict, "environment": dict}
+_HEADER_ALLOWANCE = 1 << 20
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint whose manifest was read and whose files have the sizes and hashes that it states."""
+
+    directory: Path
+    step: int
+    identity: dict[str, str]
+    progress: dict[str, Any]
+    environment: dict[str, Any]
+    data: dict[str, bytes]
+
+
+def directory_of(run: Path, step: int) -> Path:
+    """Where the checkpoint of a step stands."""
+    return run / FOLDER / f"step-{step:08d}"
+
+
+def steps_of(run: Path) -> list[int]:
+    """Steps that have a checkpoint directory, in order; complete or not."""
+    folder = run / FOLDER
+    names = [path.name for path in folder.iterdir() if path.is_dir()] if folder.is_dir() else []
+    return sorted(int(match[1]) for match in map(_STEP_NAME.fullmatch, names) if match)
+
+
+def committed_steps(run: Path) -> list[int]:
+    """Steps whose checkpoint has a manifest, in order; a save that a crash cut short has none."""
+    return [step for step in steps_of(run) if (directory_of(run, step) / MANIFEST_FILE).exists()]
+
+
+def save(
+    run: Path,
+    step: int,
+    model: GPT,
+    optimizers: list[Optimizer],
+    *,
+    identity: dict[str, str],
+    progress: dict[str, Any],
+    environment: dict[str, Any],
+) -> None:
+    """Commit the state after `step` updates.
+
+    Raises:
+        DivergedError: a parameter is not finite; nothing was written.
+        StorageError: the disk refused; older checkpoints are as they were.
+    """
+    weights = _model_tensors(model)
+    _check_finite(weights)
+    directory = directory_of(run, step)
+    storage.make_directory(directory)
+    storage.remove_stale_temporaries(directory)
+    storage.remove_tree(directory / MANIFEST_FILE)
+    files = {}
+    for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, state_tensors(model, optimizers))):
+        data = safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
+        files[name] = {"bytes": len(data), "sha256": storage.write_bytes(directory / name, data)}
+    manifest = {
+        "format": FORMAT,
+        "step": step,
+        "files": files,
+        "identity": identity,
+        "progress": progress,
+        "environment": environment,
+    }
+    storage.write_json(directory / MANIFEST_FILE, {**manifest, "sha256": _manifest_hash(manifest)})
+
+
+def read(directory: Path) -> Checkpoint:
+    """Read and verify a checkpoint; its tensors are parsed later, from the bytes that were hashed.
+
+    Raises:
+        CheckpointError: it is incomplete, altered, of a newer format, or not where it says it is.
+    """
+    manifest = _read_manifest(directory)
+    if set(manifest["files"]) != {MODEL_FILE, OPTIMIZER_FILE}:
+        raise CheckpointError(f"{directory}: the manifest names other files; got {sorted(manifest['files'])[:4]}")
+    data = {}
+    for name, stated in manifest["files"].items():
+        if not isinstance(stated, dict) or not isinstance(stated.get("bytes"), int):
+            raise CheckpointError(f"{directory}: the manifest states no size for {name}; it was altered")
+        content = storage.read_bytes(directory / name, CheckpointError, limit=stated["bytes"])
+        if len(content) != stated["bytes"] or storage.sha256_bytes(content) != stated.get("sha256"):
+            raise CheckpointError(f"{directory / name} is damaged; its SHA-256 is not the manifest's; use another one")
+        data[name] = content
+    return Checkpoint(
+        directory=directory,
+        step=manifest["step"],
+        identity=manifest["identity"],
+        progress=manifest["progress"],
+        environment=manifest["environment"],
+        data=data,
+    )
+
+
+def newest(run: Path, notice: Callable[[str], None]) -> Checkpoint | None:
+    """The newest checkpoint that verifies; `notice` hears of each newer one that does not. None if none was begun.
+
+    Raises:
+        CheckpointError: there are committed checkpoints, and all of them are damaged.
+    """
+    failures = []
+    for step in reversed(committed_steps(run)):
+        try:
+            return read(directory_of(run, step))
+        except CheckpointError as error:
+            failures.append(str(error))
+            notice(f"warning: {error}; trying the one before")
+    if failures:
+        raise CheckpointError(f"{run} has no usable checkpoint; {failures[0]}; train it anew with --overwrite")
+    return None
+
+
+def load_model(checkpoint: Checkpoint, model: GPT) -> None:
+    """Put a checkpoint's weights into `model`.
+
+    Raises:
+        CheckpointError: tensors are missing, left over, or of another shape or type; all are listed.
+        DivergedError: a weight is not finite.
+    """
+    stored = _parse(checkpoint, MODEL_FILE)
+    expected = _model_tensors(model)
+    problems = [f"{name} is missing" for name in sorted(expected.keys() - stored.keys())]
+    problems += [f"{name} is not of this model" for name in sorted(stored.keys() - expected.keys())]
+    for name in sorted(expected.keys() & stored.keys()):
+        got, wanted = stored[name], expected[name]
+        if got.shape != wanted.shape or got.dtype != wanted.dtype:
+            problems.append(f"{name} is {tuple(got.shape)} {got.dtype}, not {tuple(wanted.shape)} {wanted.dtype}")
+    if problems:
+        raise CheckpointError(f"{checkpoint.directory} does not fit its configuration; {'; '.join(problems[:20])}")
+    _check_finite(stored)
+    with torch.no_grad():
+        for name, tensor in expected.items():
+            tensor.copy_(stored[name])
+
+
+def load_optimizers(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> None:
+    """Put a checkpoint's optimizer state into `optimizers`; raises `CheckpointError` if it does not fit."""
+    load_state_tensors(model, optimizers, _parse(checkpoint, OPTIMIZER_FILE))
+
+
+def prune(run: Path, keep_also: set[int]) -> None:
+    """Delete all but the newest checkpoints and those of the steps named, once the newest was read back intact."""
+    committed = committed_steps(run)
+    kept = set(committed[-KEPT:]) | keep_also
+    doomed = [step for step in steps_of(run) if step not in kept and step < max(committed, default=0)]
+    if not doomed:
+        return
+    read(directory_of(run, committed[-1]))
+    for step in doomed:
+        # The manifest goes first: a deletion cut short leaves no checkpoint rather than a torn one.
+        storage.remove_tree(directory_of(run, step) / MANIFEST_FILE)
+        storage.remove_tree(directory_of(run, step))
+
+
+def parameter_hash(model: GPT) -> str:
+    """SHA-256 of all weights, to compare two trainings bit by bit."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _model_tensors(model).items()}
+    return storage.sha256_bytes(safetensors.torch.save(tensors))
+
+
+def save_size(model: GPT) -> int:
+    """Upper estimate, in bytes, of one checkpoint with two moments for each parameter."""
+    return 3 * 4 * model.parameter_count() + _HEADER_ALLOWANCE
+
+
+def _read_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST_FILE
+    if directory.is_symlink() or not directory.is_dir():
+        raise CheckpointError(f"no checkpoint at {directory}; give a run directory that `minigpt train` made")
+    manifest = storage.read_json(path, CheckpointError)
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path} is not a manifest; got {type(manifest).__name__}; it was altered")
+    stated = manifest.pop("sha256", None)
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}; upgrade minigpt")
+    if stated != _manifest_hash(manifest) or storage.sha256_file(path, CheckpointError) != storage.sha256_bytes(
+        (storage.to_json({**manifest, "sha256": stated}, indent=2) + "\n").encode()
+    ):
+        raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; use another checkpoint")
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        raise CheckpointError(f"{path} lacks {', '.join(wrong)}; it was altered; use another checkpoint")
+    if directory.name != directory_of(Path(), manifest["step"]).name:
+        raise CheckpointError(f"{path} is of step {manifest['step']}, not of {directory.name}; it was moved")
+    return manifest
+
+
+def _manifest_hash(manifest: dict[str, Any]) -> str:
+    return storage.sha256_bytes(storage.to_json(manifest).encode())
+
+
+def _parse(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(checkpoint.data[name])
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{checkpoint.directory / name} is not safetensors; {error}; it was altered") from error
+
+
+def _model_tensors(model: GPT) -> dict[str, Tensor]:
+    """Named parameters, tied ones once."""
+    return dict(model.named_parameters())
+
+
+def _check_finite(tensors: dict[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise DivergedError(f"parameter {name} is not finite; use an earlier checkpoint or a lower --lr")

@@ -1,0 +1,100 @@
+"""Evaluation: an exact pass over a split's windows, under the probe."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from minigpt.model import GPT
+from minigpt.neurons.health import LayerHealth, as_record, dead_fraction, model_health
+from minigpt.neurons.probe import LayerStatistics, NeuronProbe
+from minigpt.text.batches import evaluation_batches
+from minigpt.training.runtime import autocast
+
+# Tokens in one forward pass. On a CPU larger batches fall out of the cache and are slower.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 32_768
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Loss in nats per token over `tokens` predicted tokens, and the health of every layer on them."""
+
+    split: str
+    loss: float
+    bits_per_byte: float
+    tokens: int
+    layers: list[LayerHealth]
+    statistics: list[LayerStatistics]
+
+    @property
+    def perplexity(self) -> float:
+        """exp(loss); infinite where that overflows."""
+        return math.exp(self.loss) if self.loss < 709 else math.inf
+
+    def record(self, step: int) -> dict[str, Any]:
+        """The evaluation as it stands in `metrics.jsonl`."""
+        return {
+            "kind": "eval",
+            "step": step,
+            "split": self.split,
+            "loss": self.loss,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "tokens": self.tokens,
+            "dead_fraction": dead_fraction(self.layers),
+            "layers": [as_record(layer) for layer in self.layers],
+        }
+
+
+@torch.no_grad()
+def evaluate(
+    model: GPT,
+    ids: np.ndarray,
+    byte_lengths: np.ndarray,
+    *,
+    split: str,
+    dtype: str,
+    limit: int = 0,
+    between_batches: Callable[[], None] = lambda: None,
+) -> Evaluation:
+    """Predict every token of `ids` once (or `limit` of them) and count what the neurons do meanwhile.
+
+    Draws no random number and leaves the model's mode as it was. `between_batches` may raise to stop early.
+
+    Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
+    """
+    device = model.device
+    budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
+    batch_size = max(1, budget // model.config.block_size)
+    total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
+    total_bytes = total_tokens = 0
+    was_training = model.training
+    model.eval()
+    try:
+        with NeuronProbe(model) as probe, autocast(device, dtype):
+            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size, limit):
+                between_batches()
+                logits = model(inputs.to(device))  # (B,T,V)
+                losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")
+                total_loss += losses
+                total_tokens += targets.numel()
+                total_bytes += int(byte_lengths[targets.numpy()].sum())
+            statistics = probe.statistics()
+    finally:
+        model.train(was_training)
+    nats = total_loss.item()
+    return Evaluation(
+        split=split,
+        loss=nats / total_tokens,
+        bits_per_byte=nats / math.log(2) / total_bytes if total_bytes else math.nan,
+        tokens=total_tokens,
+        layers=model_health(model, statistics),
+        statistics=statistics,
+    )

@@ -1,0 +1,100 @@
+"""Open a finished or running training to read it: model, tokenizer and configuration of one checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from minigpt import storage
+from minigpt.errors import CheckpointError, DataError, UsageError
+from minigpt.model import GPT
+from minigpt.text.store import TokenStore
+from minigpt.text.tokenizers import Tokenizer
+from minigpt.training import checkpoints, run_directory, runtime
+from minigpt.training.config import RunConfig
+from minigpt.training.evaluation import Evaluation, evaluate
+from minigpt.training.loop import model_config, prepare_text, print_notice
+
+
+@dataclass(frozen=True)
+class OpenedRun:
+    """A model as one checkpoint left it, on the device asked for, in evaluation mode."""
+
+    directory: Path
+    config: RunConfig
+    checkpoint: checkpoints.Checkpoint
+    model: GPT
+    tokenizer: Tokenizer
+
+
+def open_run(directory: Path, which: str = "last", device: str = "auto") -> OpenedRun:
+    """Load the `last` or `best` checkpoint of a run, or that of a step.
+
+    Raises:
+        UsageError: `which` is none of these, or the device is absent.
+        CheckpointError: the run or the checkpoint is missing, damaged, or does not fit its tokenizer.
+    """
+    config = run_directory.read_config(directory)
+    config = replace(config, device=str(runtime.resolve_device(device)))
+    tokenizer = run_directory.read_run_tokenizer(directory)
+    checkpoint = choose_checkpoint(directory, which)
+    stated = checkpoint.identity.get("tokenizer")
+    if storage.sha256_file(directory / run_directory.TOKENIZER, CheckpointError) != stated:
+        raise CheckpointError(f"{directory / run_directory.TOKENIZER} is not the one of the weights; it was altered")
+    model = GPT(model_config(config, tokenizer.vocab_size))
+    checkpoints.load_model(checkpoint, model)
+    return OpenedRun(directory, config, checkpoint, model.to(torch.device(config.device)).eval(), tokenizer)
+
+
+def choose_checkpoint(directory: Path, which: str) -> checkpoints.Checkpoint:
+    """Read the checkpoint that `last`, `best` or a step number names."""
+    if which.isdecimal():
+        step = int(which)
+        if step not in checkpoints.steps_of(directory):
+            kept = ", ".join(map(str, checkpoints.steps_of(directory))) or "none"
+            raise CheckpointError(f"{directory} has no checkpoint of step {step}; it has {kept}; choose one of them")
+        return checkpoints.read(checkpoints.directory_of(directory, step))
+    if which not in ("last", "best"):
+        raise UsageError(f"unknown checkpoint {which!r}; allowed: last, best or a step")
+    newest = checkpoints.newest(directory, notice=print_notice)
+    if newest is None:
+        raise CheckpointError(f"{directory} has no checkpoint yet; wait for the first")
+    best_step = newest.progress.get("best_step")
+    if which == "best" and best_step in checkpoints.steps_of(directory):
+        return checkpoints.read(checkpoints.directory_of(directory, best_step))
+    return newest
+
+
+def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
+    """Evaluate a run on a split of its own corpus; opening the test part is recorded in the run.
+
+    Raises:
+        DataError: the split is empty.
+        CheckpointError: the corpus is no longer the one that the run was trained on.
+        LockedError: the test part is asked for while the run is being trained.
+    """
+    store = prepare_text(run.config)
+    if store.sha256 != run.checkpoint.identity.get("data"):
+        raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
+    if store.size(split) < 2:
+        raise DataError(f"the {split} part of {run.config.corpus} is empty; train with --{split}-fraction above 0")
+    if split != "test":
+        return _evaluate_store(run, store, split, limit)
+    with storage.lock_directory(run.directory):
+        evaluation = _evaluate_store(run, store, split, limit)
+        record = {**evaluation.record(run.checkpoint.step), "kind": "event", "event": "test_opened"}
+        storage.append_json_line(run.directory / run_directory.METRICS, record)
+    return evaluation
+
+
+def _evaluate_store(run: OpenedRun, store: TokenStore, split: str, limit: int) -> Evaluation:
+    ids, byte_lengths = store.tokens(split), store.tokenizer.byte_lengths()
+    return evaluate(run.model, ids, byte_lengths, split=split, dtype=run.config.dtype, limit=limit)
+
+
+def exact_nats_per_token(run: OpenedRun, split: str) -> float | None:
+    """Entropy of a split under the process that wrote it, in nats per token; None for text of people."""
+    part = prepare_text(run.config).manifest["splits"][split]
+    return part["exact_nats"] / part["tokens"] if "exact_nats" in part else None

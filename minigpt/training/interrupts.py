@@ -1,0 +1,50 @@
+"""Ctrl-C and SIGTERM: a first one asks the run to stop at the next safe point, a second Ctrl-C leaves at once."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
+
+from minigpt.errors import StopRequestedError
+
+
+class StopFlag:
+    """Remembers that a signal asked for a stop; safe points ask `check`."""
+
+    def __init__(self) -> None:
+        self.signal_number = 0
+
+    def check(self) -> None:
+        """Raise `StopRequestedError` if a signal has arrived."""
+        if self.signal_number:
+            raise StopRequestedError(self.signal_number)
+
+    def handle(self, signal_number: int, frame: FrameType | None) -> None:
+        """Note the first signal; on a second Ctrl-C leave without cleaning up: files are consistent at any moment."""
+        if self.signal_number and signal_number == signal.SIGINT:
+            os._exit(128 + signal.SIGINT)
+        self.signal_number = self.signal_number or signal_number
+        name = signal.Signals(signal_number).name
+        os.write(
+            sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{name}: stopping at the next safe point\n".encode()
+        )
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """Turn SIGINT and SIGTERM into a flag inside this block; outside the main thread nothing is installed."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    previous = {number: signal.signal(number, flag.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,165 @@
+"""The run directory: what one training leaves on disk, all of it strict JSON and safetensors.
+
+config.json        the resolved configuration: enough to repeat the run
+environment.json   versions, commit, device, threads, hash of the text
+tokenizer.json     enough to rebuild the tokenizer offline
+metrics.jsonl      one object a line; kind = train | eval | event
+checkpoints/       see `checkpoints.py`
+summary.json       final figures, written last
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from minigpt import storage
+from minigpt.errors import CheckpointError, StorageError, UsageError
+from minigpt.text.tokenizers import Tokenizer, load_tokenizer
+from minigpt.training.config import RunConfig, check
+
+RUNS = Path("runs")
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+TOKENIZER = "tokenizer.json"
+METRICS = "metrics.jsonl"
+SUMMARY = "summary.json"
+
+# What a resumed run may do differently: none of it changes what is learned.
+FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
+
+
+def default_directory(config: RunConfig) -> Path:
+    """`runs/<preset>-<activation>-s<seed>`, numbered if that is taken."""
+    activation = re.sub(r"[^a-z0-9.]+", "-", config.activation.lower()).strip("-")[:60]
+    name = f"{config.preset}-{activation}-s{config.seed}"
+    candidate, number = RUNS / name, 1
+    while is_occupied(candidate):
+        number += 1
+        candidate = RUNS / f"{name}-{number}"
+    return candidate
+
+
+def newest_run(root: Path = RUNS) -> Path:
+    """The run that was started last.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    configs = list(root.glob(f"*/{CONFIG}"))
+    if not configs:
+        raise CheckpointError(f"there is no run under {root}/; train one first: python train.py")
+    return max(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+
+
+def is_occupied(run: Path) -> bool:
+    """Whether a directory (or file) holds anything but a lock that some process left."""
+    if not run.is_dir():
+        return run.exists() or run.is_symlink()
+    return any(path.name not in (storage.LOCK_NAME, storage.HOLDER_NAME) for path in run.iterdir())
+
+
+def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
+    """Check, without touching the disk, that this training may write to `run`.
+
+    Raises:
+        UsageError: it holds something, and neither continuing nor replacing it was asked for.
+        LockedError: another process is at work there.
+        StorageError: it is a file, or its place cannot be written.
+    """
+    if run.exists() and not run.is_dir():
+        raise StorageError(f"{run} is a file, not a directory; choose another --out")
+    storage.check_unlocked(run)
+    if is_occupied(run) and not (resume or overwrite):
+        raise UsageError(f"{run} is not empty; use --resume to continue, --overwrite to replace it, or another --out")
+    if is_occupied(run) and overwrite and not (run / CONFIG).exists():
+        raise UsageError(f"{run} holds no run, so --overwrite will not delete it; choose another --out")
+
+
+def clear(run: Path) -> None:
+    """Delete a run's files; what is not of a run stays."""
+    for name in (CONFIG, SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, "checkpoints", "tensorboard", "report.html"):
+        storage.remove_tree(run / name)
+
+
+def config_json(config: RunConfig) -> dict[str, Any]:
+    """The configuration as `config.json` holds it."""
+    return dataclasses.asdict(config)
+
+
+def config_hash(config: RunConfig) -> str:
+    """SHA-256 of whatever in a configuration shapes what is learned."""
+    shaping = {name: value for name, value in config_json(config).items() if name not in FREE_ON_RESUME}
+    return storage.sha256_bytes(storage.to_json(shaping).encode())
+
+
+def read_config(run: Path) -> RunConfig:
+    """Read a run's configuration.
+
+    Raises:
+        CheckpointError: there is none, or it is not one that this version wrote.
+    """
+    path = run / CONFIG
+    if not path.is_file():
+        raise CheckpointError(f"no run at {run}; it has no {CONFIG}; give a directory that `minigpt train` made")
+    values = storage.read_json(path, CheckpointError)
+    known = {item.name for item in fields(RunConfig)}
+    if not isinstance(values, dict) or set(values) != known:
+        differing = sorted(set(values) ^ known)[:5] if isinstance(values, dict) else type(values).__name__
+        raise CheckpointError(f"{path} is not a configuration of this version; it differs in {differing}")
+    _check_types(path, values)
+    try:
+        config = RunConfig(**values)
+        check(config)
+    except UsageError as error:
+        raise CheckpointError(f"{path} was altered; {error}") from error
+    return config
+
+
+def _check_types(path: Path, values: dict[str, Any]) -> None:
+    hints = get_type_hints(RunConfig)
+    for name, value in values.items():
+        allowed = set(get_args(hints[name]) or (hints[name],))
+        fits = type(value) in allowed or (type(value) is int and float in allowed)
+        if not fits:
+            raise CheckpointError(f"{path} was altered; {name} is {value!r}")
+
+
+def read_run_tokenizer(run: Path) -> Tokenizer:
+    """Rebuild the tokenizer of a run, offline; raises `CheckpointError` if it is missing or altered."""
+    path = run / TOKENIZER
+    return load_tokenizer(storage.read_json(path, CheckpointError), str(path))
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """All complete records of `metrics.jsonl`."""
+    records = storage.read_json_lines(run / METRICS, CheckpointError)
+    if not all(isinstance(record, dict) and "kind" in record for record in records):
+        raise CheckpointError(f"{run / METRICS} holds a line that is no record; it was altered")
+    return records
+
+
+def read_finished(run: Path) -> dict[str, Any] | None:
+    """The summary of a run that came to its end, or None."""
+    if not (run / SUMMARY).is_file():
+        return None
+    summary = storage.read_json(run / SUMMARY, CheckpointError)
+    return summary if isinstance(summary, dict) and summary.get("status") == "finished" else None
+
+
+def check_resumable(stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:
+    """Compare the flags given on resume with the run's configuration.
+
+    Raises:
+        CheckpointError: some flag would change what is learned; every difference is named.
+    """
+    differences = [
+        f"--{name.replace('_', '-')} {getattr(resolved, name)} (the run has {getattr(stored, name)})"
+        for name, value in asked.items()
+        if name not in FREE_ON_RESUME and value != "auto" and getattr(resolved, name) != getattr(stored, name)
+    ]
+    if differences:
+        raise CheckpointError(f"cannot resume with other settings; {', '.join(differences)}; leave them out")

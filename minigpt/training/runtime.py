@@ -1,0 +1,185 @@
+"""The machine: device, precision, threads, allocator and what of it a run records.
+
+Whatever changes bits is chosen here once, by rule, written into `config.json` and obeyed when the run is resumed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import minigpt
+from minigpt.activations import canonical_activation
+from minigpt.errors import UsageError
+from minigpt.training.config import RunConfig, check
+
+# Fused attention has a slow backward pass at short contexts on a CPU (docs/performance-log.md).
+WRITTEN_ATTENTION_CONTEXT = 128
+# Compiling takes this long on a CPU and then saves about this share of a step, at about this speed.
+COMPILE_SECONDS = 25.0
+COMPILE_SAVING = 0.2
+CPU_FLOPS = 2.5e11
+GPU_COMPILE_STEPS = 500
+
+
+def resolve(config: RunConfig) -> RunConfig:
+    """Replace whatever is `auto` or follows from other values; `compile` is left to `resolve_compile`.
+
+    Raises:
+        UsageError: a value is not allowed, or the device asked for is absent.
+    """
+    check(config)
+    device = resolve_device(config.device)
+    context_is_short = config.block_size <= WRITTEN_ATTENTION_CONTEXT
+    attention = "written" if device.type == "cpu" and context_is_short else "fused"
+    return replace(
+        config,
+        activation=canonical_activation(config.activation, config.n_layer),
+        device=str(device),
+        dtype=fastest_dtype(device) if config.dtype == "auto" else config.dtype,
+        attention=attention if config.attention == "auto" else config.attention,
+        min_lr=config.lr / 10 if config.min_lr is None else config.min_lr,
+        warmup_steps=min(100, config.steps // 10) if config.warmup_steps is None else config.warmup_steps,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """Turn `auto` into cuda, then mps, then cpu; refuse a device that is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, present in available.items() if present))
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")
+    if device.type not in available:
+        raise UsageError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:N, mps")
+    if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
+        present = ", ".join(kind for kind, there in available.items() if there)
+        raise UsageError(f"device {name} is not available; torch {torch.__version__} sees only: {present}; use that")
+    return device
+
+
+def fastest_dtype(device: torch.device) -> str:
+    """bfloat16 where the processor multiplies it natively; elsewhere it is emulated and far slower."""
+    if device.type == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    if device.type == "cpu" and platform.system() == "Linux":
+        with contextlib.suppress(OSError):
+            flags = Path("/proc/cpuinfo").read_text()
+            return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"
+    return "float32"
+
+
+def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
+    """Decide `--compile auto` by whether the steps repay compiling.
+
+    Raises:
+        UsageError: `on`, and there is no compiler or the L1 term needs the plain model.
+    """
+    device = torch.device(config.device)
+    compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
+    obstacle = ""
+    if config.l1:
+        obstacle = "the L1 term reads hidden values, which a compiled model hides; use --compile off"
+    elif device.type == "cpu" and not compiler:
+        obstacle = "no C++ compiler was found; install g++ or clang++, or use --compile off"
+    if config.compile == "on" and obstacle:
+        raise UsageError(f"cannot compile; {obstacle}")
+    if config.compile != "auto":
+        return config
+    if device.type == "cpu":
+        repaid = COMPILE_SAVING * flops_per_step * config.steps / CPU_FLOPS > 2 * COMPILE_SECONDS
+    else:
+        repaid = device.type == "cuda" and config.steps >= GPU_COMPILE_STEPS
+    return replace(config, compile="on" if repaid and not obstacle else "off")
+
+
+def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
+    """Compute matrix products in bfloat16 inside this block, or change nothing for float32."""
+    if dtype == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
+
+
+def set_up(config: RunConfig) -> None:
+    """Apply the process-wide settings of a resolved configuration."""
+    keep_freed_memory()
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if torch.device(config.device).type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed blocks: it would give large ones back and fault them in again at every step."""
+    if platform.system() != "Linux" or platform.libc_ver()[0] != "glibc":
+        return
+    trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
+    libc = ctypes.CDLL(None)
+    libc.mallopt(mmap_max, 0)
+    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(top_pad, 256 * 2**20)
+
+
+def environment() -> dict[str, Any]:
+    """What a run ran on: versions, source revision, processor, threads."""
+    commit, dirty = _source_revision()
+    return {
+        "minigpt": minigpt.__version__,
+        "commit": commit,
+        "dirty": dirty,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "platform": platform.platform(),
+        "processor": _processor_name(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "command": sys.argv,
+        **exactness(),
+    }
+
+
+def exactness() -> dict[str, Any]:
+    """What must be equal for two runs of one configuration to agree in every bit on a CPU."""
+    return {
+        "torch_build": str(torch.__version__),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _processor_name() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _source_revision() -> tuple[str | None, bool | None]:
+    """Commit of the source tree and whether it has changes; None outside a repository."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return None, None
+    commands = (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
+    outputs = []
+    for command in commands:
+        done = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)
+        if done.returncode:
+            return None, None
+        outputs.append(done.stdout.strip())
+    return outputs[0], bool(outputs[1])

@@ -1,0 +1,142 @@
+"""One training step: batches, loss, gradient, the check that both are finite, the update."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from minigpt import randomness
+from minigpt.errors import DivergedError
+from minigpt.model import GPT, Block
+from minigpt.text.batches import gather, window_starts
+from minigpt.training.config import RunConfig
+from minigpt.training.optimizers import set_learning_rate
+from minigpt.training.runtime import autocast
+from minigpt.training.schedules import learning_rate
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """Mean loss of the step's tokens in nats, before the update, without the L1 term; and the gradient's norm."""
+
+    loss: float
+    grad_norm: float
+    lr: float
+
+
+def take_step(
+    model: GPT,
+    forward: Callable[[Tensor], Tensor],
+    optimizers: list[Optimizer],
+    ids: np.ndarray,
+    config: RunConfig,
+    step: int,
+    between_batches: Callable[[], None],
+) -> StepResult:
+    """Update `model` once; `forward` is the model or its compiled form. A pure function of weights, config and step.
+
+    Raises:
+        DivergedError: loss or gradient norm is not finite; the weights are as before the step.
+    """
+    randomness.seed_dropout(config.seed, step)
+    starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
+    for optimizer in optimizers:
+        optimizer.zero_grad(set_to_none=True)
+    loss = 0.0
+    for micro_starts in torch.split(starts, config.batch_size):
+        between_batches()
+        inputs, targets = gather(ids, micro_starts, config.block_size)
+        loss += _accumulate_gradient(model, forward, inputs, targets, config)
+    limit = config.grad_clip or math.inf
+    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), limit).item()
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
+    lr = learning_rate(config, step)
+    set_learning_rate(optimizers, lr)
+    for optimizer in optimizers:
+        optimizer.step()
+    return StepResult(loss, grad_norm, lr)
+
+
+def _accumulate_gradient(
+    model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig
+) -> float:
+    """Add one micro-batch's share to the gradients and return its share of the mean loss."""
+    inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
+    with autocast(model.device, config.dtype), _hidden_magnitudes(model, config.l1) as magnitudes:
+        logits = forward(inputs)  # (B,T,V)
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / config.grad_accumulation
+    penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / config.grad_accumulation
+    (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
+    return loss.item()
+
+
+@contextlib.contextmanager
+def _hidden_magnitudes(model: GPT, wanted: float) -> Iterator[list[Tensor]]:
+    """Collect each layer's share of the mean |h| over all neurons and tokens of a forward pass."""
+    magnitudes: list[Tensor] = []
+    if not wanted:
+        yield magnitudes
+        return
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
+        magnitudes.append(hidden.float().abs().mean() / len(model.blocks))
+
+    handles = [block.mlp.act.register_forward_hook(keep) for block in model.blocks if isinstance(block, Block)]
+    try:
+        yield magnitudes
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _describe(
+    model: GPT, ids: np.ndarray, starts: Tensor, config: RunConfig, step: int, loss: float, grad_norm: float
+) -> str:
+    """Say at which step, on which windows and in which layer the first figure stopped being finite."""
+    what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {grad_norm} (loss {loss:.4g})"
+    inputs, _ = gather(ids, starts[: config.batch_size], config.block_size)
+    place = first_bad_parameter(model) or first_bad_output(model, inputs.to(model.device)) or first_bad_gradient(model)
+    where = f"step {step + 1} (windows at tokens {starts[:3].tolist()}…)"
+    advice = "the last checkpoint is good; lower --lr, lengthen --warmup-steps or keep --grad-clip on"
+    return f"{what} at {where}; first not finite: {place or 'the loss itself'}; {advice}"
+
+
+def first_bad_parameter(model: GPT) -> str:
+    """Name of the first parameter that is not finite, or an empty string."""
+    return next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), "")
+
+
+def first_bad_gradient(model: GPT) -> str:
+    """Name of the first parameter whose gradient is not finite, or an empty string."""
+    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
+    return next((f"gradient of {name}" for name, g in gradients if g is not None and not torch.isfinite(g).all()), "")
+
+
+@torch.no_grad()
+def first_bad_output(model: GPT, inputs: Tensor) -> str:
+    """Name of the first module, in order of computation, whose output is not finite, or an empty string."""
+    bad: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, object, Tensor], None]:
+        def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
+            if not torch.isfinite(output).all():
+                bad.append(f"output of {name}")
+
+        return hook
+
+    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return bad[0] if bad else ""

@@ -1,0 +1,80 @@
+"""Verify a run directory: every promise that its files make, checked."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from minigpt import storage
+from minigpt.errors import CheckpointError, MinigptError
+from minigpt.model import GPT
+from minigpt.training import checkpoints, run_directory
+from minigpt.training.loop import model_config
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked, and what is wrong with it (None: nothing)."""
+
+    what: str
+    error: MinigptError | None
+
+
+def verify(run: Path) -> list[Finding]:
+    """Check configuration, tokenizer, log, and of every committed checkpoint hashes, shapes and finite values.
+
+    Raises:
+        CheckpointError: there is no run at this place.
+    """
+    if not (run / run_directory.CONFIG).is_file():
+        run_directory.read_config(run)
+    findings = [
+        _check("configuration", lambda: run_directory.read_config(run)),
+        _check("tokenizer", lambda: run_directory.read_run_tokenizer(run)),
+        _check("log", lambda: _check_log(run)),
+    ]
+    findings += [
+        _check(f"checkpoint of step {step}", functools.partial(_check_checkpoint, run, step))
+        for step in checkpoints.committed_steps(run)
+    ]
+    if (run / run_directory.SUMMARY).exists():
+        findings.append(_check("summary", lambda: storage.read_json(run / run_directory.SUMMARY, CheckpointError)))
+    return findings
+
+
+def _check(what: str, attempt: Callable[[], object]) -> Finding:
+    try:
+        attempt()
+    except MinigptError as error:
+        return Finding(what, error)
+    return Finding(what, None)
+
+
+def _check_checkpoint(run: Path, step: int) -> None:
+    checkpoint = checkpoints.read(checkpoints.directory_of(run, step))
+    config = run_directory.read_config(run)
+    if checkpoint.identity.get("config") != run_directory.config_hash(config):
+        raise CheckpointError(f"{checkpoint.directory} was made with another configuration than {run}")
+    tokenizer_path = run / run_directory.TOKENIZER
+    if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
+        raise CheckpointError(f"{tokenizer_path} is not the one of {checkpoint.directory}")
+    vocab_size = run_directory.read_run_tokenizer(run).vocab_size
+    checkpoints.load_model(checkpoint, GPT(model_config(config, vocab_size)))
+    length = checkpoint.progress.get("log_length")
+    metrics = run / run_directory.METRICS
+    if not isinstance(length, int) or not metrics.exists() or metrics.stat().st_size < length:
+        raise CheckpointError(f"{metrics} is shorter than the {length} bytes that {checkpoint.directory} knows of")
+
+
+def _check_log(run: Path) -> None:
+    """Steps must rise by kind, without duplicates."""
+    last: dict[str, int] = {}
+    for record in run_directory.read_metrics(run):
+        kind, step = record["kind"], record.get("step", -1)
+        if kind == "event":
+            continue
+        if step <= last.get(kind, -1):
+            raise CheckpointError(f"{run / run_directory.METRICS} has the {kind} record of step {step} twice or late")
+        last[kind] = step
