@@ -91,11 +91,11 @@ def read(
 def _parts_by_position(
     path: Path, fractions: Fractions, wanted: Collection[str], block: int
 ) -> Iterator[tuple[str, Document]]:
-    with _opened(path) as file:
-        for split, (start, end) in fractions.cuts(path.stat().st_size).items():
-            start, end = _character_boundary(file, start), _character_boundary(file, end)
-            if split in wanted and start < end:
-                yield split, in_chunks(_decoded(file, start, end, block), block)
+    for split, cut in fractions.cuts(path.stat().st_size).items():
+        with _opened(path) as file:
+            start, end = (_character_boundary(file, position) for position in cut)
+        if split in wanted and start < end:
+            yield split, in_chunks(_decoded(path, start, end, block), block)
 
 
 @contextlib.contextmanager
@@ -114,24 +114,25 @@ def _character_boundary(file: BinaryIO, position: int) -> int:
     return position + next((i for i, byte in enumerate(following) if byte & 0xC0 != 0x80), len(following))
 
 
-def _decoded(file: BinaryIO, start: int, end: int, block: int) -> Iterator[str]:
+def _decoded(path: Path, start: int, end: int, block: int) -> Iterator[str]:
+    """Yield the text of the bytes from `start` to `end`, which are beginnings of characters."""
     decoder = codecs.getincrementaldecoder("utf-8")("strict")
     position = start
-    while position < end:
-        file.seek(position)
-        data = file.read(min(block, end - position))
-        if not data:
-            raise DataError(f"{file.name} shrank while it was read; at byte {position} of {end}; leave it alone")
-        pending = len(decoder.getstate()[0])
-        position += len(data)
-        try:
-            yield decoder.decode(data, final=position == end)
-        except UnicodeDecodeError as reason:
-            offset = position - len(data) - pending + reason.start
-            raise DataError(
-                f"{file.name} is not UTF-8 text; bad byte 0x{reason.object[reason.start]:02x} at offset {offset}; "
-                "convert it to UTF-8"
-            ) from reason
+    with _opened(path) as file:
+        file.seek(start)
+        while position < end:
+            data = file.read(min(block, end - position))
+            if not data:
+                raise DataError(f"{path} shrank while it was read; it ends at byte {position} of {end}; leave it alone")
+            pending = len(decoder.getstate()[0])
+            try:
+                yield decoder.decode(data, final=position + len(data) == end)
+            except UnicodeDecodeError as reason:
+                bad, offset = reason.object[reason.start], position - pending + reason.start
+                raise DataError(
+                    f"{path} is not UTF-8 text; bad byte 0x{bad:02x} at offset {offset}; convert it to UTF-8"
+                ) from reason
+            position += len(data)
 
 
 def _rows(path: Path) -> Iterator[str]:

@@ -1,0 +1,472 @@
+"""Corpora: which text a name stands for, how it is split and streamed, and how bad sources are refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import regex
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minigpt.errors import DataError, MinigptError, UsageError
+from minigpt.text import hub, stdlib_prose
+from minigpt.text.bpe import SPLIT_PATTERN
+from minigpt.text.corpora import Corpus, describe_corpora, open_corpus
+from minigpt.text.gpt2 import GPT2_SPLIT_PATTERN
+from minigpt.text.splits import SPLITS, Fractions, in_chunks
+
+MIXED = "\ufeffnaïve café\r\n\x00 日本語 🙂🙂 end\n" * 40
+
+
+def documents(corpus: Corpus, split: str) -> list[str]:
+    return ["".join(document) for document in corpus.documents(split)]
+
+
+def everything(corpus: Corpus) -> dict[str, list[str]]:
+    return {split: documents(corpus, split) for split in SPLITS}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+# ------------------------------------------------------------------------------------------------- splits and chunks
+
+
+@settings(max_examples=100, deadline=None)
+@given(pieces=st.lists(st.text(alphabet="ab \n\t🙂", max_size=30)), size=st.integers(1, 20))
+def test_chunks_are_the_text(pieces: list[str], size: int) -> None:
+    """Re-cutting loses nothing, invents nothing, and hands on no more than was asked for."""
+    chunks = list(in_chunks(pieces, size))
+    assert "".join(chunks) == "".join(pieces)
+    assert all(0 < len(chunk) <= size for chunk in chunks)
+
+
+@pytest.mark.parametrize("pattern", [SPLIT_PATTERN, GPT2_SPLIT_PATTERN])
+def test_no_cut_crosses_a_token(pattern: str) -> None:
+    """Cutting in front of any blank instead changed the tokens at runs of blanks: both patterns join those."""
+    source = random.Random(1)
+    words = ["it's", "x", "42", "'quoted'", "end.", "naïve", "(a)"]
+    runs = [" ", "\n", "  ", "\n\n", "\r\n", " \n", "\n  ", "\t"]
+    text = "".join(f"{source.choice(words)} {source.choice(words)}{source.choice(runs)}" for _ in range(2000))
+    split = regex.compile(pattern)
+    whole = split.findall(text)
+    for size in (40, 41, 97, 1000):
+        assert [token for chunk in in_chunks([text], size) for token in split.findall(chunk)] == whole
+
+
+@pytest.mark.parametrize(("val", "test"), [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0), (0, float("inf"))])
+def test_fractions_out_of_range_are_refused(val: float, test: float) -> None:
+    """Every split has a share from 0 up, and something is left to train on."""
+    with pytest.raises(UsageError, match="fraction"):
+        open_corpus("stdlib", val, test)
+
+
+def test_hash_decides_the_split() -> None:
+    """A document's split is its SHA-1 read as a fraction, so anyone can recompute it."""
+    fractions = Fractions(0.2, 0.1)
+    for number in range(500):
+        position = int(hashlib.sha1(str(number).encode()).hexdigest(), 16) / 2**160
+        expected = "val" if position < 0.2 else "test" if position < 0.3 else "train"
+        assert fractions.split_of(str(number)) == expected
+
+
+# ------------------------------------------------------------------------------------------------- files
+
+
+@pytest.mark.parametrize("size", [1, 9, 10, 11, 997, 1000, 1001])
+def test_text_file_is_cut_as_nanogpt_does(tmp_path: Path, size: int) -> None:
+    """With no test part, train is the first int(0.9 n) characters of an ASCII text and val is the rest."""
+    text = "".join(random.Random(size).choices("abc \n", k=size))
+    (tmp_path / "input.txt").write_bytes(text.encode())
+    found = everything(open_corpus(str(tmp_path / "input.txt"), 0.1, 0.0))
+    assert "".join(found["train"]) == text[: int(0.9 * size)]
+    assert "".join(found["val"]) == text[int(0.9 * size) :]
+    assert found["test"] == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    text=st.text(alphabet="aé日🙂 \n\r\x00\ufeff", min_size=1, max_size=60),
+    val=st.sampled_from([0.0, 0.1, 0.33]),
+    test=st.sampled_from([0.0, 0.05, 0.4]),
+    block=st.integers(1, 9),
+)
+def test_text_file_splits_partition_the_text(
+    tmp_path_factory: pytest.TempPathFactory, text: str, val: float, test: float, block: int
+) -> None:
+    """Whatever the characters, the cuts and the block size, train + val + test is the file, byte for byte."""
+    path = tmp_path_factory.mktemp("text") / "a.txt"
+    path.write_bytes(text.encode())
+    found = everything(open_corpus(str(path), val, test, block))
+    assert "".join("".join(found[split]) for split in SPLITS) == text
+
+
+def test_any_other_ending_is_read_as_text(tmp_path: Path) -> None:
+    """A README.md or a file without an ending is as good a text as a .txt."""
+    (tmp_path / "README.md").write_text("hello", encoding="utf-8")
+    assert documents(open_corpus(str(tmp_path / "README.md"), 0, 0), "train") == ["hello"]
+
+
+def test_jsonl_documents_are_split_by_hash(tmp_path: Path) -> None:
+    """Each row is a document; a duplicate stays with its twin, so val holds no text of train."""
+    texts = [f"document {number % 150}" for number in range(300)]
+    rows = [{"id": str(number), "text": text} for number, text in enumerate([*texts, ""])]
+    found = everything(open_corpus(str(write_rows(tmp_path / "a.jsonl", rows)), 0.3, 0.2))
+    assert sorted(text for split in found.values() for text in split) == sorted(texts)
+    assert not set(found["train"]) & set(found["val"])
+    assert all(found[split] for split in SPLITS)
+
+
+def test_the_only_string_is_the_text(tmp_path: Path) -> None:
+    """A field of another name will do if there is no choice; otherwise the error names the fields."""
+    good = write_rows(tmp_path / "good.jsonl", [{"body": "hello", "stars": 5}])
+    assert documents(open_corpus(str(good), 0, 0), "train") == ["hello"]
+    bad = write_rows(tmp_path / "bad.jsonl", [{"title": "a", "body": "b"}])
+    with pytest.raises(DataError, match=r"bad.jsonl, line 1 .*'title', 'body'"):
+        documents(open_corpus(str(bad), 0, 0), "train")
+
+
+def test_parquet_rows_are_documents(tmp_path: Path) -> None:
+    """Parquet follows the rules of .jsonl, and a damaged file is named."""
+    import pyarrow
+    import pyarrow.parquet
+
+    texts = [f"row {number}" for number in range(300)]
+    path = tmp_path / "a.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"text": [*texts, None], "url": [*texts, None]}), path)
+    found = everything(open_corpus(str(path), 0.2, 0.1))
+    assert sorted(text for split in found.values() for text in split) == sorted(texts)
+    pyarrow.parquet.write_table(pyarrow.table({"stars": [1]}), path)
+    with pytest.raises(DataError, match=r"a\.parquet .*'stars'"):
+        everything(open_corpus(str(path)))
+    path.write_bytes(path.read_bytes()[:-7])
+    with pytest.raises(DataError, match=r"a\.parquet is not a Parquet file"):
+        everything(open_corpus(str(path)))
+
+
+def test_folder_is_read_in_order_and_cut_file_by_file(tmp_path: Path) -> None:
+    """Sub-folders count, other endings and hidden files do not, and the order is that of the names."""
+    for name in ("b.txt", "a/z.TXT", "a/.hidden.txt", ".git/c.txt", "c.bin", "d.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name * 10 if name != "d.txt" else "", encoding="utf-8")
+    write_rows(tmp_path / "e.jsonl", [{"text": "last"}])
+    corpus = open_corpus(str(tmp_path), 0, 0)
+    assert documents(corpus, "train") == ["a/z.TXT" * 10, "b.txt" * 10, "last"]
+    halves = everything(open_corpus(str(tmp_path), 0.5, 0))
+    assert [len(halves["train"][0]), len(halves["val"][0])] == [35, 35]
+
+
+def test_fingerprint_of_large_files_trusts_sizes_and_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A large file is hashed again only if its size or times changed; a small one always is."""
+    path = tmp_path / "a.txt"
+    path.write_text("hello", encoding="utf-8")
+    corpus = open_corpus(str(path))
+    first = corpus.fingerprint(None)
+    hashed: list[Path] = []
+    monkeypatch.setattr("minigpt.storage.sha256_file", lambda file, error: hashed.append(file) or "hash")
+    corpus.fingerprint(first)
+    assert len(hashed) == 1
+    monkeypatch.setattr("minigpt.text.files.ALWAYS_HASHED", 1)
+    assert corpus.fingerprint(first) == first
+    assert len(hashed) == 1
+    os.utime(path, ns=(1, 1))
+    corpus.fingerprint(first)
+    assert len(hashed) == 2
+
+
+def make_fifo(path: Path) -> None:
+    if not hasattr(os, "mkfifo"):
+        pytest.skip("no FIFOs here")
+    os.mkfifo(path)
+
+
+BAD_SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing.txt": (lambda path: None, "no such corpus or file.*missing.txt"),
+    "empty.txt": (lambda path: path.write_bytes(b""), "empty.txt is empty; it has 0 bytes"),
+    "fifo.txt": (make_fifo, "fifo.txt; it is neither a file nor a folder"),
+    "folder": (lambda path: path.mkdir(), r"no text in folder .*folder.*\.jsonl"),
+    "folder-of-nothing": (lambda path: (path.mkdir(), (path / "a.txt").touch()), "every text file in .* is empty"),
+    "latin1.txt": (lambda path: path.write_bytes(b"caf\xe9 au lait"), "latin1.txt is not UTF-8.*0xe9 at offset 3"),
+    "surrogate.txt": (lambda path: path.write_bytes(b"ab\xed\xa0\x80cd"), "0xed at offset 2"),
+    "cut.txt": (lambda path: path.write_bytes("abc🙂".encode()[:-1]), "0xf0 at offset 3"),
+    "program.bin": (lambda path: path.write_bytes(b"\x7fELF" + bytes(range(256))), "offset 132"),
+    "late.txt": (lambda path: path.write_bytes(b"a" * 4000 + b"\xff"), "0xff at offset 4000"),
+    "half.jsonl": (lambda path: path.write_bytes(b'{"text": "a"}\n{"te'), "half.jsonl, line 2 is not JSON"),
+    "list.jsonl": (lambda path: path.write_bytes(b'["a"]'), "line 1 is not a JSON object; it is of type list"),
+    "bytes.jsonl": (lambda path: path.write_bytes(b'{"text": "a"}\n{"text": "\xff"}'), "line 2 .* offset 24"),
+    "lone.jsonl": (lambda path: path.write_bytes(b'{"text": "a\\ud800"}'), "line 1, character 1 is half of a surr"),
+    "number.jsonl": (lambda path: path.write_bytes(b'{"text": "a"}\n{"text": 5}'), "line 2 has no text .* type int"),
+    "deep.jsonl": (lambda path: path.write_bytes(b"[" * 100_000), "deep.jsonl, line 1 is not JSON"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_SOURCES)
+def test_bad_sources_are_named(tmp_path: Path, name: str) -> None:
+    """Every unusable file ends in a one-line DataError that names the file and the place."""
+    create, message = BAD_SOURCES[name]
+    create(tmp_path / name)
+    with pytest.raises(DataError, match=message) as caught:
+        everything(open_corpus(str(tmp_path / name), block=64))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "kind", "message"),
+    [
+        ("shakespear", DataError, "'shakespear'; did you mean 'shakespeare'"),
+        ("", DataError, "no such corpus"),
+        ("x" * 5000, DataError, "x"),
+        ("a\0b", DataError, "no such corpus"),
+        ("grammar:abc", UsageError, "'abc'"),
+        ("grammar:-1", UsageError, "'-1'"),
+        ("hf:", UsageError, "hf:NAME"),
+        ("hf:../../etc/passwd", UsageError, "hf:NAME"),
+        ("tinystories@0MB", UsageError, "size"),
+        ("tinystories@lots", UsageError, "hf:NAME"),
+    ],
+)
+def test_bad_names_are_refused(spec: str, kind: type[MinigptError], message: str) -> None:
+    """A name that stands for nothing is refused at once, with what is allowed."""
+    with pytest.raises(kind, match=message):
+        open_corpus(spec)
+
+
+# ------------------------------------------------------------------------------------------------- stdlib
+
+
+def test_stdlib_is_a_text_worth_training_on() -> None:
+    """The default corpus is prose, large enough for a trustworthy validation, and dealt without overlap."""
+    found = {split: "".join(text).split("\n\n") for split, text in everything(open_corpus("stdlib")).items()}
+    assert sorted(p for part in found.values() for p in part) == sorted(stdlib_prose.paragraphs())
+    assert not set(found["train"]) & set(found["val"]) | set(found["val"]) & set(found["test"])
+    sizes = {split: sum(map(len, part)) for split, part in found.items()}
+    assert sum(sizes.values()) > 1_000_000
+    assert sizes["val"] > 65_536
+    text = "\n\n".join(found["train"])
+    assert ">>>" not in text
+    assert len(set(text)) < 150
+
+
+def test_stdlib_takes_docstrings_and_comments_and_no_other_strings() -> None:
+    """Strings that look like comments, and comments that hold quotes, do not confuse the scan."""
+    source = '''"""Module # docstring."""
+x = "# no comment"  # a trailing comment
+# first line's "quote
+#
+# second
+def f():
+    r\'\'\'Docstring \\d of "f".\'\'\'
+    y = """# an ordinary
+# string"""
+    # indented
+'''
+    found = [text for text in stdlib_prose._docstrings_and_comments(source) if text]
+    wanted = ["Module # docstring.", "first line's \"quote\n\nsecond", 'Docstring \\d of "f".', "indented"]
+    assert sorted(found) == sorted(wanted)
+
+
+def test_python_without_sources_falls_back_loudly(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Embeddable builds ship no sources: the corpus is then another one, and says so."""
+    monkeypatch.setattr(stdlib_prose, "library", lambda: tmp_path)
+    assert open_corpus("stdlib").spec == "grammar:0"
+    assert "warning: this Python ships no sources" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------------------------------- grammar
+
+
+def test_grammar_is_sized_by_the_fractions_and_repeats() -> None:
+    """Two million characters, dealt to the splits; the seed decides which."""
+    first, again, other = open_corpus("grammar:3"), open_corpus("grammar:3"), open_corpus("grammar:4", 0.5, 0)
+    assert open_corpus("grammar").spec == "grammar:0"
+    val = documents(first, "val")
+    assert val == documents(again, "val")
+    assert len(val) == 1
+    assert len(val[0]) == pytest.approx(200_000, rel=0.01)
+    assert documents(other, "test") == []
+    assert first.fingerprint(None) == again.fingerprint(None) != other.fingerprint(None)
+    assert first.exact_nats is not None
+    assert 0.3 < first.exact_nats("val") / len(val[0]) < 1.5
+
+
+# ------------------------------------------------------------------------------------------------- the Hub
+
+Parts = dict[str, list[dict[str, Any]]]
+
+
+def rows(*texts: str) -> list[dict[str, Any]]:
+    return [{"id": number, "text": text} for number, text in enumerate(texts)]
+
+
+@pytest.fixture
+def mock_hub(monkeypatch: pytest.MonkeyPatch) -> Callable[[object], list[tuple[Any, ...]]]:
+    """Return a function that makes `datasets.load_dataset` answer with parts, or raise; it returns the calls."""
+    monkeypatch.setattr(hub, "_can_connect", lambda: True)
+    monkeypatch.setattr(hub, "_revision", lambda dataset: "abc123")
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def install(answer: object) -> list[tuple[Any, ...]]:
+        calls: list[tuple[Any, ...]] = []
+
+        def load_dataset(name: str, config: str | None, streaming: bool) -> object:
+            calls.append((name, config, streaming))
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+        return calls
+
+    return install
+
+
+def test_hub_names_and_aliases() -> None:
+    """An alias is short for a name and a configuration, and both spellings are one corpus."""
+    assert open_corpus("tinystories").spec == open_corpus("hf:tinystories").spec == "hf:roneneldan/TinyStories"
+    assert open_corpus("fineweb-edu").spec == "hf:HuggingFaceFW/fineweb-edu:sample-10BT@200MB"
+    assert open_corpus("fineweb-edu@1500kB").spec.endswith("@1500kB")
+    assert open_corpus("hf:someone/thing:config").spec == "hf:someone/thing:config"
+    for alias, dataset in hub.ALIASES.items():
+        assert hub.parse(dataset.spec).spec == hub.parse(alias).spec
+        assert hub.parse(dataset.spec).joined == dataset.joined
+    assert set(hub.ALIASES) < {row.name for row in describe_corpora()}
+
+
+def test_hub_parts_are_used_where_they_exist(mock_hub: Callable[[object], list[tuple[Any, ...]]]) -> None:
+    """Native splits are kept as they are; a fraction of 0 leaves one out."""
+    calls = mock_hub({"train": rows("a", "", "b"), "validation": rows("c"), "test": rows("d")})
+    assert everything(open_corpus("shakespeare")) == {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    assert everything(open_corpus("shakespeare", 0.1, 0)) == {"train": ["a", "b"], "val": ["c"], "test": []}
+    assert set(calls) == {("karpathy/tiny_shakespeare", None, False)}
+    assert len(calls) == 2, "a corpus asks the Hub once, however often it is read"
+
+
+def test_missing_hub_parts_are_taken_out_of_train(mock_hub: Callable[[object], list[tuple[Any, ...]]]) -> None:
+    """A data set with a train part alone is dealt by hash; what val gets, train lacks."""
+    texts = [f"story {number}" for number in range(200)]
+    mock_hub({"train": rows(*texts), "validation": rows("own")})
+    found = everything(open_corpus("tinystories", 0.3, 0.2))
+    assert found["val"] == ["own"]
+    assert sorted(found["train"] + found["test"]) == sorted(texts)
+    assert len(found["test"]) == pytest.approx(40, abs=25)
+    assert found["test"] == [text for text in texts if Fractions(0, 0.2).split_of(text) == "test"]
+
+
+def test_wikitext_rows_are_lines_of_one_text(mock_hub: Callable[[object], list[tuple[Any, ...]]]) -> None:
+    """Its rows are lines, many of them empty: no separator belongs between them."""
+    parts = {"train": rows(" = Title = \n", "", " Text .\n"), "validation": rows("v"), "test": rows("t")}
+    mock_hub(parts)
+    assert documents(open_corpus("wikitext2"), "train") == [" = Title = \n Text .\n"]
+
+
+def test_size_limits_the_train_part(mock_hub: Callable[[object], list[tuple[Any, ...]]]) -> None:
+    """`@1kB` stops after the document that reaches 1,000 bytes, and streams."""
+    calls = mock_hub({"train": rows(*["é" * 100] * 50), "test": rows(*["t" * 100] * 50)})
+    found = everything(open_corpus("hf:a/b@1kB", 0, 0.1))
+    assert len(found["train"]) == 5
+    assert len(found["test"]) == 50
+    assert calls == [("a/b", None, True)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (ConnectionError("Couldn't reach it\non the Hub"), "cannot download .*--corpus stdlib.*HF_HUB_OFFLINE=1"),
+        (FileNotFoundError("Dataset 'tinystorys' doesn't exist"), "does not exist or asks for a login.*'tinystories'"),
+        (RuntimeError("Dataset scripts are no longer supported"), "code from the Hub.*never run"),
+        (ValueError("BuilderConfig 'x' not found. Available: ['y']"), r"Available: \['y'\]"),
+        ({"test": rows("a")}, "no train part; its parts are test"),
+        ({"train": [{"a": "x", "b": "y"}]}, "train row 0 .*'a', 'b'"),
+        ({"train": rows("a", "\ud800")}, "train row 1, character 0"),
+    ],
+)
+def test_trouble_on_the_hub_is_one_line(
+    mock_hub: Callable[[object], list[tuple[Any, ...]]], answer: object, message: str
+) -> None:
+    """Whatever the library raises becomes a DataError that says what to do."""
+    mock_hub(answer)
+    with pytest.raises(DataError, match=message) as caught:
+        everything(open_corpus("hf:tinystorys"))
+    assert "\n" not in str(caught.value)
+
+
+def test_trouble_while_streaming_is_one_line(mock_hub: Callable[[object], list[tuple[Any, ...]]]) -> None:
+    """A connection that breaks after the first rows is no traceback either."""
+
+    def breaking() -> Any:
+        yield {"text": "first"}
+        raise ConnectionError("reset by peer")
+
+    mock_hub({"train": breaking()})
+    with pytest.raises(DataError, match="cannot download hf:a/b; reset by peer"):
+        documents(open_corpus("hf:a/b", 0, 0), "train")
+
+
+@pytest.mark.parametrize("trouble", ["refused", "silent"])
+def test_no_network_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch, trouble: str) -> None:
+    """The `datasets` library retries for 23 seconds; we ask first, and even a look-up that hangs is cut short."""
+    monkeypatch.setattr(hub, "_PROBE_SECONDS", 0.05)
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def create_connection(address: tuple[str, int], timeout: float) -> socket.socket:
+        time.sleep(0.5 if trouble == "silent" else 0)
+        raise OSError("unreachable")
+
+    monkeypatch.setattr(socket, "create_connection", create_connection)
+    started = time.monotonic()
+    with pytest.raises(DataError, match=r"cannot reach huggingface.co .*--corpus stdlib or a file.*HF_HUB_OFFLINE=1"):
+        open_corpus("shakespeare").fingerprint(None)
+    assert time.monotonic() - started < 0.4
+
+
+def test_offline_mode_reads_the_cache(
+    mock_hub: Callable[[object], list[tuple[Any, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With HF_HUB_OFFLINE=1 nothing is probed, and large sets come from the cache, since streaming needs a network."""
+    calls = mock_hub({"train": rows("a")})
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(hub, "_can_connect", lambda: pytest.fail("probed"))
+    assert documents(open_corpus("tinystories", 0, 0), "train") == ["a"]
+    assert calls == [("roneneldan/TinyStories", None, False)]
+
+
+def test_prepared_hub_tokens_need_no_network(mock_hub: Callable[[object], list[tuple[Any, ...]]]) -> None:
+    """A fingerprint that was recorded is trusted; the revision it names is the one that was encoded."""
+    calls = mock_hub(ConnectionError())
+    corpus = open_corpus("tinystories")
+    known = corpus.fingerprint(None)
+    assert known["revision"] == "abc123"
+    assert corpus.fingerprint({**known, "revision": "older"})["revision"] == "older"
+    assert open_corpus("tinystories@1MB").fingerprint(known)["content"] != known["content"]
+    assert calls == []
+
+
+def test_real_datasets_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The library's own classes behave as the mock does: mappings of parts, whose rows are mappings."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    parts = datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": ["a", "b"], "n": [1, 2]})})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: parts)
+    assert documents(open_corpus("hf:a/b", 0, 0), "train") == ["a", "b"]
+    streamed = datasets.IterableDatasetDict({"train": parts["train"].to_iterable_dataset()})
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **kwargs: streamed)
+    assert documents(open_corpus("hf:a/b@1MB", 0, 0), "train") == ["a", "b"]
