@@ -1,0 +1,419 @@
+"""The model: parity with HF's GPT-2 and Llama, causality, initialisation, sizes, and the cache of keys and values."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn import functional as F
+
+from minigpt.activations import list_activations
+from minigpt.errors import UsageError
+from minigpt.model import (
+    ATTENTIONS,
+    GPT,
+    GPT2_STD,
+    INITS,
+    NORMS,
+    POSITIONS,
+    RMSNORM_EPS,
+    GPTConfig,
+    KVCache,
+    build_model,
+)
+
+NAMES = [entry.name for entry in list_activations()]
+ELEMENTWISE = [entry.name for entry in list_activations() if entry.elementwise]
+
+
+def small_config(**changes: object) -> GPTConfig:
+    sizes: dict[str, object] = {"vocab_size": 31, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
+    return GPTConfig(**(sizes | changes))  # type: ignore[arg-type]
+
+
+def lively_model(config: GPTConfig, seed: int = 0) -> GPT:
+    """A model whose every parameter, biases and gains too, is far from its initial value."""
+    model = build_model(config, seed)
+    random = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn(parameter.shape, generator=random))
+    return model.eval()
+
+
+def random_ids(config: GPTConfig, batch: int = 3, time: int | None = None, seed: int = 0) -> Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return torch.randint(config.vocab_size, (batch, time or config.block_size), generator=random)
+
+
+# Parity with HF
+
+
+def hf_gpt2_logits(model: GPT, hf_activation: str, ids: Tensor) -> Tensor:
+    """Logits of HF's GPT-2 with our weights; its Conv1D keeps a matrix the other way round."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    config = model.config
+    hf = GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.block_size,
+            n_embd=config.n_embd,
+            n_layer=config.n_layer,
+            n_head=config.n_head,
+            activation_function=hf_activation,
+            attn_implementation="eager",
+        )
+    ).eval()
+    names = {
+        "attn.w_qkv": "attn.c_attn",
+        "attn.w_out": "attn.c_proj",
+        "mlp.w_in": "mlp.c_fc",
+        "mlp.w_out": "mlp.c_proj",
+    }
+    theirs = {"transformer.wte.weight": model.wte.weight, "transformer.wpe.weight": model.wpe.weight}
+    for ours, value in model.ln_f.named_parameters():
+        theirs[f"transformer.ln_f.{ours}"] = value
+    for layer, block in enumerate(model.blocks):
+        for ours, value in block.named_parameters():
+            module, _, kind = ours.rpartition(".")
+            matrix = module in names and kind == "weight"
+            theirs[f"transformer.h.{layer}.{names.get(module, module)}.{kind}"] = value.T if matrix else value
+    theirs["lm_head.weight"] = model.lm_head.weight
+    hf.load_state_dict(theirs)
+    return hf(ids).logits
+
+
+def hf_llama_logits(model: GPT, hf_activation: str, ids: Tensor) -> Tensor:
+    """Logits of HF's Llama with our weights; it keeps q, k, v and the two branches of the MLP apart."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = model.config
+    hf = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=config.vocab_size,
+            hidden_size=config.n_embd,
+            intermediate_size=model.blocks[0].mlp.d_ff,
+            num_hidden_layers=config.n_layer,
+            num_attention_heads=config.n_head,
+            max_position_embeddings=config.block_size,
+            hidden_act=hf_activation,
+            rms_norm_eps=RMSNORM_EPS,
+            tie_word_embeddings=False,
+            attn_implementation="eager",
+        )
+    ).eval()
+    theirs = {
+        "model.embed_tokens.weight": model.wte.weight,
+        "model.norm.weight": model.ln_f.weight,
+        "lm_head.weight": model.lm_head.weight,
+    }
+    for layer, block in enumerate(model.blocks):
+        q, k, v = block.attn.w_qkv.weight.chunk(3)
+        gate, up = block.mlp.w_in.weight.chunk(2)
+        for name, value in {
+            "self_attn.q_proj": q,
+            "self_attn.k_proj": k,
+            "self_attn.v_proj": v,
+            "self_attn.o_proj": block.attn.w_out.weight,
+            "mlp.gate_proj": gate,
+            "mlp.up_proj": up,
+            "mlp.down_proj": block.mlp.w_out.weight,
+            "input_layernorm": block.ln_1.weight,
+            "post_attention_layernorm": block.ln_2.weight,
+        }.items():
+            theirs[f"model.layers.{layer}.{name}.weight"] = value
+    hf.load_state_dict(theirs)
+    return hf(ids).logits
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [("relu", "relu"), ("gelu", "gelu"), ("gelu_tanh", "gelu_new"), ("silu", "silu")]
+)
+def test_computes_what_hf_gpt2_computes(ours: str, theirs: str, attention: str):
+    """The default architecture is GPT-2's, to the last layer norm."""
+    model = lively_model(small_config(activation=ours, attention=attention))
+    ids = random_ids(model.config)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), hf_gpt2_logits(model, theirs, ids), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize(("ours", "theirs"), [("swiglu", "silu"), ("reglu", "relu"), ("geglu", "gelu")])
+def test_computes_what_hf_llama_computes(ours: str, theirs: str, attention: str):
+    """RMSNorm, rotary positions and gated MLPs, biases off, are Llama's: the gate is the first half of w_in."""
+    config = small_config(
+        activation=ours, attention=attention, norm="rmsnorm", position="rope", bias=False, tie_embeddings=False
+    )
+    model = lively_model(config)
+    ids = random_ids(config)
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), hf_llama_logits(model, theirs, ids), rtol=1e-5, atol=1e-5)
+
+
+# What attention may see
+
+
+@given(
+    norm=st.sampled_from(NORMS),
+    position=st.sampled_from(POSITIONS),
+    attention=st.sampled_from(ATTENTIONS),
+    activation=st.sampled_from(["relu", "gelu", "softmax", "identity", "swiglu", "0=tanh,1=reglu"]),
+    residual=st.booleans(),
+    bias=st.booleans(),
+    place=st.integers(0, 11),
+    seed=st.integers(0, 1000),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_token_changes_nothing_before_it(norm, position, attention, activation, residual, bias, place, seed):
+    """A leak of future tokens makes every loss too good; not one bit before the changed token may move."""
+    config = small_config(
+        norm=norm, position=position, attention=attention, activation=activation, residual=residual, bias=bias
+    )
+    model = lively_model(config, seed)
+    ids = random_ids(config, batch=1, seed=seed)
+    changed = ids.clone()
+    changed[0, place] = (changed[0, place] + 1) % config.vocab_size
+    with torch.no_grad():
+        before, after = model(ids), model(changed)
+    assert torch.equal(before[:, :place], after[:, :place])
+    assert not torch.equal(before[:, place], after[:, place])
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+def test_both_forms_of_attention_are_one_function(position: str):
+    """The written form exists for speed alone: same logits, same gradients."""
+    results = []
+    for attention in ATTENTIONS:
+        model = lively_model(small_config(position=position, attention=attention))
+        logits = model(random_ids(model.config))
+        F.cross_entropy(logits.flatten(0, 1), random_ids(model.config, seed=1).flatten()).backward()
+        results.append((logits.detach(), {name: value.grad for name, value in model.named_parameters()}))
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+
+
+def test_both_forms_of_attention_agree_in_bfloat16():
+    """Under autocast they round differently, and no more than bfloat16's eight bits allow."""
+    logits = []
+    for attention in ATTENTIONS:
+        model = build_model(small_config(attention=attention), seed=3)
+        with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+            logits.append(model(random_ids(model.config)).float())
+    assert (logits[0] - logits[1]).abs().max() < 0.05 * logits[0].abs().max()
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize("cuts", [(1, 1, 10), (5, 3, 4), (11, 1)])
+def test_cached_logits_equal_uncached_ones(position: str, attention: str, cuts: tuple[int, ...]):
+    """Reading a text in pieces through the cache gives what reading it at once gives."""
+    model = lively_model(small_config(position=position, attention=attention))
+    ids = random_ids(model.config)
+    cache = KVCache(model.config, batch=3, device=torch.device("cpu"), dtype=torch.float32)
+    with torch.no_grad():
+        pieces = [model(piece, cache) for piece in ids.split(cuts, dim=1)]
+        torch.testing.assert_close(torch.cat(pieces, dim=1), model(ids), rtol=1e-5, atol=1e-5)
+        with pytest.raises(UsageError, match=r"13 tokens do not fit; .* is 12"):
+            model(ids[:, :1], cache)
+
+
+def test_refuses_more_tokens_than_the_context():
+    """An index error from deep inside would not say what the context is."""
+    model = build_model(small_config(), seed=0)
+    with pytest.raises(UsageError, match=r"13 tokens do not fit; .* is 12"):
+        model(torch.zeros(1, 13, dtype=torch.int64))
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"n_head": 3},
+        {"position": "rope", "n_embd": 6},
+        {"norm": "batch"},
+        {"position": "x"},
+        {"init": "he"},
+        {"attention": "x"},
+    ],
+    ids=str,
+)
+def test_refuses_impossible_architectures(bad: dict[str, object]):
+    """A head width that does not divide, or a misspelt kind, is the user's to correct."""
+    with pytest.raises(UsageError):
+        small_config(**bad)
+
+
+# The start of training
+
+
+@pytest.mark.parametrize("init", INITS)
+@pytest.mark.parametrize("norm", NORMS)
+def test_first_loss_is_that_of_a_uniform_guess(norm: str, init: str):
+    """A first loss above ln V means that the initial scale is wrong, and the first steps repair it."""
+    config = small_config(vocab_size=200, n_embd=64, norm=norm, init=init, activation="gelu")
+    ids = random_ids(config, batch=40)
+    targets = random_ids(config, batch=40, seed=1)
+    with torch.no_grad():
+        loss = F.cross_entropy(build_model(config, seed=0)(ids).flatten(0, 1), targets.flatten())
+    assert loss.item() == pytest.approx(math.log(200), abs=0.05)
+
+
+def test_initial_scale_is_gpt2s():
+    """0.02 for every matrix, 0.02/√(2L) for the two that write to the residual stream, biases 0, gains 1."""
+    config = small_config(vocab_size=100, block_size=64, n_layer=3, n_embd=64, tie_embeddings=False)
+    for name, parameter in build_model(config, seed=1).named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif ".ln_" in f".{name}":
+            assert torch.equal(parameter, torch.ones_like(parameter)), name
+        else:
+            expected = GPT2_STD / math.sqrt(6) if name.endswith("w_out.weight") else GPT2_STD
+            assert parameter.std().item() == pytest.approx(expected, rel=0.05), name
+            assert abs(parameter.mean().item()) < 5 * expected / math.sqrt(parameter.numel()), name
+
+
+@pytest.mark.parametrize("activation", ELEMENTWISE)
+def test_matched_init_gives_every_activation_the_same_scale(activation: str):
+    """Pre-activations of unit variance, and a write of one size: else an ablation compares scales, not functions."""
+    config = small_config(n_layer=1, n_embd=96, init="matched", activation=activation)
+    mlp = build_model(config, seed=0).blocks[0].mlp
+    random = torch.Generator().manual_seed(0)
+    normalised = F.layer_norm(torch.randn(4000, 96, generator=random), (96,))
+    with torch.no_grad():
+        assert mlp.w_in(normalised).var().item() == pytest.approx(1, rel=0.1)
+        write = mlp(normalised)
+    residual_std = GPT2_STD / math.sqrt(2)
+    size = write.var(dim=0).mean().sqrt().item() / (residual_std * math.sqrt(mlp.d_ff))
+    assert size == pytest.approx(1, rel=0.06)
+
+
+def test_arms_of_a_seed_share_their_initial_weights():
+    """Paired comparisons need equal starts: whatever agrees in name and shape agrees in value."""
+    relu, gelu, swiglu = (
+        build_model(small_config(activation=name), 7).state_dict() for name in ("relu", "gelu", "swiglu")
+    )
+    assert relu.keys() == gelu.keys() == swiglu.keys()
+    assert all(torch.equal(relu[name], gelu[name]) for name in relu)
+    different = {name for name in relu if relu[name].shape != swiglu[name].shape}
+    assert {name.split(".")[2] for name in different} == {"mlp"}
+    assert all(torch.equal(relu[name], swiglu[name]) for name in relu.keys() - different)
+
+
+def test_adding_a_layer_or_a_bias_keeps_the_other_weights():
+    """Each tensor has a generator of its own, so nothing depends on the order of construction."""
+    base = build_model(small_config(init="matched"), 7).state_dict()
+    other = build_model(small_config(init="matched", norm="rmsnorm", bias=False, tie_embeddings=False), 7).state_dict()
+    shared = [name for name in base.keys() & other.keys() if name.endswith("weight") and name != "lm_head.weight"]
+    assert len(shared) == 2 + 2 * 6 + 1
+    assert all(torch.equal(base[name], other[name]) for name in shared)
+
+
+def test_another_seed_gives_other_weights():
+    """A seed that is ignored would make every replicate the same."""
+    one, two = build_model(small_config(), 1), build_model(small_config(), 2)
+    assert all(not torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True) if a.dim() == 2)
+
+
+def test_initial_weights_ignore_what_was_drawn_before():
+    """The weights follow from the seed, whatever was drawn before."""
+    torch.manual_seed(1)
+    one = build_model(small_config(), 5).state_dict()
+    torch.manual_seed(2)
+    two = build_model(small_config(), 5).state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+# Sizes
+
+
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ({"n_layer": 12, "n_head": 12, "n_embd": 768}, 124_439_808),
+        ({"n_layer": 24, "n_head": 16, "n_embd": 1024}, 354_823_168),
+        ({"n_layer": 36, "n_head": 20, "n_embd": 1280}, 774_030_080),
+        ({"n_layer": 48, "n_head": 25, "n_embd": 1600}, 1_557_611_200),
+    ],
+    ids=["gpt2", "gpt2-medium", "gpt2-large", "gpt2-xl"],
+)
+def test_parameter_count_is_gpt2s(sizes: dict[str, int], expected: int):
+    """The four published GPT-2s, as HF counts them."""
+    with torch.device("meta"):
+        model = GPT(GPTConfig(vocab_size=50257, block_size=1024, activation="gelu", **sizes))
+    assert model.parameter_count() == expected
+    L, C = sizes["n_layer"], sizes["n_embd"]
+    assert model.flops_per_token() == 6 * (12 * L * C * C + 50257 * C) + 12 * L * C * 1024
+
+
+def test_tied_embeddings_are_one_matrix():
+    """Tied: one tensor, counted once. Untied: two, drawn apart."""
+    tied, untied = (build_model(small_config(tie_embeddings=tie), 0) for tie in (True, False))
+    assert tied.lm_head.weight is tied.wte.weight
+    assert not torch.equal(untied.lm_head.weight, untied.wte.weight)
+    assert untied.parameter_count() - tied.parameter_count() == 31 * 16
+    assert untied.flops_per_token() == tied.flops_per_token()
+
+
+def test_each_layer_of_a_mix_has_its_own_activation_and_width():
+    """A gated layer takes two branches and a third fewer neurons; d_ff, where given, holds for all."""
+    config = small_config(n_layer=3, n_embd=24, activation="0-1=relu,2=swiglu")
+    widths = [(block.mlp.act.spec, block.mlp.d_ff, block.mlp.w_in.out_features) for block in GPT(config).blocks]
+    assert widths == [("relu", 96, 96), ("relu", 96, 96), ("swiglu", 64, 128)]
+    forced = GPT(small_config(n_layer=2, activation="0=relu,1=swiglu", d_ff=10))
+    assert [block.mlp.w_in.out_features for block in forced.blocks] == [10, 20]
+    modules = [block.mlp.act for block in GPT(small_config(n_layer=4)).blocks]
+    assert len({id(module) for module in modules}) == 4
+
+
+# Every activation
+
+
+@pytest.mark.parametrize("activation", NAMES)
+@pytest.mark.parametrize("init", INITS)
+def test_every_activation_trains_in_both_precisions(activation: str, init: str):
+    """A new activation must give finite losses and gradients in float32 and under bfloat16 autocast."""
+    model = build_model(small_config(activation=activation, init=init), seed=0)
+    for enabled in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            logits = model(random_ids(model.config))
+        loss = F.cross_entropy(logits.float().flatten(0, 1), random_ids(model.config, seed=1).flatten())
+        loss.backward()
+        assert math.isfinite(loss.item())
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.dtype == torch.float32, name
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu", "relu2", "prelu", "sigmoid", "softmax", "step"])
+def test_learns_one_batch_by_heart(activation: str):
+    """The shortest proof that gradients reach the weights: even frozen features (step) must fit a few windows."""
+    model = build_model(small_config(activation=activation, n_embd=32), seed=0)
+    ids, targets = random_ids(model.config), random_ids(model.config, seed=1)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = F.cross_entropy(model(ids).flatten(0, 1), targets.flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[0] == pytest.approx(math.log(31), abs=0.1)
+    assert losses[-1] < 0.3
+
+
+def test_dropout_acts_in_training_only():
+    """Evaluation must be exact whatever the dropout rate; training must not be."""
+    model = build_model(small_config(dropout=0.5), seed=0)
+    ids = random_ids(model.config)
+    with torch.no_grad():
+        assert not torch.equal(model(ids), model(ids))
+        model.eval()
+        assert torch.equal(model(ids), model(ids))
+        plain = build_model(small_config(), seed=0)
+        assert torch.equal(model(ids), plain(ids))
