@@ -56,7 +56,7 @@ def test_chunks_are_the_text(pieces: list[str], size: int) -> None:
 
 @pytest.mark.parametrize("pattern", [SPLIT_PATTERN, GPT2_SPLIT_PATTERN])
 def test_no_cut_crosses_a_token(pattern: str) -> None:
-    """Cutting in front of any blank instead changed the tokens at runs of blanks: both patterns join those."""
+    """Cutting inside or behind a run of blanks would change the tokens: the patterns join blanks, each its own way."""
     source = random.Random(1)
     words = ["it's", "x", "42", "'quoted'", "end.", "naïve", "(a)"]
     runs = [" ", "\n", "  ", "\n\n", "\r\n", " \n", "\n  ", "\t"]
@@ -202,6 +202,7 @@ BAD_SOURCES: dict[str, tuple[Callable[[Path], object], str]] = {
     "latin1.txt": (lambda path: path.write_bytes(b"caf\xe9 au lait"), "latin1.txt is not UTF-8.*0xe9 at offset 3"),
     "surrogate.txt": (lambda path: path.write_bytes(b"ab\xed\xa0\x80cd"), "0xed at offset 2"),
     "cut.txt": (lambda path: path.write_bytes("abc🙂".encode()[:-1]), "0xf0 at offset 3"),
+    "block.txt": (lambda path: path.write_bytes(b"a" * 63 + b"\xc3(" + b"a" * 200), "0xc3 at offset 63"),
     "program.bin": (lambda path: path.write_bytes(b"\x7fELF" + bytes(range(256))), "offset 132"),
     "late.txt": (lambda path: path.write_bytes(b"a" * 4000 + b"\xff"), "0xff at offset 4000"),
     "half.jsonl": (lambda path: path.write_bytes(b'{"text": "a"}\n{"te'), "half.jsonl, line 2 is not JSON"),

@@ -153,7 +153,7 @@ def test_data_hash_tells_tokens_and_tokenizers_apart(tmp_path: Path) -> None:
 
 def test_directory_names_are_safe(tmp_path: Path) -> None:
     """Whatever a corpus is called, its directory's name is short and made of letters, digits and dashes."""
-    name = tmp_path / ("Ünï code: <b>?*" + "x" * 100 + ".TXT")
+    name = tmp_path / ("Ünï code (b) & c" + "x" * 100 + ".TXT")
     name.write_text(TEXT, encoding="utf-8")
     directory = prepare(open_corpus(str(name)), "bpe:300", tmp_path / "data", 2).directory.name
     assert len(directory) < 64
@@ -213,6 +213,11 @@ def flip_byte(path: Path, position: int = 40) -> None:
     path.write_bytes(data)
 
 
+def respell(path: Path) -> None:
+    """Change the bytes of a JSON file but not what they say."""
+    path.write_text(path.read_text(encoding="utf-8") + "\n", encoding="utf-8")
+
+
 def forge_id(directory: Path) -> None:
     """Put an id outside the vocabulary into a file and correct its hash, as an attacker would."""
     ids = np.fromfile(directory / "train.bin", "<u2")
@@ -237,6 +242,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
     "missing tokens": lambda directory: (directory / "test.bin").unlink(),
     "id outside the vocabulary": forge_id,
     "flipped bit in the tokenizer": lambda directory: flip_byte(directory / "tokenizer.json", 30),
+    "other bytes of the same tokenizer": lambda directory: respell(directory / "tokenizer.json"),
     "missing tokenizer": lambda directory: (directory / "tokenizer.json").unlink(),
     "cut manifest": lambda directory: (directory / "manifest.json").write_bytes(b'{"format": 1'),
     "other JSON": lambda directory: (directory / "manifest.json").write_bytes(b"[]"),

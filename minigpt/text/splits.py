@@ -61,7 +61,7 @@ class Fractions:
 def in_chunks(pieces: Iterable[str], size: int = CHUNK) -> Document:
     """Re-cut a stream of text into chunks of at most about `size` characters, none of them ending inside a word.
 
-    NOTE: each cut stands before a single blank between two visible characters. The split patterns of GPT-2 and of
+    NOTE: each cut stands between a visible character and a space or newline. The split patterns of GPT-2 and of
     `bpe.py` cut there too, so encoding the chunks gives the same tokens as encoding the whole. Text without such a
     place is cut anywhere.
     """
@@ -77,9 +77,9 @@ def in_chunks(pieces: Iterable[str], size: int = CHUNK) -> Document:
 
 
 def _last_word_boundary(text: str, end: int) -> int:
-    """Return the last position before `end` of a single space or newline between visible characters, or 0."""
+    """Return the last position before `end` of a space or newline that follows a visible character, or 0."""
     while end > 0:
         end = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
-        if end > 0 and not text[end - 1].isspace() and not text[end + 1].isspace():
+        if end > 0 and not text[end - 1].isspace():
             return end
     return 0
