@@ -120,9 +120,14 @@ def to_json(value: Any, indent: int | None = None) -> str:
     return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, indent=indent)
 
 
+def json_document(value: Any) -> bytes:
+    """The bytes of a JSON file that holds `value`, as `write_json` writes it."""
+    return (to_json(value, indent=2) + "\n").encode("utf-8")
+
+
 def write_json(path: Path, value: Any) -> str:
     """Replace `path` by `value` as strict, readable JSON; return its SHA-256."""
-    return write_text(path, to_json(value, indent=2) + "\n")
+    return write_bytes(path, json_document(value))
 
 
 def _finite(value: Any) -> Any:

@@ -208,9 +208,8 @@ def _read_manifest(directory: Path) -> dict[str, Any]:
     stated = manifest.pop("sha256", None)
     if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
         raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}; upgrade minigpt")
-    if stated != _manifest_hash(manifest) or storage.sha256_file(path, CheckpointError) != storage.sha256_bytes(
-        (storage.to_json({**manifest, "sha256": stated}, indent=2) + "\n").encode()
-    ):
+    rewritten = storage.json_document({**manifest, "sha256": stated})
+    if stated != _manifest_hash(manifest) or storage.read_bytes(path, CheckpointError) != rewritten:
         raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; use another checkpoint")
     wrong = [name for name, kind in _FIELDS.items() if not isinstance(manifest.get(name), kind)]
     if wrong:

@@ -94,10 +94,14 @@ def train(
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     config = runtime.resolve_compile(config, model.flops_per_token() * tokens_per_step)
     with _memory_advice(config), storage.lock_directory(directory), stop_on_signals() as stop:
+        run = _assemble(config, directory, store, model)
+        progress = _restore(run) if resume else None
         if overwrite:
             run_directory.clear(directory)
-        run = _begin(config, directory, store, model)
-        progress = _restore(run) if resume else _start_log(run)
+        _write_description(run)
+        if progress is None:
+            progress = Progress()
+            storage.truncate(run.metrics, 0)
         return _train_to_the_end(run, progress, stop, quiet)
 
 
@@ -125,39 +129,43 @@ def _check_space(directory: Path, model: GPT) -> None:
         raise StorageError(f"too little space at {directory}; {free:,} bytes free; two checkpoints need {needed:,}")
 
 
-def _begin(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
-    """Write what describes the run, and build what trains it."""
+def _assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
+    """Build what trains the model and name what it must be resumed with; nothing is written."""
     environment = {
         **runtime.environment(),
         "corpus_sha256": store.sha256,
         "device": config.device,
         "dtype": config.dtype,
     }
-    storage.remove_stale_temporaries(directory)
-    storage.remove_tree(directory / run_directory.SUMMARY)
-    storage.write_json(directory / run_directory.CONFIG, run_directory.config_json(config))
     identity = {
         "config": run_directory.config_hash(config),
         "data": store.sha256,
-        "tokenizer": storage.write_json(directory / run_directory.TOKENIZER, store.tokenizer.to_json()),
+        "tokenizer": storage.sha256_bytes(storage.json_document(store.tokenizer.to_json())),
     }
-    storage.write_json(directory / run_directory.ENVIRONMENT, environment)
     forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
     return Run(directory, config, store, model, forward, optimizers, identity, environment)
 
 
-def _start_log(run: Run) -> Progress:
-    storage.truncate(run.metrics, 0)
-    return Progress()
+def _write_description(run: Run) -> None:
+    """Write configuration, environment and tokenizer; a summary of an earlier attempt no longer holds."""
+    storage.remove_stale_temporaries(run.directory)
+    storage.remove_tree(run.directory / run_directory.SUMMARY)
+    storage.write_json(run.directory / run_directory.CONFIG, run_directory.config_json(run.config))
+    storage.write_json(run.directory / run_directory.TOKENIZER, run.store.tokenizer.to_json())
+    storage.write_json(run.directory / run_directory.ENVIRONMENT, run.environment)
 
 
-def _restore(run: Run) -> Progress:
-    """Return to the newest good checkpoint, or to the start if none was committed."""
+def _restore(run: Run) -> Progress | None:
+    """Return to the newest good checkpoint and cut the log to it; None if no checkpoint was committed.
+
+    Raises:
+        CheckpointError: checkpoint, configuration, vocabulary, text and log do not belong together; nothing is changed.
+    """
     checkpoint = checkpoints.newest(run.directory, notice=print_notice)
     if checkpoint is None:
         print_notice(f"nothing to resume in {run.directory}; starting at step 0")
-        return _start_log(run)
+        return None
     _check_identity(run, checkpoint)
     checkpoints.load_model(checkpoint, run.model)
     checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
@@ -176,6 +184,9 @@ def _restore(run: Run) -> Progress:
 def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     if checkpoint.identity.get("config") != run.identity["config"]:
         raise CheckpointError(f"{run.directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
+    tokenizer_path = run.directory / run_directory.TOKENIZER
+    if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
+        raise CheckpointError(f"{tokenizer_path} is not its checkpoint's; it was altered")
     if checkpoint.identity.get("tokenizer") != run.identity["tokenizer"]:
         raise CheckpointError(f"{run.directory} was trained with another vocabulary; restore its text")
     if checkpoint.identity.get("data") != run.identity["data"] and not run.config.allow_data_change:
