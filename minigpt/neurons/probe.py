@@ -93,6 +93,10 @@ class NeuronProbe:
         if not isinstance(model, GPT):
             given = type(model).__name__
             raise UsageError(f"the probe needs the plain model; got {given}; pass the module that was compiled")
+        if any(module._compiled_call_impl is not None for module in model.modules()):
+            raise UsageError(
+                "the probe needs the plain model; this one was compiled in place; use torch.compile(model)"
+            )
         self._layers = [_mlp_parts(block) for block in model.blocks]
         if len({id(activation) for activation, _ in self._layers}) != len(self._layers):
             raise UsageError("the probe needs one activation module for each layer; two layers share one")
