@@ -84,7 +84,7 @@ def _dispatch(arguments: list[str]) -> int:
         return 0
     name = arguments[0]
     if name not in COMMANDS:
-        raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS)}; known: {', '.join(COMMANDS)}")
+        raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS) or ';'} known: {', '.join(COMMANDS)}")
     command = COMMANDS[name]
     parser = Parser(prog=f"minigpt {name}", description=command.summary)
     command.add_flags(parser)

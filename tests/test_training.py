@@ -11,6 +11,7 @@ import pytest
 import torch
 from conftest import TINY_RUN, Command
 
+from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, loop, run_directory
 from minigpt.training.interrupts import StopFlag
 
@@ -218,8 +219,8 @@ def test_the_test_part_is_opened_on_purpose_and_recorded(minigpt: Command, tiny_
 def test_training_never_reads_the_test_part(minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The store is asked for train and val alone."""
     opened = set()
-    original = loop.TokenStore.tokens
-    monkeypatch.setattr(loop.TokenStore, "tokens", lambda store, split: opened.add(split) or original(store, split))
+    original = TokenStore.tokens
+    monkeypatch.setattr(TokenStore, "tokens", lambda store, split: opened.add(split) or original(store, split))
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     assert opened == {"train", "val"}
 

@@ -61,7 +61,7 @@ def configured(values: argparse.Namespace) -> dict[str, Any]:
     preset = (from_file | flags).get("preset", RunConfig.preset)
     if preset not in PRESETS:
         known = ", ".join(PRESETS)
-        raise UsageError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS)}; allowed: {known}")
+        raise UsageError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS) or ';'} allowed: {known}")
     return PRESETS[preset] | from_file | flags
 
 

@@ -130,6 +130,9 @@ def check(config: RunConfig) -> None:
         raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
     if config.n_embd % config.n_head:
         raise UsageError(f"n-embd {config.n_embd} is not divisible by n-head {config.n_head}; choose a multiple")
+    if config.position == "rope" and config.n_embd // config.n_head % 2:
+        head_width = config.n_embd // config.n_head
+        raise UsageError(f"rotary positions need an even head width; got n-embd / n-head = {head_width}; choose others")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
     if config.patience and not config.eval_every:

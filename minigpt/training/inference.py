@@ -15,7 +15,8 @@ from minigpt.text.tokenizers import Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.loop import model_config, prepare_text, print_notice
+from minigpt.training.run import model_config, prepare_text
+from minigpt.training.terminal import print_notice
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from minigpt.errors import CheckpointError, UsageError
+from minigpt.errors import CheckpointError
 from minigpt.model import GPT
 from minigpt.training.config import RunConfig
 
@@ -43,11 +43,7 @@ class Lion(Optimizer):
 
 
 def build_optimizers(model: GPT, config: RunConfig) -> list[Optimizer]:
-    """Build what updates the model: one optimizer, or two where `muon` leaves vectors and embeddings to AdamW.
-
-    Raises:
-        UsageError: this torch has no Muon.
-    """
+    """Build what updates the model: one optimizer, or two where `muon` leaves vectors and embeddings to AdamW."""
     parameters = list(model.parameters())
     betas = (config.beta1, config.beta2)
     if config.optimizer == "muon":
@@ -65,8 +61,6 @@ def build_optimizers(model: GPT, config: RunConfig) -> list[Optimizer]:
 
 def _muon_and_adamw(model: GPT, config: RunConfig) -> list[Optimizer]:
     """Muon for the matrices inside the blocks (Jordan et al. 2024), its step scaled to AdamW's (Liu et al. 2025)."""
-    if not hasattr(torch.optim, "Muon"):
-        raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
     hidden = [parameter for parameter in model.blocks.parameters() if parameter.dim() == 2]
     chosen = {id(parameter) for parameter in hidden}
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]

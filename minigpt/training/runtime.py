@@ -37,10 +37,14 @@ def resolve(config: RunConfig) -> RunConfig:
     """Replace whatever is `auto` or follows from other values; `compile` is left to `resolve_compile`.
 
     Raises:
-        UsageError: a value is not allowed, or the device asked for is absent.
+        UsageError: a value is not allowed, or this machine lacks what it needs.
     """
     check(config)
     device = resolve_device(config.device)
+    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
+        raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
+    if config.compile == "on" and _obstacle_to_compiling(config, device):
+        raise UsageError(f"cannot compile; {_obstacle_to_compiling(config, device)}")
     context_is_short = config.block_size <= WRITTEN_ATTENTION_CONTEXT
     attention = "written" if device.type == "cpu" and context_is_short else "fused"
     return replace(
@@ -83,27 +87,24 @@ def fastest_dtype(device: torch.device) -> str:
 
 
 def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
-    """Decide `--compile auto` by whether the steps repay compiling.
-
-    Raises:
-        UsageError: `on`, and there is no compiler or the L1 term needs the plain model.
-    """
-    device = torch.device(config.device)
-    compiler = shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")
-    obstacle = ""
-    if config.l1:
-        obstacle = "the L1 term reads hidden values, which a compiled model hides; use --compile off"
-    elif device.type == "cpu" and not compiler:
-        obstacle = "no C++ compiler was found; install g++ or clang++, or use --compile off"
-    if config.compile == "on" and obstacle:
-        raise UsageError(f"cannot compile; {obstacle}")
+    """Decide `--compile auto` by whether the steps repay compiling."""
     if config.compile != "auto":
         return config
+    device = torch.device(config.device)
     if device.type == "cpu":
         repaid = COMPILE_SAVING * flops_per_step * config.steps / CPU_FLOPS > 2 * COMPILE_SECONDS
     else:
         repaid = device.type == "cuda" and config.steps >= GPU_COMPILE_STEPS
-    return replace(config, compile="on" if repaid and not obstacle else "off")
+    return replace(config, compile="on" if repaid and not _obstacle_to_compiling(config, device) else "off")
+
+
+def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
+    """Why this configuration cannot be compiled here, and what to do; an empty string if it can."""
+    if config.l1:
+        return "the L1 term reads hidden values, which a compiled model hides; use --compile off"
+    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
+        return "no C++ compiler was found; install g++ or clang++, or use --compile off"
+    return ""
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:

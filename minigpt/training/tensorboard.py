@@ -15,16 +15,18 @@ if TYPE_CHECKING:
 FOLDER = "tensorboard"
 
 
-def open_writer(run: Path, step: int) -> SummaryWriter:
-    """Open an event writer; events of an earlier attempt beyond `step` are hidden.
-
-    Raises:
-        UsageError: the package is not installed.
-    """
+def check_installed() -> None:
+    """Raise `UsageError` if the package is not there."""
     try:
-        from torch.utils.tensorboard import SummaryWriter
+        import torch.utils.tensorboard  # noqa: F401  (whether it can be imported is the question)
     except ImportError as error:
-        raise UsageError("--tensorboard needs the package tensorboard; pip install 'minigpt[tensorboard]'") from error
+        raise UsageError("--tensorboard needs a package; none is here; pip install -e '.[tensorboard]'") from error
+
+
+def open_writer(run: Path, step: int) -> SummaryWriter:
+    """Open an event writer; events of an earlier attempt beyond `step` are hidden."""
+    from torch.utils.tensorboard import SummaryWriter
+
     return SummaryWriter(str(run / FOLDER), purge_step=step + 1)
 
 

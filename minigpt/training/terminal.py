@@ -90,3 +90,8 @@ def health_table(layers: list[LayerHealth]) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
+
+
+def print_notice(line: str) -> None:
+    """Tell the user something that is neither a result nor an error."""
+    tqdm.write(line, file=sys.stderr)

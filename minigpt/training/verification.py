@@ -11,7 +11,7 @@ from minigpt import storage
 from minigpt.errors import CheckpointError, MinigptError
 from minigpt.model import GPT
 from minigpt.training import checkpoints, run_directory
-from minigpt.training.loop import model_config
+from minigpt.training.run import model_config
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,169 @@
+"""A run being set up: what belongs together is built, compared with what an earlier attempt left, and described.
+
+Nothing here trains. All checks come before anything is written; `restore` then cuts the log to its checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from minigpt import storage
+from minigpt.errors import CheckpointError, DataError
+from minigpt.model import GPT, GPTConfig
+from minigpt.text.corpora import open_corpus
+from minigpt.text.store import TokenStore, prepare
+from minigpt.training import checkpoints, run_directory, runtime
+from minigpt.training.config import RunConfig
+from minigpt.training.optimizers import build_optimizers
+from minigpt.training.terminal import print_notice
+
+
+@dataclass
+class Progress:
+    """What changes while a run goes on, besides weights and moments; part of every checkpoint."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    evaluated_step: int = -1
+    committed_step: int = -1
+    best_step: int = -1
+    best_loss: float | None = None
+    evaluations_without_gain: int = 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training in progress."""
+
+    directory: Path
+    config: RunConfig
+    store: TokenStore
+    model: GPT
+    forward: Callable[[Tensor], Tensor]
+    optimizers: list[Optimizer]
+    identity: dict[str, str]
+    environment: dict[str, Any]
+
+    @property
+    def metrics(self) -> Path:
+        """The log."""
+        return self.directory / run_directory.METRICS
+
+
+def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
+    """The architecture that a configuration describes; both name its parts alike."""
+    shared = {item.name: getattr(config, item.name) for item in fields(GPTConfig) if item.name != "vocab_size"}
+    return GPTConfig(vocab_size=vocab_size, **shared)
+
+
+def prepare_text(config: RunConfig) -> TokenStore:
+    """Open the corpus and make sure that its tokens are prepared.
+
+    Raises:
+        DataError: the corpus cannot be used, or there is no validation text and evaluations are asked for.
+    """
+    if config.eval_every and not config.val_fraction:
+        raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
+    corpus = open_corpus(config.corpus, config.val_fraction, config.test_fraction)
+    return prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=config.block_size + 1)
+
+
+def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
+    """Build what trains the model and name what it must be resumed with; nothing is written."""
+    environment = {
+        **runtime.environment(),
+        "corpus_sha256": store.sha256,
+        "device": config.device,
+        "dtype": config.dtype,
+    }
+    identity = {
+        "config": run_directory.config_hash(config),
+        "data": store.sha256,
+        "tokenizer": storage.sha256_bytes(storage.json_document(store.tokenizer.to_json())),
+    }
+    forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if config.compile == "on" else model
+    optimizers = build_optimizers(model, config)
+    return Run(directory, config, store, model, forward, optimizers, identity, environment)
+
+
+def write_description(run: Run) -> None:
+    """Write configuration, environment and tokenizer; a summary of an earlier attempt no longer holds."""
+    storage.remove_stale_temporaries(run.directory)
+    storage.remove_tree(run.directory / run_directory.SUMMARY)
+    storage.write_json(run.directory / run_directory.CONFIG, run_directory.config_json(run.config))
+    storage.write_json(run.directory / run_directory.TOKENIZER, run.store.tokenizer.to_json())
+    storage.write_json(run.directory / run_directory.ENVIRONMENT, run.environment)
+
+
+def restore(run: Run) -> Progress | None:
+    """Return to the newest good checkpoint and cut the log to it; None if no checkpoint was committed.
+
+    Raises:
+        CheckpointError: checkpoint, configuration, vocabulary, text and log do not belong together; nothing is changed.
+    """
+    checkpoint = checkpoints.newest(run.directory, notice=print_notice)
+    if checkpoint is None:
+        print_notice(f"nothing to resume in {run.directory}; starting at step 0")
+        return None
+    _check_identity(run, checkpoint)
+    checkpoints.load_model(checkpoint, run.model)
+    checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
+    stored = dict(checkpoint.progress)
+    log_length = stored.pop("log_length", None)
+    try:
+        progress = Progress(**stored)
+    except TypeError as error:
+        raise CheckpointError(f"{checkpoint.directory} has other progress than this version keeps; {error}") from error
+    if not isinstance(log_length, int) or progress.step != checkpoint.step:
+        raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
+    _cut_log(run.metrics, log_length)
+    return progress
+
+
+def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
+    if checkpoint.identity.get("config") != run.identity["config"]:
+        raise CheckpointError(f"{run.directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
+    tokenizer_path = run.directory / run_directory.TOKENIZER
+    if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
+        raise CheckpointError(f"{tokenizer_path} is not its checkpoint's; it was altered")
+    if checkpoint.identity.get("tokenizer") != run.identity["tokenizer"]:
+        raise CheckpointError(f"{run.directory} was trained with another vocabulary; restore its text")
+    if checkpoint.identity.get("data") != run.identity["data"] and not run.config.allow_data_change:
+        raise CheckpointError(
+            f"the text of {run.config.corpus} is not the one {run.directory} was trained on; its hash differs; "
+            "restore it, or accept that with --allow-data-change"
+        )
+    for name, now in runtime.exactness().items():
+        before = checkpoint.environment.get(name)
+        if before != now:
+            print_notice(f"warning: not bit-exact: {name} was {before} and is {now}")
+
+
+def _cut_log(path: Path, length: int) -> None:
+    """Return the log to what a checkpoint knows, keeping the records of opening the test part."""
+    if not path.exists() or path.stat().st_size < length:
+        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length:,} bytes expected; it was altered")
+    later = storage.read_json_lines(path, CheckpointError, offset=length)
+    openings = [record for record in later if record.get("event") == "test_opened"]
+    storage.truncate(path, length)
+    for record in openings:
+        storage.append_json_line(path, record)
+
+
+def describe(run: Run) -> str:
+    """One line on the text, the model and the machine of a run."""
+    config, store = run.config, run.store
+    size = store.size("train") + store.size("val")
+    text = f"corpus {config.corpus}, {config.tokenizer}: {size:,} tokens of {store.tokenizer.vocab_size:,} kinds"
+    model = f"{run.model.parameter_count() / 1e6:.2f} M parameters, {config.activation}"
+    threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+    compiled = ", compiled" if config.compile == "on" else ""
+    return f"{text} | {model} | {config.device}{threads}, {config.dtype}{compiled}"
