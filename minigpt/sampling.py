@@ -16,6 +16,11 @@ from minigpt import randomness
 from minigpt.errors import UsageError
 from minigpt.model import GPT, KVCache
 
+# All samples are one batch, so their number is bounded by memory.
+MOST_SAMPLES = 10_000
+# Below this a temperature is zero in float32, and the likeliest token has all of the probability long before.
+LEAST_TEMPERATURE = 1e-6
+
 
 def check_sampling(temperature: float, top_k: int, top_p: float, max_new_tokens: int, num_samples: int) -> None:
     """Raise `UsageError` for a setting outside its range."""
@@ -25,8 +30,10 @@ def check_sampling(temperature: float, top_k: int, top_p: float, max_new_tokens:
         raise UsageError(f"top-k must be 0 (off) or a positive whole number; got {top_k}")
     if not 0 < top_p <= 1:
         raise UsageError(f"top-p must be above 0 and at most 1 (off); got {top_p}")
-    if max_new_tokens < 0 or num_samples < 1:
-        raise UsageError(f"need max-new-tokens >= 0 and num-samples >= 1; got {max_new_tokens} and {num_samples}")
+    if max_new_tokens < 0:
+        raise UsageError(f"max-new-tokens must be 0 or a positive whole number; got {max_new_tokens}")
+    if not 1 <= num_samples <= MOST_SAMPLES:
+        raise UsageError(f"num-samples must be from 1 to {MOST_SAMPLES:,}; got {num_samples}")
 
 
 def generate(
@@ -81,7 +88,7 @@ def _next_logits(model: GPT, window: Tensor, cache: KVCache | None) -> Tensor:
 
 def _choose(logits: Tensor, temperature: float, top_k: int, top_p: float, randoms: list[torch.Generator]) -> Tensor:
     """Pick one token a row from logits (B,V) by inverting the cumulative distribution at one uniform number a row."""
-    if temperature == 0:
+    if temperature < LEAST_TEMPERATURE:
         return logits.argmax(dim=-1)
     probabilities, tokens = torch.softmax(logits / temperature, dim=-1).sort(dim=-1, descending=True, stable=True)
     if top_k:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from minigpt.commands.streaming import TextStream
 from minigpt.errors import UsageError
 from minigpt.flags import Parser
+from minigpt.training.config import MOST_THREADS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,8 @@ def run(values: argparse.Namespace) -> int:
     """Print the prompt and its continuation; returns 0."""
     if not 0 <= values.seed < 1 << 63:
         raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
-    if values.threads < 0:
-        raise UsageError(f"threads must be 0 or a positive whole number; got {values.threads}")
+    if not 0 <= values.threads < MOST_THREADS:
+        raise UsageError(f"threads must be from 0 (torch's choice) to {MOST_THREADS - 1}; got {values.threads}")
     import torch
 
     from minigpt.sampling import check_sampling, generate

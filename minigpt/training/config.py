@@ -14,6 +14,7 @@ from minigpt.errors import UsageError
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
+MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
 
 
@@ -49,7 +50,7 @@ class RunConfig:
     n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
     n_head: int = flag(4, "model", "attention heads", at_least=1)
     n_embd: int = flag(128, "model", "width of the residual stream", at_least=1, below=1 << 17)
-    d_ff: int = flag(0, "model", "neurons of a layer; 0: as many as give every arm equal parameters", at_least=0)
+    d_ff: int = flag(0, "model", "neurons of a layer; 0: what makes all arms equal in size", at_least=0, below=1 << 20)
     block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
     bias: bool = flag(True, "model", "biases in linear layers and norms")
     norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))
@@ -61,8 +62,8 @@ class RunConfig:
     attention: str = flag("auto", "model", "how attention is computed", choices=("auto", "fused", "written"))
 
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
-    batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1)
-    grad_accumulation: int = flag(1, "training", "forward passes in one step", at_least=1)
+    batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1, below=1 << 20)
+    grad_accumulation: int = flag(1, "training", "forward passes in one step", at_least=1, below=1 << 20)
     optimizer: str = flag("adamw", "training", "update rule", choices=OPTIMIZERS)
     lr: float = flag(1e-3, "training", "peak learning rate", above=0)
     min_lr: float | None = flag(None, "training", "final learning rate; default: a tenth of --lr", at_least=0)
@@ -86,7 +87,7 @@ class RunConfig:
     device: str = flag("auto", "machine", "auto, cpu, cuda, cuda:N or mps")
     dtype: str = flag("auto", "machine", "auto: bfloat16 where the processor has it", choices=DTYPES)
     compile: str = flag("auto", "machine", "torch.compile; auto: where it repays", choices=("auto", "on", "off"))
-    threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=4097)
+    threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=MOST_THREADS)
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
 
@@ -146,6 +147,8 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
         if metadata["choices"] and value not in metadata["choices"]:
             raise UsageError(f"unknown {name} {value!r}; allowed: {', '.join(metadata['choices'])}")
         return
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise UsageError(f"{name} is out of range; it has {len(str(abs(value)))} digits; below 2^63")
     if not math.isfinite(value):
         raise UsageError(f"{name} is not a finite number; got {value}")
     limits = metadata["limits"]
