@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from types import FrameType
 
 from minigpt.commands import catalogue, inspect, sample, train
-from minigpt.errors import MinigptError, OutOfMemoryError, StopRequestedError, UsageError, did_you_mean
+from minigpt.errors import (
+    MinigptError,
+    OutOfMemoryError,
+    StopRequestedError,
+    StorageError,
+    UsageError,
+    did_you_mean,
+    is_out_of_memory,
+)
 from minigpt.flags import Parser
 
 
@@ -67,15 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             raise
         return _report(f"error: {error}", error.exit_code)
-    except MemoryError:
-        return _report(
-            "error: out of memory; the machine has none left; use a smaller model", OutOfMemoryError.exit_code
-        )
     except Exception as error:
         if debug:
             raise
-        kind = type(error).__name__
-        return _report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
+        return _report_unforeseen(error)
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -96,6 +99,19 @@ def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
     return "usage: minigpt COMMAND [--help] …\n\n" + "\n".join(lines)
+
+
+def _report_unforeseen(error: Exception) -> int:
+    """Tell a machine that refuses from a bug of ours."""
+    if is_out_of_memory(error):
+        advice = "use a smaller model, batch or number of samples"
+        return _report(f"error: out of memory; the machine has none left; {advice}", OutOfMemoryError.exit_code)
+    if isinstance(error, OSError):
+        place = f" {error.filename!r:.200}" if error.filename is not None else ""
+        what = f"the system refused{place}; {error.strerror or error}"
+        return _report(f"error: {what}; check the path and its permissions", StorageError.exit_code)
+    kind = type(error).__name__
+    return _report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
 
 
 def _report(line: str, exit_code: int) -> int:

@@ -66,6 +66,17 @@ class StopRequestedError(MinigptError):
         self.exit_code = 128 + signal_number
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out; torch says so in a `RuntimeError`, by its text alone on a CPU."""
+    message = str(error).lower()
+    signs = ("out of memory", "allocate memory", "not enough memory")
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or any(map(message.__contains__, signs))
+    )
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean 'x'?` for the known name nearest to `name`, or an empty string."""
     nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

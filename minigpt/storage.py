@@ -213,17 +213,6 @@ def append_json_line(path: Path, value: Any) -> None:
             os.close(descriptor)
 
 
-def truncate(path: Path, length: int) -> None:
-    """Cut a file to its first `length` bytes, durably; a missing file stands for an empty one."""
-    with _storage_errors("truncate", path):
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NOFOLLOW | _BINARY, 0o644)
-        try:
-            os.ftruncate(descriptor, length)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
 def flush(path: Path) -> int:
     """Make what was appended to `path` durable and return its length in bytes (0 if there is no such file)."""
     with _storage_errors("flush", path):
@@ -270,6 +259,11 @@ def sha256_file(path: Path, error: type[MinigptError] = StorageError) -> str:
     except OSError as reason:
         raise error(f"cannot read {path}; {reason.strerror or reason}") from reason
     return digest.hexdigest()
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is nothing but a lock or a temporary that some process left behind."""
+    return path.name in (LOCK_NAME, HOLDER_NAME) or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_stale_temporaries(directory: Path) -> None:

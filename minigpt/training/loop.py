@@ -14,14 +14,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from minigpt import storage
 from minigpt.errors import (
     DivergedError,
     OutOfMemoryError,
     StopRequestedError,
     StorageError,
+    is_out_of_memory,
 )
 from minigpt.model import GPT, build_model
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
@@ -59,7 +58,8 @@ def train(
         tensorboard.check_installed()
     runtime.set_up(config)
     store = prepare_text(config)
-    model = build_model(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
+    with _memory_advice(config):
+        model = build_model(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
     _check_space(directory, model)
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     config = runtime.resolve_compile(config, model.flops_per_token() * tokens_per_step)
@@ -71,7 +71,7 @@ def train(
         write_description(run)
         if progress is None:
             progress = Progress()
-            storage.truncate(run.metrics, 0)
+            storage.write_bytes(run.metrics, b"")
         return _train_to_the_end(run, progress, stop, quiet)
 
 
@@ -241,9 +241,7 @@ def _memory_advice(config: RunConfig) -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        message = str(error).lower()
-        exhausted = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not (exhausted or "allocate memory" in message or "not enough memory" in message):
+        if not is_out_of_memory(error):
             raise
         smaller = max(1, config.batch_size // 2)
         raise OutOfMemoryError(

@@ -152,10 +152,8 @@ def _cut_log(path: Path, length: int) -> None:
     if not path.exists() or path.stat().st_size < length:
         raise CheckpointError(f"{path} is shorter than its checkpoint says; {length:,} bytes expected; it was altered")
     later = storage.read_json_lines(path, CheckpointError, offset=length)
-    openings = [record for record in later if record.get("event") == "test_opened"]
-    storage.truncate(path, length)
-    for record in openings:
-        storage.append_json_line(path, record)
+    openings = [storage.to_json(record) + "\n" for record in later if record.get("event") == "test_opened"]
+    storage.write_bytes(path, storage.read_bytes(path, CheckpointError)[:length] + "".join(openings).encode("utf-8"))
 
 
 def describe(run: Run) -> str:

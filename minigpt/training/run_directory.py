@@ -11,6 +11,7 @@ summary.json       final figures, written last
 from __future__ import annotations
 
 import dataclasses
+import os
 import re
 from dataclasses import fields
 from pathlib import Path
@@ -56,10 +57,10 @@ def newest_run(root: Path = RUNS) -> Path:
 
 
 def is_occupied(run: Path) -> bool:
-    """Whether a directory (or file) holds anything but a lock that some process left."""
+    """Whether a directory (or file) holds anything but what a process that was killed leaves before its first file."""
     if not run.is_dir():
         return run.exists() or run.is_symlink()
-    return any(path.name not in (storage.LOCK_NAME, storage.HOLDER_NAME) for path in run.iterdir())
+    return not all(map(storage.is_leftover, run.iterdir()))
 
 
 def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
@@ -70,8 +71,11 @@ def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
         LockedError: another process is at work there.
         StorageError: it is a file, or its place cannot be written.
     """
-    if run.exists() and not run.is_dir():
-        raise StorageError(f"{run} is a file, not a directory; choose another --out")
+    existing = next(path for path in (run, *run.absolute().parents) if path.exists())
+    if not existing.is_dir():
+        raise StorageError(f"{existing} is a file, not a directory; choose another --out")
+    if not os.access(existing, os.W_OK):
+        raise StorageError(f"{existing} cannot be written; it is read-only for this user; choose another --out")
     storage.check_unlocked(run)
     if is_occupied(run) and not (resume or overwrite):
         raise UsageError(f"{run} is not empty; use --resume to continue, --overwrite to replace it, or another --out")
@@ -80,8 +84,8 @@ def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
 
 
 def clear(run: Path) -> None:
-    """Delete a run's files; what is not of a run stays."""
-    for name in (CONFIG, SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, "checkpoints", "tensorboard", "report.html"):
+    """Delete a run's files, the one that makes it a run last; what is not of a run stays."""
+    for name in ("checkpoints", "tensorboard", "report.html", SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, CONFIG):
         storage.remove_tree(run / name)
 
 
