@@ -1,1 +1,0 @@
-"""Figures and self-contained pages, drawn only from what runs left on disk."""
