@@ -152,6 +152,18 @@ def test_z_of_a_gated_layer_is_the_gates_input(activation: str):
     assert (layer.fired[[0, 2]] == 0).all() == (activation == "reglu")
 
 
+def test_open_means_above_zero():
+    """A pre-activation of exactly 0 is shut, for ReLU gives 0 there and no gradient; −0.0 is no firing either."""
+    model = small_model("identity")
+    w_in = model.blocks[0].mlp.w_in
+    with torch.no_grad():
+        w_in.weight[:4] = 0
+        w_in.bias[:4] = torch.tensor([0.0, -0.0, 1e-30, -1e-30])
+    layer = probed(model, [random_ids()])[0]
+    assert layer.opened[:4].tolist() == [0, 0, layer.tokens, 0]
+    assert layer.fired[:4].tolist() == [0, 0, layer.tokens, layer.tokens]
+
+
 # What it must not change
 
 

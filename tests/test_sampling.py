@@ -198,11 +198,13 @@ def test_draws_follow_the_distribution(settings: dict[str, float], power: float,
     assert stats.chisquare(counts[allowed], (expected / expected.sum() * 20_000)).pvalue > 1e-4
 
 
-def test_impossible_tokens_are_never_drawn():
-    """A uniform number of exactly 0, or of nearly 1, must not land on a token of probability 0."""
+@pytest.mark.parametrize(("uniform", "token"), [(0.0, 7), (0.5 - 2**-54, 7), (0.5, 30), (1 - 2**-53, 30)])
+def test_extreme_random_numbers_draw_possible_tokens(uniform: float, token: int, monkeypatch: pytest.MonkeyPatch):
+    """A uniform number of 0, just below 1, or on the border of two tokens must not land on one of probability 0."""
     logits = torch.full((50,), -math.inf)
-    logits[[7, 30]] = torch.tensor([0.0, 1.0])
-    assert set(draws(logits, 5000).tolist()) == {7, 30}
+    logits[[7, 30]] = 0.0  # a half each; the lower index comes first
+    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.tensor([uniform], dtype=torch.float64))
+    assert draws(logits, 1).item() == token
 
 
 # Settings
