@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from minigpt.training.inference import OpenedRun
 
 SAMPLE_TOKENS = 240
+PROMPT = "The "
 
 
 def add_flags(parser: Parser) -> None:
@@ -106,7 +107,8 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     quoted = shlex.quote(str(directory))
     print(f"\n{summary['steps']:,} steps in {minutes} min {seconds:02d} s; everything is in {directory}/")
-    print(f"next:  python sample.py {quoted} --prompt 'The '")
+    prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {shlex.quote(PROMPT)}"
+    print(f"next:  python sample.py {quoted}{prompt}")
     print(f"       python -m minigpt evaluate {quoted} --split test")
     print("       python train.py --activation swiglu      (`python -m minigpt activations` lists all)")
     if record is not None and record["dead_fraction"] == 0:
