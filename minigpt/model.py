@@ -128,7 +128,8 @@ class CausalSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
         batch, time, width = x.shape
-        q, k, v = self.w_qkv(x).view(batch, time, 3, self.n_head, -1).permute(2, 0, 3, 1, 4)  # each (B,H,T,D)
+        qkv = self.w_qkv(x).view(batch, time, 3, self.n_head, -1)  # (B,T,3,H,D)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4).contiguous()  # each (B,H,T,D)
         first = cache.length if cache is not None else 0
         if self.rotary:
             q, k = rotate(q, first), rotate(k, first)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from minigpt.cli import main
 from minigpt.text.grammar import grammar
@@ -17,6 +18,15 @@ TINY_MODEL = (
 TINY_RUN = f"--corpus text.txt {TINY_MODEL} --steps 12 --eval-every 4 --checkpoint-every 4 --log-every 1 --lr 1e-2"
 
 Command = Callable[..., int]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> Iterator[None]:
+    """Use one thread: the models are so small that several would spend their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -18,15 +18,6 @@ VOCAB = 23
 CONTEXT = 8
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny products do not repay threads, which on a shared machine mostly wait for each other (50 times slower)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def lively_model(**changes: object) -> GPT:
     sizes: dict[str, object] = {"vocab_size": VOCAB, "block_size": CONTEXT, "n_layer": 2, "n_head": 2, "n_embd": 16}
     model = build_model(GPTConfig(**(sizes | changes)), seed=0)  # type: ignore[arg-type]

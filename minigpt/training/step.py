@@ -46,7 +46,8 @@ def take_step(
     Raises:
         DivergedError: loss or gradient norm is not finite; the weights are as before the step.
     """
-    randomness.seed_dropout(config.seed, step)
+    if config.dropout:
+        randomness.seed_dropout(config.seed, step)
     starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
@@ -55,10 +56,12 @@ def take_step(
         between_batches()
         inputs, targets = gather(ids, micro_starts, config.block_size)
         loss += _accumulate_gradient(model, forward, inputs, targets, config)
-    limit = config.grad_clip or math.inf
-    grad_norm = nn.utils.clip_grad_norm_(model.parameters(), limit).item()
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    grad_norm = nn.utils.get_total_norm(gradients).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
+    if config.grad_clip and grad_norm > config.grad_clip:
+        torch._foreach_mul_(gradients, config.grad_clip / grad_norm)
     lr = learning_rate(config, step)
     set_learning_rate(optimizers, lr)
     for optimizer in optimizers:
