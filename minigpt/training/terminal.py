@@ -11,7 +11,7 @@ from minigpt.neurons.health import DORMANT_THRESHOLDS, LayerHealth
 from minigpt.training.evaluation import Evaluation
 from minigpt.training.step import StepResult
 
-_COLUMNS = ("layer", "activation", "neurons", "dead", "rate below", "z never > 0", "h nonzero", "rare", "always")
+_COLUMNS = ("layer", "activation", "neurons", "dead", "bound", "z never > 0", "h nonzero", "rare", "always")
 
 
 class Terminal:
@@ -80,11 +80,11 @@ def health_table(layers: list[LayerHealth]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
     tokens = layers[0].tokens
-    mark = "" if tokens >= TRUSTED_TOKENS else f"; fewer than {TRUSTED_TOKENS:,}: take these figures as hints"
-    lines.append(
-        f"dead: h = 0 on all {tokens:,} tokens{mark}; so these neurons fire on less than the rate below (95 %).\n"
-        f"h nonzero: mean share of tokens. dormant: mean |h| <= {tau} of the layer's. inert: writes <= 2.5 % of it."
-    )
+    mark = "" if tokens >= TRUSTED_TOKENS else f" (! fewer than {TRUSTED_TOKENS:,}: take these figures as hints)"
+    lines += [
+        f"dead: h = 0 on all {tokens:,} tokens{mark}. bound: a higher firing rate would have been seen (95 %).",
+        f"h nonzero: mean share of tokens. dormant: mean |h| <= {tau} of the layer's. inert: writes <= 2.5 % of it.",
+    ]
     return "\n".join(lines)
 
 
