@@ -67,14 +67,12 @@ class StopRequestedError(MinigptError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out; torch says so in a `RuntimeError`, by its text alone on a CPU."""
+    """Whether memory ran out; torch says so in a `RuntimeError`, on a CPU by its text alone."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
     message = str(error).lower()
     signs = ("out of memory", "allocate memory", "not enough memory")
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or any(map(message.__contains__, signs))
-    )
+    return isinstance(error, RuntimeError) and any(sign in message for sign in signs)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
