@@ -37,9 +37,10 @@ needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system can
 
 
 @pytest.fixture(autouse=True)
-def short_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The text shown after each of a hundred trainings would take most of the time."""
+def haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, to which nothing happens, spare flushes and long samples: they would take most of the time."""
     monkeypatch.setattr(train, "SAMPLE_TOKENS", 1)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @dataclass(frozen=True)
@@ -122,17 +123,22 @@ def newest_step(run: Path) -> int:
 @needs_fork
 def test_random_kills_lose_nothing(start: Start, minigpt: Command, workplace: Path) -> None:
     """Twenty SIGKILLs of a training that saves at every step: each acknowledged step stays, and the end is the same."""
-    flags = f"train {TINY_RUN} --dropout 0.1 --steps 40 --checkpoint-every 1 --eval-every 7"
+    flags = f"train {TINY_RUN} --dropout 0.1 --steps 60 --checkpoint-every 1 --eval-every 7"
     assert minigpt(f"{flags} --out whole") == 0
+    few_steps = 4 * summary(workplace / "whole")["seconds"] / 60  # so that the end is not reached before the last kill
     run, phases, chance = workplace / "cut", workplace / "phases", random.Random(KILL_SEED)
     acknowledged, inside = -1, 0
     for kill in range(KILLS):
         where = f"kill {kill} of seed {KILL_SEED}"
         phases.unlink(missing_ok=True)
         child = start(f"{flags} --out cut --resume", announce=["phases"])
-        if kill % 5:  # the others may strike before the first step
-            await_that(lambda: "training" in told(phases), "the training")
-        time.sleep(chance.uniform(0, 0.08))
+        if kill % 2:
+            await_that(lambda: told(phases)[-1:] != [] and told(phases)[-1].startswith("saving"), "a save")
+            time.sleep(chance.uniform(0, few_steps / 10))
+        else:
+            if kill % 5:  # the others may strike before the first step
+                await_that(lambda: "training" in told(phases), "the training")
+            time.sleep(chance.uniform(0, few_steps))
         child.signal(signal.SIGKILL)
         assert child.wait() == -signal.SIGKILL, where
         inside += bool(told(phases)) and told(phases)[-1].startswith(("saving", "committed"))
