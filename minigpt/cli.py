@@ -44,6 +44,7 @@ COMMANDS = {
         "loss, perplexity and neuron health of a run", inspect.add_evaluate_flags, inspect.run_evaluate
     ),
     "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
+    "report": Command("draw the page of a run", inspect.add_report_flags, inspect.run_report),
     "corpora": Command("list the texts to train on", catalogue.add_flags, catalogue.run_corpora),
     "activations": Command("list the activation functions", catalogue.add_flags, catalogue.run_activations),
 }

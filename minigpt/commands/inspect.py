@@ -1,4 +1,4 @@
-"""`minigpt evaluate` and `minigpt verify`: what a run is worth, and whether its files are whole."""
+"""`minigpt evaluate`, `verify` and `report`: what a run is worth, whether its files are whole, and its page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from minigpt.errors import UsageError
 from minigpt.flags import Parser
-from minigpt.storage import to_json
+from minigpt.storage import to_json, write_text
 
 
 def add_evaluate_flags(parser: Parser) -> None:
@@ -58,6 +58,28 @@ def run_verify(values: argparse.Namespace) -> int:
         for finding in findings:
             print(f"{finding.what}: {finding.error or 'ok'}")
     return next((finding.error.exit_code for finding in findings if finding.error), 0)
+
+
+def add_report_flags(parser: Parser) -> None:
+    """The run to draw."""
+    _add_run(parser)
+
+
+def run_report(values: argparse.Namespace) -> int:
+    """Write `report.html` into the run and say where; returns 0."""
+    from minigpt.training.run_directory import newest_run
+
+    print(f"wrote {write_report(values.run or newest_run())}")
+    return 0
+
+
+def write_report(run: Path) -> Path:
+    """Draw the page of a run into its directory and return its path."""
+    from minigpt.report.run_page import run_page
+
+    path = run / "report.html"
+    write_text(path, run_page(run))
+    return path
 
 
 def _add_run(parser: Parser) -> None:

@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.commands.inspect import write_report
 from minigpt.commands.streaming import printable
 from minigpt.errors import UsageError, did_you_mean
 from minigpt.flags import Parser, add_fields, given, read_toml
@@ -107,6 +108,8 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     quoted = shlex.quote(str(directory))
     print(f"\n{summary['steps']:,} steps in {minutes} min {seconds:02d} s; everything is in {directory}/")
+    if record is not None:
+        print(f"look:  {write_report(directory)}")
     prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {shlex.quote(PROMPT)}"
     print(f"next:  python sample.py {quoted}{prompt}")
     print(f"       python -m minigpt evaluate {quoted} --split test")

@@ -1,0 +1,1 @@
+"""Figures and self-contained pages, drawn only from what runs left on disk."""
