@@ -572,7 +572,7 @@ def test_a_power_cut_at_any_moment_loses_no_acknowledged_step(
         rebuild(tree, disk.root, place)
         assert not is_lost(place, acknowledged), state
         states += 1
-        if states % 10 == 0:
+        if states % 15 == 0:
             assert minigpt(f"{THREE_STEPS} --out rebuilt --resume") == 0, state
             assert final_hash(place) == final_hash(workplace / "run"), state
             assert comparable(place) == comparable(workplace / "run"), state

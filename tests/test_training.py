@@ -60,6 +60,7 @@ def test_a_run_leaves_what_the_design_promises(tiny_run: Path) -> None:
         "metrics.jsonl",
         "checkpoints",
         "summary.json",
+        "report.html",
     }
     train = records(tiny_run, "train")
     assert [record["step"] for record in train] == list(range(1, 13))
