@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -251,3 +252,26 @@ def test_validation_loss_stays_above_the_exact_entropy(
     assert minigpt(f"train {flags} --steps 150 --eval-every 50 --eval-tokens 20000 --batch-size 16 --out run") == 0
     above = float(capsys.readouterr().out.split("the model is ")[1].split(" above")[0])
     assert 0 < above < 1.6
+
+
+def test_tensorboard_gets_the_same_figures(minigpt: Command, workplace: Path) -> None:
+    """Scalars of every evaluation and a histogram of firing rates for every layer."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert minigpt(f"train {TINY_RUN} --tensorboard --out run") == 0
+    events = EventAccumulator(str(workplace / "run" / "tensorboard"))
+    events.Reload()
+    logged = [(record["step"], pytest.approx(record["loss"])) for record in records(workplace / "run", "eval")]
+    assert [(event.step, event.value) for event in events.Scalars("val/loss")] == logged
+    assert events.Tags()["histograms"] == ["firing_rate/layer_0", "firing_rate/layer_1"]
+
+
+def test_tensorboard_missing_is_said_before_anything_is_written(
+    minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2, and how to install it."""
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert minigpt(f"train {TINY_RUN} --tensorboard --out run") == 2
+    assert "tensorboard]" in capsys.readouterr().err
+    assert [path.name for path in workplace.iterdir()] == ["text.txt"]
