@@ -98,6 +98,8 @@ def read_toml(path: Path, kind: type) -> dict[str, Any]:
     """
     if path.suffix != ".toml":
         raise UsageError(f"--config reads TOML only; got {path}; write key = value lines into a .toml file")
+    if not path.is_file():
+        raise UsageError(f"--config needs a file; there is none at {path}; write key = value lines into it")
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
