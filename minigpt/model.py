@@ -203,11 +203,11 @@ class Block(nn.Module):
 
 
 class GPT(nn.Module):
-    """Token ids (B,T) to next-token logits (B,T,V)."""
+    """Token ids (B,T) to next-token logits (B,T,V); initial weights are a pure function of configuration and seed."""
 
     blocks: nn.ModuleList
 
-    def __init__(self, config: GPTConfig) -> None:
+    def __init__(self, config: GPTConfig, seed: int = 1337) -> None:
         super().__init__()
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
@@ -218,6 +218,7 @@ class GPT(nn.Module):
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         if config.tie_embeddings:
             self.lm_head.weight = self.wte.weight
+        _initialise(self, seed)
 
     def forward(self, ids: Tensor, cache: KVCache | None = None) -> Tensor:
         """Return logits (B,T,V) for ids (B,T); with a cache, ids are the tokens after those already in it.
@@ -259,12 +260,11 @@ class GPT(nn.Module):
         return 6 * products + 12 * config.n_layer * config.n_embd * config.block_size
 
 
-def build_model(config: GPTConfig, seed: int) -> GPT:
-    """Build a model and draw its weights, each tensor from a generator of its own.
+def _initialise(model: GPT, seed: int) -> None:
+    """Draw the weights, each tensor from a generator of its own, and set biases to zero.
 
     So two configurations that share a seed share every tensor whose name and shape agree, up to its scale.
     """
-    model = GPT(config)
     stds = _weight_stds(model)
     with torch.no_grad():
         for module in model.modules():
@@ -274,7 +274,6 @@ def build_model(config: GPTConfig, seed: int) -> GPT:
             if parameter in stds:
                 noise = torch.randn(parameter.shape, generator=randomness.generator(seed, f"init/{name}"))
                 parameter.copy_(noise * stds[parameter])
-    return model
 
 
 def _weight_stds(model: GPT) -> dict[Tensor, float]:

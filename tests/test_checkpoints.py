@@ -17,7 +17,7 @@ from test_storage import failing
 
 from minigpt import storage
 from minigpt.errors import CheckpointError, DivergedError, MinigptError
-from minigpt.model import GPT, GPTConfig, build_model
+from minigpt.model import GPT, GPTConfig
 from minigpt.training import checkpoints
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
@@ -25,7 +25,7 @@ from minigpt.training.optimizers import build_optimizers
 
 @pytest.fixture(scope="module")
 def model() -> GPT:
-    return build_model(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4), seed=1)
+    return GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=4), seed=1)
 
 
 def save(run: Path, model: GPT, step: int = 7) -> Path:
@@ -52,7 +52,7 @@ def write_manifest(directory: Path, manifest: dict) -> None:
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path, model: GPT) -> None:
     """Every parameter returns bit for bit, tied ones once."""
     checkpoint = checkpoints.read(save(tmp_path, model))
-    other = build_model(model.config, seed=2)
+    other = GPT(model.config, seed=2)
     checkpoints.load_model(checkpoint, other)
     assert checkpoints.parameter_hash(other) == checkpoints.parameter_hash(model)
     assert "lm_head.weight" not in safetensors.torch.load(checkpoint.data["model.safetensors"])
@@ -136,7 +136,7 @@ def test_weights_that_are_not_finite_are_named(tmp_path: Path, model: GPT) -> No
     tensors["blocks.0.mlp.w_in.weight"][0, 0] = torch.nan
     (directory / "model.safetensors").write_bytes(safetensors.torch.save(tensors))
     restamp(directory)
-    other = build_model(model.config, seed=3)
+    other = GPT(model.config, seed=3)
     with pytest.raises(DivergedError, match=r"blocks\.0\.mlp\.w_in\.weight"):
         checkpoints.load_model(checkpoints.read(directory), other)
     with torch.no_grad():

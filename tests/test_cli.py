@@ -419,7 +419,7 @@ def test_a_model_that_does_not_fit_is_out_of_memory(
         raise errors[-1]
 
     capsys.readouterr()
-    monkeypatch.setattr(loop, "build_model", exhausted)
+    monkeypatch.setattr(loop, "GPT", exhausted)
     monkeypatch.setattr("minigpt.training.inference.GPT", exhausted)
     for error in EXHAUSTED:
         errors.append(error)

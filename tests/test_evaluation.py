@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from minigpt import storage
 from minigpt.errors import StopRequestedError
-from minigpt.model import GPT, GPTConfig, build_model
+from minigpt.model import GPT, GPTConfig
 from minigpt.training import evaluation
 from minigpt.training.evaluation import Evaluation, evaluate
 
@@ -23,7 +23,7 @@ VOCAB = 29
 
 @pytest.fixture
 def model() -> GPT:
-    model = build_model(GPTConfig(VOCAB, BLOCK, 2, 2, 16, dropout=0.5), seed=0)
+    model = GPT(GPTConfig(VOCAB, BLOCK, 2, 2, 16, dropout=0.5), seed=0)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -43,7 +43,7 @@ def measure(model: GPT, ids: np.ndarray, limit: int = 0, byte_lengths: np.ndarra
 
 def offline_losses(model: GPT, ids: np.ndarray) -> torch.Tensor:
     """float64 losses of all tokens but the first, window after window."""
-    exact = build_model(replace(model.config, dropout=0.0), 0).double()
+    exact = GPT(replace(model.config, dropout=0.0), 0).double()
     exact.load_state_dict(model.state_dict())
     tokens = torch.from_numpy(ids.astype(np.int64))
     losses = []
@@ -134,7 +134,7 @@ def test_bfloat16_is_close(model: GPT):
 )
 def test_perplexity_overflows_to_infinity(loss: float, perplexity: float):
     """A diverged loss is a figure too: infinite here, null in strict JSON, never an OverflowError."""
-    layers = measure(build_model(GPTConfig(VOCAB, BLOCK, 1, 2, 16), 0), text(50)).layers
+    layers = measure(GPT(GPTConfig(VOCAB, BLOCK, 1, 2, 16), 0), text(50)).layers
     result = Evaluation("val", loss, loss / math.log(2), 100, layers, [])
     assert result.perplexity == perplexity
     record = json.loads(storage.to_json(result.record(7)))

@@ -13,18 +13,7 @@ from torch.nn import functional as F
 
 from minigpt.activations import list_activations
 from minigpt.errors import UsageError
-from minigpt.model import (
-    ATTENTIONS,
-    GPT,
-    GPT2_STD,
-    INITS,
-    NORMS,
-    POSITIONS,
-    RMSNORM_EPS,
-    GPTConfig,
-    KVCache,
-    build_model,
-)
+from minigpt.model import ATTENTIONS, GPT, GPT2_STD, INITS, NORMS, POSITIONS, RMSNORM_EPS, GPTConfig, KVCache
 
 NAMES = [entry.name for entry in list_activations()]
 ELEMENTWISE = [entry.name for entry in list_activations() if entry.elementwise]
@@ -37,7 +26,7 @@ def small_config(**changes: object) -> GPTConfig:
 
 def lively_model(config: GPTConfig, seed: int = 0) -> GPT:
     """A model whose every parameter, biases and gains too, is far from its initial value."""
-    model = build_model(config, seed)
+    model = GPT(config, seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -201,7 +190,7 @@ def test_both_forms_of_attention_agree_in_bfloat16():
     """Under autocast they round differently, and no more than bfloat16's eight bits allow."""
     logits = []
     for attention in ATTENTIONS:
-        model = build_model(small_config(attention=attention), seed=3)
+        model = GPT(small_config(attention=attention), seed=3)
         with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
             logits.append(model(random_ids(model.config)).float())
     assert (logits[0] - logits[1]).abs().max() < 0.05 * logits[0].abs().max()
@@ -224,7 +213,7 @@ def test_cached_logits_equal_uncached_ones(position: str, attention: str, cuts: 
 
 def test_refuses_more_tokens_than_the_context():
     """An index error from deep inside would not say what the context is."""
-    model = build_model(small_config(), seed=0)
+    model = GPT(small_config(), seed=0)
     with pytest.raises(UsageError, match=r"13 tokens do not fit; .* is 12"):
         model(torch.zeros(1, 13, dtype=torch.int64))
 
@@ -258,14 +247,14 @@ def test_first_loss_is_that_of_a_uniform_guess(norm: str, init: str):
     ids = random_ids(config, batch=40)
     targets = random_ids(config, batch=40, seed=1)
     with torch.no_grad():
-        loss = F.cross_entropy(build_model(config, seed=0)(ids).flatten(0, 1), targets.flatten())
+        loss = F.cross_entropy(GPT(config, seed=0)(ids).flatten(0, 1), targets.flatten())
     assert loss.item() == pytest.approx(math.log(200), abs=0.05)
 
 
 def test_initial_scale_is_gpt2s():
     """0.02 for every matrix, 0.02/√(2L) for the two that write to the residual stream, biases 0, gains 1."""
     config = small_config(vocab_size=100, block_size=64, n_layer=3, n_embd=64, tie_embeddings=False)
-    for name, parameter in build_model(config, seed=1).named_parameters():
+    for name, parameter in GPT(config, seed=1).named_parameters():
         if name.endswith("bias"):
             assert not parameter.any(), name
         elif ".ln_" in f".{name}":
@@ -280,7 +269,7 @@ def test_initial_scale_is_gpt2s():
 def test_matched_init_gives_every_activation_the_same_scale(activation: str):
     """Pre-activations of unit variance, and a write of one size: else an ablation compares scales, not functions."""
     config = small_config(n_layer=1, n_embd=96, init="matched", activation=activation)
-    mlp = build_model(config, seed=0).blocks[0].mlp
+    mlp = GPT(config, seed=0).blocks[0].mlp
     random = torch.Generator().manual_seed(0)
     normalised = F.layer_norm(torch.randn(4000, 96, generator=random), (96,))
     with torch.no_grad():
@@ -293,9 +282,7 @@ def test_matched_init_gives_every_activation_the_same_scale(activation: str):
 
 def test_arms_of_a_seed_share_their_initial_weights():
     """Paired comparisons need equal starts: whatever agrees in name and shape agrees in value."""
-    relu, gelu, swiglu = (
-        build_model(small_config(activation=name), 7).state_dict() for name in ("relu", "gelu", "swiglu")
-    )
+    relu, gelu, swiglu = (GPT(small_config(activation=name), 7).state_dict() for name in ("relu", "gelu", "swiglu"))
     assert relu.keys() == gelu.keys() == swiglu.keys()
     assert all(torch.equal(relu[name], gelu[name]) for name in relu)
     different = {name for name in relu if relu[name].shape != swiglu[name].shape}
@@ -305,8 +292,8 @@ def test_arms_of_a_seed_share_their_initial_weights():
 
 def test_adding_a_layer_or_a_bias_keeps_the_other_weights():
     """Each tensor has a generator of its own, so nothing depends on the order of construction."""
-    base = build_model(small_config(init="matched"), 7).state_dict()
-    other = build_model(small_config(init="matched", norm="rmsnorm", bias=False, tie_embeddings=False), 7).state_dict()
+    base = GPT(small_config(init="matched"), 7).state_dict()
+    other = GPT(small_config(init="matched", norm="rmsnorm", bias=False, tie_embeddings=False), 7).state_dict()
     shared = [name for name in base.keys() & other.keys() if name.endswith("weight") and name != "lm_head.weight"]
     assert len(shared) == 2 + 2 * 6 + 1
     assert all(torch.equal(base[name], other[name]) for name in shared)
@@ -314,16 +301,16 @@ def test_adding_a_layer_or_a_bias_keeps_the_other_weights():
 
 def test_another_seed_gives_other_weights():
     """A seed that is ignored would make every replicate the same."""
-    one, two = build_model(small_config(), 1), build_model(small_config(), 2)
+    one, two = GPT(small_config(), 1), GPT(small_config(), 2)
     assert all(not torch.equal(a, b) for a, b in zip(one.parameters(), two.parameters(), strict=True) if a.dim() == 2)
 
 
 def test_initial_weights_ignore_what_was_drawn_before():
     """The weights follow from the seed, whatever was drawn before."""
     torch.manual_seed(1)
-    one = build_model(small_config(), 5).state_dict()
+    one = GPT(small_config(), 5).state_dict()
     torch.manual_seed(2)
-    two = build_model(small_config(), 5).state_dict()
+    two = GPT(small_config(), 5).state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
@@ -351,7 +338,7 @@ def test_parameter_count_is_gpt2s(sizes: dict[str, int], expected: int):
 
 def test_tied_embeddings_are_one_matrix():
     """Tied: one tensor, counted once. Untied: two, drawn apart."""
-    tied, untied = (build_model(small_config(tie_embeddings=tie), 0) for tie in (True, False))
+    tied, untied = (GPT(small_config(tie_embeddings=tie), 0) for tie in (True, False))
     assert tied.lm_head.weight is tied.wte.weight
     assert not torch.equal(untied.lm_head.weight, untied.wte.weight)
     assert untied.parameter_count() - tied.parameter_count() == 31 * 16
@@ -376,7 +363,7 @@ def test_each_layer_of_a_mix_has_its_own_activation_and_width():
 @pytest.mark.parametrize("init", INITS)
 def test_every_activation_trains_in_both_precisions(activation: str, init: str):
     """A new activation must give finite losses and gradients in float32 and under bfloat16 autocast."""
-    model = build_model(small_config(activation=activation, init=init), seed=0)
+    model = GPT(small_config(activation=activation, init=init), seed=0)
     for enabled in (False, True):
         model.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
@@ -393,7 +380,7 @@ def test_every_activation_trains_in_both_precisions(activation: str, init: str):
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu", "relu2", "prelu", "sigmoid", "softmax", "step"])
 def test_learns_one_batch_by_heart(activation: str):
     """The shortest proof that gradients reach the weights: even frozen features (step) must fit a few windows."""
-    model = build_model(small_config(activation=activation, n_embd=32), seed=0)
+    model = GPT(small_config(activation=activation, n_embd=32), seed=0)
     ids, targets = random_ids(model.config), random_ids(model.config, seed=1)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     losses = []
@@ -409,11 +396,11 @@ def test_learns_one_batch_by_heart(activation: str):
 
 def test_dropout_acts_in_training_only():
     """Evaluation must be exact whatever the dropout rate; training must not be."""
-    model = build_model(small_config(dropout=0.5), seed=0)
+    model = GPT(small_config(dropout=0.5), seed=0)
     ids = random_ids(model.config)
     with torch.no_grad():
         assert not torch.equal(model(ids), model(ids))
         model.eval()
         assert torch.equal(model(ids), model(ids))
-        plain = build_model(small_config(), seed=0)
+        plain = GPT(small_config(), seed=0)
         assert torch.equal(model(ids), plain(ids))

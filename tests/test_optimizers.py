@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from minigpt.errors import CheckpointError
-from minigpt.model import GPT, GPTConfig, build_model
+from minigpt.model import GPT, GPTConfig
 from minigpt.training.config import OPTIMIZERS, SCHEDULES, RunConfig
 from minigpt.training.optimizers import build_optimizers, load_state_tensors, set_learning_rate, state_tensors
 from minigpt.training.schedules import learning_rate
@@ -23,7 +23,7 @@ CONFIG = RunConfig(lr=1e-2, min_lr=1e-3, warmup_steps=100, steps=1000, weight_de
 
 
 def small_model(seed: int = 0) -> GPT:
-    return build_model(GPTConfig(vocab_size=23, block_size=8, n_layer=2, n_head=2, n_embd=16, activation="prelu"), seed)
+    return GPT(GPTConfig(vocab_size=23, block_size=8, n_layer=2, n_head=2, n_embd=16, activation="prelu"), seed)
 
 
 def give_gradients(model: GPT, step: int) -> None:

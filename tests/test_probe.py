@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.errors import UsageError
-from minigpt.model import GPT, GPTConfig, build_model
+from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.health import model_health
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 
@@ -23,7 +23,7 @@ SUMS = ("sum_h", "sum_abs_h", "sum_square_h")
 
 def small_model(activation: str = "relu", seed: int = 0, **changes: object) -> GPT:
     sizes: dict[str, object] = {"vocab_size": 29, "block_size": 16, "n_layer": 3, "n_head": 2, "n_embd": 16}
-    return build_model(GPTConfig(activation=activation, **(sizes | changes)), seed).eval()  # type: ignore[arg-type]
+    return GPT(GPTConfig(activation=activation, **(sizes | changes)), seed).eval()  # type: ignore[arg-type]
 
 
 def random_ids(batch: int = 12, time: int = 16, seed: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from minigpt import randomness
 from minigpt.errors import UsageError
-from minigpt.model import GPT, GPTConfig, build_model
+from minigpt.model import GPT, GPTConfig
 from minigpt.sampling import _choose, check_sampling, generate
 
 VOCAB = 23
@@ -20,7 +20,7 @@ CONTEXT = 8
 
 def lively_model(**changes: object) -> GPT:
     sizes: dict[str, object] = {"vocab_size": VOCAB, "block_size": CONTEXT, "n_layer": 2, "n_head": 2, "n_embd": 16}
-    model = build_model(GPTConfig(**(sizes | changes)), seed=0)  # type: ignore[arg-type]
+    model = GPT(GPTConfig(**(sizes | changes)), seed=0)  # type: ignore[arg-type]
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from minigpt.errors import DivergedError
-from minigpt.model import GPT, GPTConfig, build_model
+from minigpt.model import GPT, GPTConfig
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
@@ -25,7 +25,7 @@ CONFIG = RunConfig(
 
 def small_model(**changes: object) -> GPT:
     sizes: dict[str, object] = {"vocab_size": 23, "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 16}
-    return build_model(GPTConfig(**(sizes | changes)), seed=0)  # type: ignore[arg-type]
+    return GPT(GPTConfig(**(sizes | changes)), seed=0)  # type: ignore[arg-type]
 
 
 def train(model: GPT, config: RunConfig, steps: int = 1, first: int = 0) -> list[StepResult]:

@@ -22,7 +22,7 @@ from minigpt.errors import (
     StorageError,
     is_out_of_memory,
 )
-from minigpt.model import GPT, build_model
+from minigpt.model import GPT
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
@@ -59,7 +59,7 @@ def train(
     runtime.set_up(config)
     store = prepare_text(config)
     with _memory_advice(config):
-        model = build_model(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
+        model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
     _check_space(directory, model)
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     config = runtime.resolve_compile(config, model.flops_per_token() * tokens_per_step)
