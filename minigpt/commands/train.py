@@ -23,6 +23,7 @@ PROMPT = "The "
 
 def add_flags(parser: Parser) -> None:
     """Every field of the configuration, and where the run stands."""
+    parser.usage = "minigpt train [--flag VALUE …]"
     add_fields(parser, RunConfig)
     group = parser.add_argument_group("run")
     group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags from a file; flags override it")

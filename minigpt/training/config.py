@@ -10,12 +10,41 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from minigpt.errors import UsageError
+from minigpt.errors import UsageError, did_you_mean
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
+
+
+_NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
+PRESETS: dict[str, dict[str, Any]] = {
+    "tiny": {},
+    "nanogpt-cpu": _NANOGPT
+    | {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "steps": 2000, "dropout": 0.0},
+    "nanogpt-char": _NANOGPT
+    | {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2},
+    "gpt2-small": {
+        "corpus": "fineweb-edu",
+        "tokenizer": "gpt2",
+        "n_layer": 12,
+        "n_head": 12,
+        "n_embd": 768,
+        "block_size": 1024,
+        "bias": False,
+        "batch_size": 12,
+        "grad_accumulation": 40,
+        "steps": 600_000,
+        "lr": 6e-4,
+        "min_lr": 6e-5,
+        "warmup_steps": 2000,
+        "beta2": 0.95,
+        "eval_every": 1000,
+        "eval_tokens": 1_048_576,
+        "checkpoint_every": 1000,
+    },
+}
 
 
 def flag(
@@ -37,7 +66,7 @@ def flag(
 class RunConfig:
     """One training, completely described. `None` stands for a value that follows from the others."""
 
-    preset: str = flag("tiny", "preset", "starting values; any other flag overrides them")
+    preset: str = flag("tiny", "preset", "starting values, which other flags override", choices=tuple(PRESETS))
 
     corpus: str = flag("stdlib", "text", "stdlib, grammar:SEED, a .txt/.jsonl/.parquet file or folder, hf:NAME")
     tokenizer: str = flag("char", "text", "byte, char, bpe:N or gpt2")
@@ -91,35 +120,6 @@ class RunConfig:
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
 
-_NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "nanogpt-cpu": _NANOGPT
-    | {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "steps": 2000, "dropout": 0.0},
-    "nanogpt-char": _NANOGPT
-    | {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2},
-    "gpt2-small": {
-        "corpus": "fineweb-edu",
-        "tokenizer": "gpt2",
-        "n_layer": 12,
-        "n_head": 12,
-        "n_embd": 768,
-        "block_size": 1024,
-        "bias": False,
-        "batch_size": 12,
-        "grad_accumulation": 40,
-        "steps": 600_000,
-        "lr": 6e-4,
-        "min_lr": 6e-5,
-        "warmup_steps": 2000,
-        "beta2": 0.95,
-        "eval_every": 1000,
-        "eval_tokens": 1_048_576,
-        "checkpoint_every": 1000,
-    },
-}
-
-
 def check(config: RunConfig) -> None:
     """Raise `UsageError` for the first value that its field does not allow."""
     for item in fields(config):
@@ -145,7 +145,8 @@ def _check_value(name: str, value: Any, metadata: Any) -> None:
         if any(ord(character) < 32 for character in value):
             raise UsageError(f"{name} holds a control character; got {value!r}; use printable text")
         if metadata["choices"] and value not in metadata["choices"]:
-            raise UsageError(f"unknown {name} {value!r}; allowed: {', '.join(metadata['choices'])}")
+            hint = did_you_mean(value, metadata["choices"]) or ";"
+            raise UsageError(f"unknown {name} {value!r}{hint} allowed: {', '.join(metadata['choices'])}")
         return
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise UsageError(f"{name} is out of range; it has {len(str(abs(value)))} digits; below 2^63")
