@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; with `--debug` errors pass through with their traceback."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
+    _tolerate_narrow_encodings()
     try:
         with _terminated_by_exception():
             return _dispatch(arguments)
@@ -94,6 +96,13 @@ def _dispatch(arguments: list[str]) -> int:
     command.add_flags(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command.run(parser.parse(arguments[1:]))
+
+
+def _tolerate_narrow_encodings() -> None:
+    """Show `?` for a character that the terminal's encoding lacks, instead of failing on it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def _overview() -> str:

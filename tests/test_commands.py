@@ -407,3 +407,12 @@ def test_corpora_are_listed(command) -> None:
         assert ("needs the network" in line) == entry["needs_network"]
     assert not listed["stdlib"]["needs_network"]
     assert listed["shakespeare"]["needs_network"]
+
+
+def test_a_narrow_terminal_is_no_obstacle() -> None:
+    """Where the encoding has no Greek or Japanese, a question mark stands in; the command succeeds."""
+    command = [sys.executable, "-m", "minigpt", "activations"]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, env=environment, check=True)
+    assert b"?(z)" in done.stdout  # z · Φ(z)
+    assert done.stderr == b""
