@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from minigpt.training.inference import OpenedRun
 
 SAMPLE_TOKENS = 240
+SAMPLE_WIDTH = 96
 PROMPT = "The "
 
 
@@ -137,4 +139,5 @@ def _show_sample(opened: OpenedRun) -> None:
     start = torch.tensor(opened.tokenizer.start)
     tokens = generate(opened.model, start, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, seed=opened.config.seed)
     text = printable(opened.tokenizer.decode(int(token) for token in tokens).strip())
-    print("\na sample:\n" + "\n".join(f"    {line}" for line in text.splitlines()))
+    lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, SAMPLE_WIDTH) or [""]]
+    print("\na sample:\n" + "\n".join(f"    {line}" for line in lines))
