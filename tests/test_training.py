@@ -275,3 +275,12 @@ def test_tensorboard_missing_is_said_before_anything_is_written(
     assert minigpt(f"train {TINY_RUN} --tensorboard --out run") == 2
     assert "tensorboard]" in capsys.readouterr().err
     assert [path.name for path in workplace.iterdir()] == ["text.txt"]
+
+
+def test_a_cuda_build_without_a_gpu_is_pointed_out(
+    minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Most often a driver is too old; the run goes on, on the CPU."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert minigpt(f"train {TINY_RUN} --out run") == 0
+    assert "finds no usable GPU" in capsys.readouterr().out

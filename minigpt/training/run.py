@@ -164,4 +164,9 @@ def describe(run: Run) -> str:
     model = f"{run.model.parameter_count() / 1e6:.2f} M parameters, {config.activation}"
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
     compiled = ", compiled" if config.compile == "on" else ""
-    return f"{text} | {model} | {config.device}{threads}, {config.dtype}{compiled}"
+    idle = " (this torch is built for CUDA and finds no usable GPU or driver)" if _lacks_its_gpu(config) else ""
+    return f"{text} | {model} | {config.device}{threads}, {config.dtype}{compiled}{idle}"
+
+
+def _lacks_its_gpu(config: RunConfig) -> bool:
+    return config.device == "cpu" and torch.version.cuda is not None and not torch.cuda.is_available()
