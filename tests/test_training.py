@@ -282,5 +282,6 @@ def test_a_cuda_build_without_a_gpu_is_pointed_out(
 ) -> None:
     """Most often a driver is too old; the run goes on, on the CPU."""
     monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     assert "finds no usable GPU" in capsys.readouterr().out
