@@ -1,15 +1,25 @@
-"""What many tests need: a small text, flags for a model that trains in a blink, and a way to run a command."""
+"""What many tests need: a small text, flags for a model that trains in a blink, and ways to run a command."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from processes import PROJECT, Child, Start
 
 from minigpt.cli import main
+from minigpt.commands import train
+from minigpt.text import gpt2
+from minigpt.text.bpe import SINGLE_BYTES
 from minigpt.text.grammar import grammar
 
 TINY_MODEL = (
@@ -18,6 +28,7 @@ TINY_MODEL = (
 TINY_RUN = f"--corpus text.txt {TINY_MODEL} --steps 12 --eval-every 4 --checkpoint-every 4 --log-every 1 --lr 1e-2"
 
 Command = Callable[..., int]
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -52,6 +63,74 @@ def tiny_run(minigpt: Command, workplace: Path) -> Path:
     """A finished run of twelve steps."""
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     return workplace / "run"
+
+
+@pytest.fixture
+def refused(minigpt: Command, workplace: Path, capsys: Capture):  # type: ignore[no-untyped-def]
+    """Assert that a command fails with one line that says certain things, and that nothing on disk changed."""
+
+    def attempt(code: int, command: str, *more: str, says: tuple[str, ...] = ()) -> str:
+        before = tree_hash(workplace)
+        assert minigpt(command, *more) == code
+        output, error = capsys.readouterr()
+        assert error.startswith("error: ")
+        assert error.count("\n") == 1
+        assert error.endswith("\n")
+        assert "Traceback" not in output + error
+        for part in says:
+            assert part in error
+        assert tree_hash(workplace) == before
+        return error
+
+    return attempt
+
+
+@pytest.fixture
+def haste(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, to which nothing happens, spare flushes, samples and pages: they would take most of the time."""
+    monkeypatch.setattr(train, "_show_result", lambda directory, summary: None)
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+@pytest.fixture(scope="module")
+def fork_server() -> Iterator[Callable[[dict[str, Any]], Any]]:
+    """The process that forks children; see fork_server.py."""
+    words = [sys.executable, str(PROJECT / "tests/fork_server.py")]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
+
+        def ask(request: dict[str, Any]) -> Any:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(request) + "\n")
+            process.stdin.flush()
+            return json.loads(process.stdout.readline())
+
+        yield ask
+        process.kill()
+
+
+@pytest.fixture
+def start(fork_server: Callable[[dict[str, Any]], Any], workplace: Path) -> Iterator[Start]:
+    """Start a command in a process of its own; accidents are functions of fork_server.py and their arguments."""
+    children: list[Child] = []
+
+    def begin(command: str, **accidents: list[Any]) -> Child:
+        request = {"argv": command.split(), "place": str(workplace), "accidents": accidents}
+        children.append(Child(fork_server(request), fork_server))
+        return children[-1]
+
+    yield begin
+    for child in children:
+        if Path(f"/proc/{child.pid}").exists():
+            child.signal(signal.SIGKILL)
+
+
+@pytest.fixture(scope="module")
+def fake_gpt2_ranks() -> list[bytes]:
+    """As many tokens as GPT-2 has, with the single bytes in another order, as GPT-2 has them."""
+    pairs = [left + right for left in SINGLE_BYTES for right in SINGLE_BYTES]
+    return [*reversed(SINGLE_BYTES), *pairs[: gpt2.GPT2_RANKS - 256]]
 
 
 def tree_hash(folder: Path) -> str:

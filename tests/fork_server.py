@@ -1,4 +1,4 @@
-"""A process that has imported torch once and forks a child for each command; `test_process.py` talks to it.
+"""A process that has imported torch once and forks a child for each command; `conftest.py` talks to it.
 
 Run as a script: each line of stdin is a request, each line of stdout its answer. The test process itself must not fork,
 because the threads of OpenMP do not survive that. A child runs one command line, with an accident prepared for it.

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import itertools
 import json
-import threading
-import time
-import urllib.request
 from collections import Counter
 from pathlib import Path
 
@@ -17,16 +13,13 @@ import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizer_examples import PROSE, build
 
 from minigpt.errors import CheckpointError, DataError, UsageError
-from minigpt.text import gpt2, tokenizers
+from minigpt.text import tokenizers
 from minigpt.text.bpe import LONGEST_WORD, SINGLE_BYTES, SPLIT_PATTERN, train_bpe
 from minigpt.text.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, parse_tokenizer_spec
 
-PROSE = (
-    "The quick brown fox doesn't jump over 1234 lazy dogs.\n\nThe dogs don't mind; the fox is 27 years old!\n"
-    "  Naïve café — 東京 и Москва.\r\nthe the the there then\n"
-) * 3
 AWKWARD = [
     "",
     "\0",
@@ -43,20 +36,9 @@ AWKWARD = [
 valid_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60) | st.sampled_from(AWKWARD)
 
 
-def build(spec: str, text: str = PROSE) -> Tokenizer:
-    return build_tokenizer(spec, lambda: [text], lambda: [text])
-
-
 @pytest.fixture(scope="module")
 def bpe() -> Tokenizer:
     return build("bpe:300")
-
-
-@pytest.fixture(scope="module")
-def fake_gpt2_ranks() -> list[bytes]:
-    """As many tokens as GPT-2 has, with the single bytes in another order, as GPT-2 has them."""
-    pairs = [left + right for left in SINGLE_BYTES for right in SINGLE_BYTES]
-    return [*reversed(SINGLE_BYTES), *pairs[: gpt2.GPT2_RANKS - 256]]
 
 
 # Encoding and decoding
@@ -367,135 +349,3 @@ def test_no_stored_value_ends_in_anything_but_a_tokenizer_or_the_one_error(data:
     except CheckpointError:
         return
     assert tokenizer.vocab_size >= 1
-
-
-# GPT-2
-
-
-@pytest.fixture
-def no_network(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
-    """Refuse every connection, and note what was tried."""
-    tried: list[tuple] = []
-
-    def refuse(address: tuple, timeout: float | None = None) -> None:
-        tried.append((address, timeout))
-        raise ConnectionRefusedError("refused")
-
-    monkeypatch.setattr(gpt2.socket, "create_connection", refuse)
-    monkeypatch.setattr(urllib.request, "getproxies", dict)
-    monkeypatch.delenv("DATA_GYM_CACHE_DIR", raising=False)
-    return tried
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two files, whose hashes stand in for those of the real ones."""
-    contents = {"a" * 40: b"merges", "b" * 40: b"ids"}
-    for name, content in contents.items():
-        (tmp_path / name).write_bytes(content)
-    hashes = {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
-    monkeypatch.setattr(gpt2, "_CACHED_SHA256", hashes)
-    return tmp_path
-
-
-class FakeEncoding:
-    """What `tiktoken.get_encoding` returns, as far as it is used."""
-
-    def __init__(self, ranks: list[bytes]) -> None:
-        self.decode_single_token_bytes = ranks.__getitem__
-
-
-def test_gpt2_without_cache_and_network_fails_at_once_with_advice(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
-) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    with pytest.raises(DataError) as caught:
-        build("gpt2")
-    message = str(caught.value)
-    assert all(part in message for part in ("TIKTOKEN_CACHE_DIR", str(tmp_path), "bpe:N", "byte", "6d1cbeee"))
-    assert "\n" not in message
-    assert caught.value.exit_code == 3
-    assert no_network == [((gpt2._HOST, 443), 3.0)]
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_gpt2_does_not_wait_for_a_name_lookup_that_hangs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
-) -> None:
-    release = threading.Event()
-
-    def hang(address: tuple, timeout: float) -> None:
-        release.wait(30)
-        raise TimeoutError
-
-    monkeypatch.setattr(gpt2.socket, "create_connection", hang)
-    monkeypatch.setattr(gpt2, "_PROBE_SECONDS", 0.05)
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    before = time.monotonic()
-    with pytest.raises(DataError):
-        build("gpt2")
-    assert time.monotonic() - before < 10
-    release.set()
-
-
-@pytest.mark.parametrize("variable", ["TIKTOKEN_CACHE_DIR", "DATA_GYM_CACHE_DIR", None])
-def test_gpt2_with_an_intact_cache_needs_no_network(
-    variable: str | None,
-    cache: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    no_network: list[tuple],
-    fake_gpt2_ranks: list[bytes],
-) -> None:
-    import tiktoken
-
-    monkeypatch.delenv("TIKTOKEN_CACHE_DIR", raising=False)
-    if variable:
-        monkeypatch.setenv(variable, str(cache))
-    else:
-        (cache / "data-gym-cache").mkdir()
-        for file in [path for path in cache.iterdir() if path.is_file()]:
-            file.rename(cache / "data-gym-cache" / file.name)
-        monkeypatch.setattr(gpt2.tempfile, "gettempdir", lambda: str(cache))
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: FakeEncoding(fake_gpt2_ranks))
-    tokenizer = build("gpt2")
-    assert no_network == []
-    assert tokenizer.vocab_size == 50257
-    assert tokenizer.decode(tokenizer.encode("<|endoftext|> ok")) == "<|endoftext|> ok"
-    assert 50256 not in tokenizer.encode("<|endoftext|>")
-    assert tokenizer.byte_lengths()[50256] == 0
-    assert tokenizer.decode_bytes([50256]) == b""
-    stored = json.loads(json.dumps(tokenizer.to_json()))
-    assert load_tokenizer(stored, "x").encode(PROSE).tolist() == tokenizer.encode(PROSE).tolist()
-
-
-@pytest.mark.parametrize("fault", ["damaged", "missing", "empty variable wins over the other"])
-def test_gpt2_trusts_only_an_intact_cache(
-    fault: str, cache: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
-) -> None:
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "" if fault.startswith("empty") else str(cache))
-    monkeypatch.setenv("DATA_GYM_CACHE_DIR", str(cache))
-    if fault == "damaged":
-        (cache / ("a" * 40)).write_bytes(b"merges!")
-    if fault == "missing":
-        (cache / ("b" * 40)).unlink()
-    with pytest.raises(DataError):
-        build("gpt2")
-    assert len(no_network) == 1
-
-
-@pytest.mark.parametrize("error", [ConnectionError("no\nroute"), ValueError("Hash mismatch"), PermissionError("cache")])
-def test_gpt2_behind_a_proxy_is_tried_without_a_probe(
-    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_network: list[tuple]
-) -> None:
-    import tiktoken
-
-    def fail(name: str) -> None:
-        raise error
-
-    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(urllib.request, "getproxies", lambda: {"https": "http://proxy:3128"})
-    monkeypatch.setattr(tiktoken, "get_encoding", fail)
-    with pytest.raises(DataError, match="cannot be loaded") as caught:
-        build("gpt2")
-    assert "\n" not in str(caught.value)
-    assert no_network == []
