@@ -6,6 +6,7 @@ vectors of length F for each layer, whatever the number of tokens, draws no rand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -128,8 +129,8 @@ def _mlp_parts(block: nn.Module) -> tuple[Activation, int]:
     return block.mlp.act, block.mlp.d_ff
 
 
-def _counting_hook(counter: _LayerCounter):  # type: ignore[no-untyped-def]
-    def hook(activation: Activation, inputs: tuple[Tensor], hidden: Tensor) -> None:
+def _counting_hook(counter: _LayerCounter) -> Callable[[Activation, tuple[Tensor, ...], Tensor], None]:
+    def hook(activation: Activation, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
         counter.count(activation.preactivation(inputs[0].detach()), hidden.detach())
 
     return hook
