@@ -16,6 +16,7 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
+EVAL_PARTS = ("all", "even", "odd")
 
 
 _NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
@@ -108,6 +109,7 @@ class RunConfig:
 
     eval_every: int = flag(250, "watching", "steps between evaluations; 0: none at all", at_least=0)
     eval_tokens: int = flag(65_536, "watching", "tokens of one on the way; 0, and the last: all", at_least=0)
+    eval_part: str = flag("all", "watching", "validation windows: all, or every other one", choices=EVAL_PARTS)
     checkpoint_every: int = flag(250, "watching", "steps between checkpoints; 0: only the last", at_least=0)
     log_every: int = flag(10, "watching", "steps between train records; 0: none", at_least=0)
     tensorboard: bool = flag(False, "watching", "also write scalars and histograms for TensorBoard")

@@ -73,7 +73,8 @@ def prepare_text(config: RunConfig) -> TokenStore:
     if config.eval_every and not config.val_fraction:
         raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
     corpus = open_corpus(config.corpus, config.val_fraction, config.test_fraction)
-    return prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=config.block_size + 1)
+    windows = 1 if config.eval_part == "all" else 2
+    return prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=windows * config.block_size + 1)
 
 
 def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
