@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from minigpt.commands import catalogue, inspect, sample, train
+from minigpt.commands import ablate, catalogue, inspect, sample, train
 from minigpt.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -44,6 +44,7 @@ COMMANDS = {
     "evaluate": Command(
         "loss, perplexity and neuron health of a run", inspect.add_evaluate_flags, inspect.run_evaluate
     ),
+    "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
     "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
     "report": Command("draw the page of a run", inspect.add_report_flags, inspect.run_report),
     "corpora": Command("list the texts to train on", catalogue.add_flags, catalogue.run_corpora),

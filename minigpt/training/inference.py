@@ -15,7 +15,8 @@ from minigpt.text.tokenizers import Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.run import model_config, prepare_text
+from minigpt.training.identity import prepare_text
+from minigpt.training.run import model_config
 from minigpt.training.terminal import print_notice
 
 

@@ -26,7 +26,7 @@ from minigpt.model import GPT
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.identity import code_hash
+from minigpt.training.identity import code_hash, prepare_text
 from minigpt.training.interrupts import StopFlag, stop_on_signals
 from minigpt.training.run import (
     Progress,
@@ -34,7 +34,6 @@ from minigpt.training.run import (
     assemble,
     describe,
     model_config,
-    prepare_text,
     restore,
     write_description,
 )

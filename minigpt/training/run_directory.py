@@ -20,7 +20,7 @@ from typing import Any, get_args, get_type_hints
 from minigpt import storage
 from minigpt.errors import CheckpointError, StorageError, UsageError
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
-from minigpt.training.config import RunConfig, check
+from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
 
 RUNS = Path("runs")
 CONFIG = "config.json"
@@ -28,9 +28,6 @@ ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
-
-# What a resumed run may do differently: none of it changes what is learned.
-FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
 
 
 def default_directory(config: RunConfig) -> Path:
