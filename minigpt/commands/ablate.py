@@ -46,7 +46,7 @@ def run(values: argparse.Namespace) -> int:
     record.check_place(directory, question, values.overwrite)
     if values.dry_run:
         return _show_expectation(question, values.json)
-    answer = record.finished_analysis(directory, question)
+    answer = record.finished_analysis(directory, question)  # without torch: at once
     if answer is None:
         _train(question, directory)
         answer = record.analyse_directory(directory)
@@ -104,6 +104,7 @@ def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecut
     import torch
 
     from minigpt.experiments.executors import LocalExecutor
+    from minigpt.experiments.plan import arm_configs
     from minigpt.training.runtime import resolve_device
 
     # NOTE: a process that has used threads of its own cannot be forked safely.
@@ -112,9 +113,11 @@ def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecut
     gpus = torch.cuda.device_count() if str(device) == "cuda" else 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     slots = question.options.workers or (gpus if device.type != "cpu" else cores) or 1
+    threads = max(1, cores // slots)
+    arm_configs(question, threads)  # refuses what cannot be trained before anything is written
     executor = LocalExecutor(slots, directory / "logs", gpus)
     try:
-        yield executor, max(1, cores // slots)
+        yield executor, threads
     finally:
         executor.stop()
 

@@ -86,7 +86,6 @@ class LocalExecutor:
         forks = sys.platform == "linux" and not gpus
         context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
         self._begin: Callable[..., BaseProcess] = context.Process
-        storage.make_directory(logs)
 
     @property
     def free(self) -> int:
@@ -95,6 +94,7 @@ class LocalExecutor:
 
     def start(self, job: Job) -> None:
         """Start a job in a free slot."""
+        storage.make_directory(self.logs)
         slot = self._slots.index(None)
         gpu = slot % self._gpus if self._gpus else None
         log = self._log(job.name)

@@ -47,25 +47,37 @@ class ResolvedArm:
         return self.config.batch_size * self.config.grad_accumulation * self.config.block_size
 
 
-def resolve_arms(
-    question: Question, vocab_size: int, threads: int, steps: Mapping[str, int] | None = None
-) -> list[ResolvedArm]:
-    """Resolve every arm, the reference first; `steps` overrides their number by arm.
+def arm_configs(
+    question: Question, threads: int, steps: Mapping[str, int] | None = None
+) -> list[tuple[Arm, RunConfig]]:
+    """Every arm and its configuration on this machine, the reference first; `steps` overrides their number by arm.
 
     Raises:
         UsageError: a value is not allowed, or two arms are the same under different names.
     """
-    resolved: list[ResolvedArm] = []
+    resolved: list[tuple[Arm, RunConfig]] = []
     for arm in question.arms():
-        config = _unresolved(question, arm)
+        config = RunConfig(**{**question.base, **arm.settings})
+        if question.options.match == "width":
+            config = replace(config, d_ff=4 * config.n_embd)
+        if question.options.tune_lr:
+            config = replace(config, eval_part="odd")
         if steps:
             config = replace(config, steps=steps[arm.name])
         config = runtime.resolve(replace(config, threads=config.threads or threads))
-        same = next((other.name for other in resolved if other.config == config), None)
+        same = next((other.name for other, known in resolved if known == config), None)
         if same is not None:
             raise UsageError(f"two arms are the same; got {same!r} and {arm.name!r}; leave one out")
-        resolved.append(_described(arm, config, vocab_size))
-    return _compiled_alike(resolved)
+        resolved.append((arm, config))
+    return resolved
+
+
+def resolve_arms(
+    question: Question, vocab_size: int, threads: int, steps: Mapping[str, int] | None = None
+) -> list[ResolvedArm]:
+    """Resolve every arm as `arm_configs` does, and build each model once to see what it amounts to."""
+    described = [_described(arm, config, vocab_size) for arm, config in arm_configs(question, threads, steps)]
+    return _compiled_alike(described)
 
 
 def cells_of(
@@ -129,13 +141,6 @@ def describe_cell(cell: Cell, root: Path) -> dict[str, Any]:
         "directory": _relative(cell.directory, root),
         "command": train_command(cell.config),
     }
-
-
-def _unresolved(question: Question, arm: Arm) -> RunConfig:
-    config = RunConfig(**{**question.base, **arm.settings})
-    if question.options.match == "width":
-        config = replace(config, d_ff=4 * config.n_embd)
-    return replace(config, eval_part="odd") if question.options.tune_lr else config
 
 
 def _described(arm: Arm, config: RunConfig, vocab_size: int) -> ResolvedArm:

@@ -137,11 +137,13 @@ def ask(asked: dict[str, Any], options: AblationOptions, varied: dict[str, Any])
         if name in asked:
             raise UsageError(f"{_dashed(name)} is both varied and fixed at {asked[name]!r}; leave one out")
     if options.tune_lr and "lr" in factors:
-        raise UsageError("lr is both tuned and varied; choose --tune-lr or --vary lr=…")
+        raise UsageError(f"lr is both tuned and varied; got {factors['lr']}; choose --tune-lr or --vary lr=…")
     if options.match != "parameters" and ("d_ff" in factors or "d_ff" in asked):
         raise UsageError(f"--match {options.match} chooses widths itself and d-ff was given too; leave one out")
     _check_base(with_preset(asked))
-    return Question(asked, factors, options)
+    question = Question(asked, factors, options)
+    tuning_rates(question)
+    return question
 
 
 def check_size(question: Question, allowed: bool) -> None:
