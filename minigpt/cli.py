@@ -46,7 +46,7 @@ COMMANDS = {
     ),
     "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
     "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
-    "report": Command("draw the page of a run", inspect.add_report_flags, inspect.run_report),
+    "report": Command("draw the page of a run or of an ablation", inspect.add_report_flags, inspect.run_report),
     "corpora": Command("list the texts to train on", catalogue.add_flags, catalogue.run_corpora),
     "activations": Command("list the activation functions", catalogue.add_flags, catalogue.run_activations),
 }

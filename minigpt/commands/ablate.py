@@ -105,6 +105,7 @@ def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecut
 
     from minigpt.experiments.executors import LocalExecutor
     from minigpt.experiments.plan import arm_configs
+    from minigpt.experiments.record import LOGS
     from minigpt.training.runtime import resolve_device
 
     # NOTE: a process that has used threads of its own cannot be forked safely.
@@ -115,7 +116,7 @@ def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecut
     slots = question.options.workers or (gpus if device.type != "cpu" else cores) or 1
     threads = max(1, cores // slots)
     arm_configs(question, threads)  # refuses what cannot be trained before anything is written
-    executor = LocalExecutor(slots, directory / "logs", gpus)
+    executor = LocalExecutor(slots, directory / LOGS, gpus)
     try:
         yield executor, threads
     finally:
