@@ -76,7 +76,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) 
         "data": store.sha256,
         "tokenizer": storage.sha256_bytes(storage.json_document(store.tokenizer.to_json())),
     }
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if config.compile == "on" else model
+    forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
     return Run(directory, config, store, model, forward, optimizers, identity, environment)
 

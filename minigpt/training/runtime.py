@@ -12,12 +12,15 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 import minigpt
 from minigpt.activations import canonical_activation
@@ -105,6 +108,18 @@ def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
         return "no C++ compiler was found; install g++ or clang++, or use --compile off"
     return ""
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model's compiled form, which shares its parameters; compiling happens at the first call.
+
+    NOTE: by default torch keeps ReLU's mask as a byte tensor for the backward pass, and its CPU kernels store and load
+    such masks one by one: the compiled step became slower than the plain one. Without this ban the mask is recomputed.
+    The setting belongs to the process, since the graph is cut when the model is first called.
+    """
+    if next(model.parameters()).device.type == "cpu":
+        functorch_config.ban_recompute_materialized_backward = False
+    return torch.compile(model, dynamic=False)
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
