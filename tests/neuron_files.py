@@ -43,7 +43,7 @@ def layer_record(layer: int, neurons: int, chance: random.Random) -> dict[str, A
     return {
         "layer": layer, "activation": "relu", "neurons": neurons, "tokens": TOKENS, "sequences": SEQUENCES,
         "dead_fraction": never / neurons, "dead_upper": 5.7e-5, "dead_upper_one": 1.857e-5,
-        "dead_upper_sequences": 3.66e-3, "never_positive_fraction": never / neurons, "density": 0.2772 - 0.01 * layer,
+        "dead_upper_sequences": 3.66e-3, "never_positive_fraction": never / neurons, "density": 0.2772 * 0.95**layer,
         "rare_fraction": rare / neurons, "always_fraction": 0.0,
         "dormant_fraction": {"0": never / neurons, "0.025": (never + 2) / neurons, "0.1": (never + 5) / neurons},
         "inert_fraction": (never + 1) / neurons, "saturated_fraction": None, "linear_fraction": None,

@@ -134,8 +134,9 @@ def test_deaths_are_counted_by_layer_and_step(measured_run: Path) -> None:
     cells = re.findall(r"<td>(?:<span class=\"faint\">)?([^<]*)", row)
     assert [cell for cell in cells if cell != "·"] == ["3 / 0", "0 / 1", "1 (1) / 0", "4 (1) / 1", "3"]
     life = Page(page).table("life.csv")
-    assert [row["neuron"] for row in life if row["layer"] == "1" and row["event"] == "died"] == ["3", "5", "8", "5"]
-    assert [row["again"] for row in life if row["event"] == "died"] == ["0", "0", "0", "1"] * 2
+    counts = [[int(row[key]) for key in ("up_to_step", "died", "of_these_again", "revived")] for row in life]
+    happened = [[3, 3, 0, 0], [6, 0, 0, 1], [12, 1, 1, 0]]
+    assert [row for row in counts if any(row[1:])] == happened * 2
 
 
 def test_the_csv_has_every_digit(measured_run: Path) -> None:
@@ -303,13 +304,20 @@ def test_any_size_is_drawn(tiny_run: Path, layers: int, steps: int) -> None:
     assert len(text.encode()) < 3_000_000
 
 
-def test_an_explorer_that_is_too_large_loses_passages(measured_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The weakest passages of every neuron go, and the page says how many."""
-    whole = json.loads(Page(run_page(measured_run)).scripts[0][1])
-    assert whole["leftOut"] == 0
-    monkeypatch.setattr("minigpt.report.explorer.MAX_BYTES", 12_000)
-    text = run_page(measured_run)
-    trimmed = json.loads(Page(text).scripts[0][1])
-    assert trimmed["leftOut"] == 2
-    assert "2 passages a neuron are left out" in text
-    assert trimmed["layers"][0]["neurons"][0]["passages"] == whole["layers"][0]["neurons"][0]["passages"][:1]
+def test_an_explorer_that_is_too_large_is_trimmed(measured_run: Path) -> None:
+    """The weakest passages go first, then neurons, evenly; the page says so."""
+    write_neuron_files(measured_run, layers=2, kept=20)
+    explorer = json.loads((measured_run / "explorer.json").read_text())
+    assert "only some of the neurons" not in run_page(measured_run)
+    for layer in explorer["layers"]:
+        for neuron in layer["neurons"]:
+            neuron["passages"] = [{**passage, "tokens": ["x" * 900]} for passage in neuron["passages"]] * 20
+    for copies, numbers in ((20, list(range(20))), (400, list(range(0, 20, 2)))):
+        grown = [{"layer": index, "neurons": explorer["layers"][index % 2]["neurons"]} for index in range(copies // 10)]
+        (measured_run / "explorer.json").write_text(json.dumps({"format": 1, "layers": grown}))
+        text = run_page(measured_run)
+        assert len(text.encode()) < 3_000_000
+        kept = json.loads(Page(text).scripts[0][1])["layers"]
+        assert [neuron["neuron"] for neuron in kept[-1]["neurons"]] == numbers
+        assert all(len(neuron["passages"]) >= 3 for neuron in kept[0]["neurons"] if neuron["neuron"] != 1)
+    assert "only some of the neurons" in text

@@ -1,7 +1,7 @@
 """When neurons died: the dead share of every layer over the steps, and deaths, revivals and re-deaths from the log.
 
-Read from the records of `metrics.jsonl` alone. The page shows some of many evaluations and joins steps into intervals;
-the CSV has everything.
+Read from the records of `metrics.jsonl` alone, which stays the place of every single event: the page shows some of many
+evaluations and joins steps into intervals.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from minigpt.report.figures import Record
 from minigpt.report.pages import MISSING
 
 MAX_STEPS = 16
+MAX_ROWS = 500
 MAX_INTERVALS = 8
 DIED, REVIVED = "neurons_died", "neurons_revived"
 _LEVELS = 8
@@ -73,12 +74,16 @@ def dead_heatmap(evaluations: list[Record]) -> Heatmap | None:
     """The dead share of every layer at a selection of evaluations, the first and the last among them; None if none."""
     if not evaluations:
         return None
-    last = len(evaluations) - 1
-    picked = sorted({round(index * last / (MAX_STEPS - 1)) for index in range(MAX_STEPS)})
-    shown = [evaluations[index] for index in picked]
+    shown = evenly_picked(evaluations, MAX_STEPS)
     layers = range(len(shown[-1]["layers"]))
     rows = [[_shade(record["layers"][layer].get("dead_fraction")) for record in shown] for layer in layers]
     return Heatmap([record["step"] for record in shown], rows, len(evaluations))
+
+
+def evenly_picked(records: list[Record], limit: int) -> list[Record]:
+    """At most `limit` of the records, the first and the last among them."""
+    last = len(records) - 1
+    return [records[index] for index in sorted({round(part * last / (limit - 1)) for part in range(limit)}) if records]
 
 
 def _shade(share: float | None) -> Shade:
@@ -91,13 +96,13 @@ def _shade(share: float | None) -> Shade:
 
 
 def evaluation_rows(evaluations: list[Record]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a CSV with every evaluation in the log."""
+    """Header and rows of a CSV with the evaluations in the log, or some of very many."""
     layers = len(evaluations[-1]["layers"]) if evaluations else 0
     figures = ["step", "split", "tokens", "loss", "perplexity", "bits_per_byte", "dead_fraction"]
     header = [*figures, *(f"dead_fraction/{layer}" for layer in range(layers))]
     rows = [
         [*(record.get(key) for key in figures), *(layer.get("dead_fraction") for layer in record["layers"])]
-        for record in evaluations
+        for record in evenly_picked(evaluations, MAX_ROWS)
     ]
     return header, rows
 
@@ -134,14 +139,14 @@ def _layers(records: list[Record]) -> int:
     return max([*listed, *(int(event["layer"]) + 1 for event in life_events(records))])
 
 
-def life_rows(records: list[Record]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a CSV with one row for each death or revival of a neuron."""
-    rows = []
-    for event in life_events(records):
-        again = set(event.get("again") or [])
-        name = "revived" if event["event"] == REVIVED else "died"
-        rows += [[event["step"], event["layer"], neuron, name, int(neuron in again)] for neuron in event["neurons"]]
-    return ["step", "layer", "neuron", "event", "again"], rows
+def life_rows(life: LifeTable) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of a CSV of the life table, one row for each layer and interval."""
+    rows = [
+        [row.layer, end, tally.died, tally.again, tally.revived]
+        for row in life.rows
+        for end, tally in zip(life.ends, row.intervals, strict=True)
+    ]
+    return ["layer", "up_to_step", "died", "of_these_again", "revived"], rows
 
 
 def interval_labels(ends: list[int]) -> list[str]:

@@ -12,30 +12,34 @@ from minigpt.report.figures import Record
 from minigpt.report.pages import percent, visible
 
 MAX_BYTES = 2_000_000
+_FEWEST_PASSAGES = 3
 _RARE = 1e-3  # below this share a percentage says too little
 _SHOWN_SPACES = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
 def explorer_data(explorer: Record) -> Record:
-    """What the script needs of `explorer.json`; passages are left out, the weakest first, until all fits."""
-    most = max(
-        (len(neuron.get("passages") or []) for layer in explorer["layers"] for neuron in layer["neurons"]), default=0
-    )
-    for passages in range(most, -1, -1):
-        layers = [
-            {"layer": layer["layer"], "neurons": [_neuron(neuron, passages) for neuron in layer["neurons"]]}
-            for layer in explorer["layers"]
-        ]
-        if _size(layers) <= MAX_BYTES or passages == 0:
-            break
-    return {"layers": layers, "leftOut": most - passages}
+    """What the script needs of `explorer.json`; if that is too much, first fewer passages each, then fewer neurons."""
+    whole = [{"layer": layer["layer"], "neurons": list(map(_neuron, layer["neurons"]))} for layer in explorer["layers"]]
+    neurons = [neuron for layer in whole for neuron in layer["neurons"]]
+    passages, stride = max((len(neuron["passages"]) for neuron in neurons), default=0), 1
+    layers, trimmed = whole, False
+    while _size(layers) > MAX_BYTES and stride < len(neurons):
+        passages, stride = (passages - 1, 1) if passages > _FEWEST_PASSAGES else (passages, stride + 1)
+        layers, trimmed = [_trimmed(layer, passages, stride) for layer in whole], True
+    return {"layers": layers, "trimmed": trimmed}
+
+
+def _trimmed(layer: Record, passages: int, stride: int) -> Record:
+    """A layer with only one of so many neurons, and of each only the first passages."""
+    neurons = [{**neuron, "passages": neuron["passages"][:passages]} for neuron in layer["neurons"][::stride]]
+    return {**layer, "neurons": neurons}
 
 
 def _size(value: Any) -> int:
     return len(json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8"))
 
 
-def _neuron(neuron: Record, passages: int) -> Record:
+def _neuron(neuron: Record) -> Record:
     return {
         "neuron": neuron["neuron"],
         "verdict": visible(str(neuron["verdict"])),
@@ -44,7 +48,7 @@ def _neuron(neuron: Record, passages: int) -> Record:
         "contribution": _short(neuron["contribution"]),
         "promoted": [shown_token(token) for token in neuron.get("promoted") or []],
         "suppressed": [shown_token(token) for token in neuron.get("suppressed") or []],
-        "passages": [_passage(passage) for passage in (neuron.get("passages") or [])[:passages]],
+        "passages": [_passage(passage) for passage in neuron.get("passages") or []],
     }
 
 

@@ -71,7 +71,7 @@ def _deaths(records: list[Record], evaluations: list[Record]) -> dict[str, Any]:
         "heatmap": heatmap,
         "life": life,
         "life_intervals": death_tables.interval_labels(life.ends) if life else [],
-        "life_csv": pages.csv_link(*death_tables.life_rows(records)),
+        "life_csv": pages.csv_link(*death_tables.life_rows(life)) if life else None,
         "watched": death_tables.watched(records),
     }
 
