@@ -127,6 +127,19 @@ def test_what_is_undefined_is_a_dash(measured_run: Path) -> None:
     assert "<td>–</td><td>–</td><td>–</td></tr>" in page
 
 
+def test_what_a_file_lacks_is_a_dash(measured_run: Path) -> None:
+    """A key that another version does not write is missing, not zero."""
+    whole = json.loads((measured_run / "neurons.json").read_text())
+    kept = ("layer", "activation", "neurons", "tokens")
+    whole["layers"] = [{key: layer[key] for key in kept} for layer in whole["layers"]]
+    (measured_run / "neurons.json").write_text(json.dumps({**whole, "model": {}}))
+    text = run_page(measured_run)
+    page = text.partition('id="health"')[2].partition('id="explorer"')[0]
+    cells = re.findall(r"<td>([^<]*)</td>", page)
+    assert {cell for cell in cells if cell != "64"} == {"–"}
+    assert len(cells) > 50
+
+
 def test_deaths_are_counted_by_layer_and_step(measured_run: Path) -> None:
     """Of the three that died one came back and died again; so three are silent at the end."""
     page = run_page(measured_run)

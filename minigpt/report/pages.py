@@ -72,7 +72,7 @@ def csv_link(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 def visible(text: str) -> str:
     """Write characters that could steer a display as escapes such as `\\x1b`; newline and tab stay."""
-    return "".join(_visible_character(character) for character in text)
+    return text if text.isprintable() else "".join(map(_visible_character, text))
 
 
 def _visible_character(character: str) -> str:

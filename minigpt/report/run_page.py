@@ -80,7 +80,8 @@ def _health(evaluations: list[Record], neurons: Record | None) -> dict[str, Any]
     """What `health.html.jinja` and `cost.html.jinja` show, of `neurons.json` or else of the last evaluation."""
     measured = neurons or (evaluations[-1] if evaluations else None)
     layers = measured["layers"] if measured else []
-    least_active = neurons["model"].get("least_active_zeroed") if neurons else None
+    model = (neurons or {}).get("model") or {}
+    least_active = model.get("least_active_zeroed")
     return {
         "neurons": neurons,
         "measured": {"sequences": None, **measured} if measured else None,
@@ -88,6 +89,7 @@ def _health(evaluations: list[Record], neurons: Record | None) -> dict[str, Any]
         "verdict": layer_tables.verdict(neurons) if neurons else None,
         "trusted_tokens": TRUSTED_TOKENS,
         "health": layer_tables.HEALTH if neurons else layer_tables.known_columns(layers),
+        "model": {"dead_zeroed": None, "least_active_zeroed": None, **model},
         "expendable": layer_tables.EXPENDABLE,
         "undefined": layer_tables.undefined_reasons(layers),
         "layers_csv": pages.csv_link(*layer_tables.layer_rows(layers)),
