@@ -18,6 +18,7 @@ from conftest import Command
 from neuron_files import HOSTILE, add_life, write_neuron_files
 
 from minigpt.errors import CheckpointError
+from minigpt.report.explorer import explorer_data
 from minigpt.report.run_page import run_page
 
 OWN_LINKS = {"metrics.jsonl", "neurons.csv"}
@@ -307,7 +308,7 @@ def test_any_size_is_drawn(tiny_run: Path, layers: int, steps: int) -> None:
     step = next(record for record in records if record["kind"] == "train")
     evaluation = next(record for record in records if record["kind"] == "eval")
     evaluation["layers"] = [{**evaluation["layers"][0], "layer": layer} for layer in range(layers)]
-    rows = [{**step, "step": number} for number in range(1, steps + 1, 5)]
+    rows = [{**step, "step": number} for number in range(1, steps + 1, 10)]
     rows += [{**evaluation, "step": number} for number in range(0, steps + 1, 500)]
     log.write_text("".join(json.dumps(row) + "\n" for row in rows))
     write_neuron_files(tiny_run, layers=layers, step=steps, kept=100)
@@ -317,20 +318,29 @@ def test_any_size_is_drawn(tiny_run: Path, layers: int, steps: int) -> None:
     assert len(text.encode()) < 3_000_000
 
 
-def test_an_explorer_that_is_too_large_is_trimmed(measured_run: Path) -> None:
-    """The weakest passages go first, then neurons, evenly; the page says so."""
-    write_neuron_files(measured_run, layers=2, kept=20)
-    explorer = json.loads((measured_run / "explorer.json").read_text())
+@pytest.mark.parametrize(
+    ("limit", "passages", "numbers"),
+    [(100_000, 12, list(range(20))), (25_000, 7, list(range(20))), (10_000, 3, list(range(0, 20, 2)))],
+)
+def test_an_explorer_that_is_too_large_is_trimmed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int, passages: int, numbers: list[int]
+) -> None:
+    """The weakest passages go first, down to three, then neurons, evenly; and it is said."""
+    write_neuron_files(tmp_path, layers=1, kept=20)
+    explorer = json.loads((tmp_path / "explorer.json").read_text())
+    for neuron in explorer["layers"][0]["neurons"]:
+        neuron["passages"] = [{"tokens": ["x" * 100], "values": [rank], "peak": 0} for rank in range(12)]
+    monkeypatch.setattr("minigpt.report.explorer.MAX_BYTES", limit)
+    data = explorer_data(explorer)
+    assert len(json.dumps(data)) < 1.2 * limit
+    neurons = data["layers"][0]["neurons"]
+    assert [neuron["neuron"] for neuron in neurons] == numbers
+    assert [passage["values"] for passage in neurons[0]["passages"]] == [[rank] for rank in range(passages)]
+    assert data["trimmed"] == (passages < 12)
+
+
+def test_the_page_says_that_its_explorer_was_trimmed(measured_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise a neuron that is looked for in vain would seem not to exist."""
     assert "only some of the neurons" not in run_page(measured_run)
-    for layer in explorer["layers"]:
-        for neuron in layer["neurons"]:
-            neuron["passages"] = [{**passage, "tokens": ["x" * 900]} for passage in neuron["passages"]] * 20
-    for copies, numbers in ((20, list(range(20))), (400, list(range(0, 20, 2)))):
-        grown = [{"layer": index, "neurons": explorer["layers"][index % 2]["neurons"]} for index in range(copies // 10)]
-        (measured_run / "explorer.json").write_text(json.dumps({"format": 1, "layers": grown}))
-        text = run_page(measured_run)
-        assert len(text.encode()) < 3_000_000
-        kept = json.loads(Page(text).scripts[0][1])["layers"]
-        assert [neuron["neuron"] for neuron in kept[-1]["neurons"]] == numbers
-        assert all(len(neuron["passages"]) >= 3 for neuron in kept[0]["neurons"] if neuron["neuron"] != 1)
-    assert "only some of the neurons" in text
+    monkeypatch.setattr("minigpt.report.explorer.MAX_BYTES", 5_000)
+    assert "only some of the neurons" in run_page(measured_run)
