@@ -1,0 +1,110 @@
+"""What the pages share: their template environment, their style, and text, data and scripts made safe to embed.
+
+Whatever comes from a corpus, a vocabulary or a configuration is taken for hostile: control and direction marks become
+visible escapes, markup becomes characters, and JSON cannot close the element that holds it. Knows nothing of runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent
+MISSING = "–"
+# Cc: control; Cf: format, with the marks that turn the direction of text; Co, Cs, Zl, Zp: private, surrogates, breaks.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+_SMALLEST_SHARE = 0.0005  # what one decimal of a percentage can still show
+
+
+def environment() -> Environment:
+    """Return the environment that renders the templates of this folder; everything printed is escaped and visible."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # NOTE: not Markup, which is a str too
+    )
+    made.filters |= {"percent": percent, "figure": figure, "count": count, "rate": rate, "exact": exact}
+    return made
+
+
+def resource(name: str) -> Markup:
+    """The text of a file of this folder, a style or a script of our own, to stand in a page as it is."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def script_hash(script: str) -> str:
+    """The source expression by which a content security policy allows exactly this inline script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def json_block(value: Any) -> Markup:
+    """`value` as JSON for a `<script type="application/json">`, unable to end it or to open another element."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def csv_link(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A `data:` address that downloads these rows; None becomes an empty field, floats keep all their digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",:/")
+
+
+def visible(text: str) -> str:
+    """Write characters that could steer a display as escapes such as `\\x1b`; newline and tab stay."""
+    return text if text.isprintable() else "".join(map(_visible_character, text))
+
+
+def _visible_character(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in _UNSAFE_CATEGORIES:
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def percent(share: float | None) -> str:
+    """A share as a percentage; what is not zero never reads as zero."""
+    if share is None:
+        return MISSING
+    return "< 0.1 %" if 0 < share < _SMALLEST_SHARE else f"{100 * share:.1f} %"
+
+
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals."""
+    return MISSING if value is None else f"{value:,.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """A number of things, or the estimate of one."""
+    if value is None:
+        return MISSING
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
+
+
+def rate(value: float | None) -> str:
+    """A small rate, with two digits."""
+    return MISSING if value is None else f"{value:.1e}"
+
+
+def exact(value: float | None) -> str:
+    """A number of which it matters whether it is zero."""
+    return MISSING if value is None else f"{value:.3g}"
