@@ -124,7 +124,7 @@ def test_what_is_undefined_is_a_dash(measured_run: Path) -> None:
     change_neurons(measured_run, dead_fraction=None, expendable_random=None, chao1=None, density=1e-5)
     page = run_page(measured_run)
     assert re.search(r'<th scope="row">0</th><td class="word">relu</td><td>64</td><td>–</td>', page)
-    assert page.count("<td>&lt; 0.1 %</td>") == 2
+    assert page.count("<td>&lt;0.1 %</td>") == 2
     assert "<td>–</td><td>–</td><td>–</td></tr>" in page
 
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from minigpt.report.ablation_contents import VERDICTS, read_analysis, sections, subtitle, unfinished, warnings
 from minigpt.report.ablation_figures import FIGURES
+from minigpt.report.pages import environment
 
-TEMPLATE = Path(__file__).with_name("ablation_page.html.jinja")
+TEMPLATE = "ablation_page.html.jinja"
 
 
 def ablation_page(directory: Path) -> str:
@@ -16,15 +17,11 @@ def ablation_page(directory: Path) -> str:
     Raises:
         CheckpointError: there is no analysis that can be read.
     """
-    import jinja2
     from markupsafe import Markup
 
     analysis = read_analysis(directory)
     contents = sections(analysis)
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment().get_template(TEMPLATE).render(
         analysis=analysis,
         subtitle=subtitle(analysis),
         warnings=[warning for warning in (unfinished(analysis), *warnings(analysis)) if warning],

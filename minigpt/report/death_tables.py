@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from minigpt.report.figures import Record
-from minigpt.report.pages import MISSING
+from minigpt.report.formats import MISSING
 
 MAX_STEPS = 16
 MAX_ROWS = 500

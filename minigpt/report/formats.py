@@ -1,4 +1,4 @@
-"""Numbers as the reports write them: what does not exist is a dash, never a zero, and a minus is a minus.
+"""Numbers as the pages write them: what does not exist is a dash, never a zero, and a minus is a minus.
 
 Rounded for reading. Full precision is the business of the CSV files.
 """
@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 
 MISSING = "–"
+_SMALLEST_SHARE = 0.0005  # what one decimal of a percentage can still show
 
 
 def fixed(value: float | None, digits: int = 4) -> str:
@@ -78,6 +79,21 @@ def perplexity(value: float | None) -> str:
     return f"{value:#.4g}" if value < 1000 or value >= 1e9 else whole(value)
 
 
+def figure(value: float | None, digits: int = 3) -> str:
+    """A number with so many decimals, three of them for a loss."""
+    return fixed(value, digits)
+
+
+def count(value: float | None) -> str:
+    """A number of things, or the estimate of one."""
+    return whole(value) if value is None or float(value).is_integer() else f"{value:,.1f}"
+
+
+def rate(value: float | None) -> str:
+    """A small rate, with two digits."""
+    return MISSING if value is None else f"{value:.1e}"
+
+
 def short(value: float | None) -> str:
     """Three significant digits."""
     return MISSING if value is None else f"{value:.3g}".replace("-", "−")
@@ -120,4 +136,4 @@ def setting(value: object) -> str:
 
 
 def _hundredths(share: float) -> str:
-    return "<0.1" if 0 < share < 0.0005 else f"{100 * share:.1f}"
+    return "<0.1" if 0 < share < _SMALLEST_SHARE else f"{100 * share:.1f}"

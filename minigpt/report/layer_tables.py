@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigpt.report.figures import Record
-from minigpt.report.pages import count, figure, percent, rate
+from minigpt.report.formats import count, figure, percent, rate
 
 # Lists of points in a layer's record, each with its coordinates.
 CURVES = {

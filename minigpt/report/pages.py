@@ -19,14 +19,14 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
+from minigpt.report import formats
+
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER = Path(__file__).parent
-MISSING = "–"
 # Cc: control; Cf: format, with the marks that turn the direction of text; Co, Cs, Zl, Zp: private, surrogates, breaks.
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-_SMALLEST_SHARE = 0.0005  # what one decimal of a percentage can still show
 
 
 def environment() -> Environment:
@@ -41,7 +41,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,  # NOTE: not Markup, which is a str too
     )
-    made.filters |= {"percent": percent, "figure": figure, "count": count, "rate": rate, "exact": exact}
+    made.filters |= {
+        "percent": formats.percent,
+        "figure": formats.figure,
+        "count": formats.count,
+        "rate": formats.rate,
+        "exact": formats.short,
+    }
     return made
 
 
@@ -79,32 +85,3 @@ def _visible_character(character: str) -> str:
     if character in "\n\t" or unicodedata.category(character) not in _UNSAFE_CATEGORIES:
         return character
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def percent(share: float | None) -> str:
-    """A share as a percentage; what is not zero never reads as zero."""
-    if share is None:
-        return MISSING
-    return "< 0.1 %" if 0 < share < _SMALLEST_SHARE else f"{100 * share:.1f} %"
-
-
-def figure(value: float | None, digits: int = 3) -> str:
-    """A number with so many decimals."""
-    return MISSING if value is None else f"{value:,.{digits}f}"
-
-
-def count(value: float | None) -> str:
-    """A number of things, or the estimate of one."""
-    if value is None:
-        return MISSING
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
-
-
-def rate(value: float | None) -> str:
-    """A small rate, with two digits."""
-    return MISSING if value is None else f"{value:.1e}"
-
-
-def exact(value: float | None) -> str:
-    """A number of which it matters whether it is zero."""
-    return MISSING if value is None else f"{value:.3g}"

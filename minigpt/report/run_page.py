@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from markupsafe import Markup
 
 from minigpt.errors import CheckpointError
-from minigpt.report import death_tables, layer_tables, neuron_figures, pages
+from minigpt.report import death_tables, formats, layer_tables, neuron_figures, pages
 from minigpt.report.explorer import explorer_data
 from minigpt.report.figures import Record, loss_curves
 
@@ -51,7 +51,7 @@ def run_page(run: Path) -> str:
         machine=_read_json(run / "environment.json"),
         summary=_read_json(run / "summary.json") if (run / "summary.json").exists() else None,
         last=evaluations[-1] if evaluations else None,
-        missing=pages.MISSING,
+        missing=formats.MISSING,
         neurons_command=f"python -m minigpt neurons {shlex.quote(str(run))}",
         loss_curves=loss_curves(records),
         evaluations_csv=pages.csv_link(*death_tables.evaluation_rows(evaluations)),
