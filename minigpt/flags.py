@@ -58,6 +58,11 @@ def boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
+def whole_or_list(text: str) -> int | str:
+    """Read a whole number; a list by layer stays text, for whoever knows the layers."""
+    return text if "=" in text else int(text)
+
+
 def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
     """Add a flag for every field of a dataclass made with `config.flag`; flags that are not given stay absent."""
     hints = get_type_hints(kind)
@@ -69,7 +74,8 @@ def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
 
 
 def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
-    kind = next(option for option in (*get_args(hint), hint) if isinstance(option, type) and option is not type(None))
+    kinds = [option for option in (*get_args(hint), hint) if isinstance(option, type) and option is not type(None)]
+    kind = kinds[0]
     choices = item.metadata["choices"]
     described = f" ({', '.join(choices)})" if choices else ""
     default = "" if item.default is None else f" [{str(item.default).lower() if kind is bool else item.default}]"
@@ -78,7 +84,7 @@ def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
         "default": argparse.SUPPRESS,
         "help": (item.metadata["help"] + described + default).replace("%", "%%"),
         "metavar": {int: "N", float: "X", bool: "BOOL", str: "NAME"}[kind],
-        "type": boolean if kind is bool else kind,
+        "type": whole_or_list if kinds == [int, str] else boolean if kind is bool else kind,
     }
     if kind is bool:
         options |= {"nargs": "?", "const": True}

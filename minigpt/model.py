@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt import randomness
-from minigpt.activations import build_activation, init_gain, matched_width, parse_activation
+from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths
 from minigpt.errors import UsageError
 
 GPT2_STD = 0.02
@@ -32,14 +32,17 @@ ATTENTIONS = ("fused", "written")
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The architecture; `d_ff=0` gives every layer the width whose parameters match a plain MLP of width 4C."""
+    """The architecture; `d_ff=0` gives every layer the width whose parameters match a plain MLP of width 4C.
+
+    Where layers differ, `activation` and `d_ff` are lists such as `0=510,1-3=512`.
+    """
 
     vocab_size: int
     block_size: int = 64
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
-    d_ff: int = 0
+    d_ff: int | str = 0
     activation: str = "relu"
     bias: bool = True
     norm: str = "layernorm"
@@ -172,7 +175,8 @@ class MLP(nn.Module):
         super().__init__()
         spec = config.layer_activations[layer]
         self.act = build_activation(spec)
-        self.d_ff = config.d_ff or matched_width(spec, config.n_embd, config.bias)
+        asked = parse_widths(config.d_ff, config.n_layer)[layer]
+        self.d_ff = asked or matched_width(spec, config.n_embd, config.bias)
         self.w_in = nn.Linear(config.n_embd, self.act.branches * self.d_ff, bias=config.bias)
         self.w_out = nn.Linear(self.d_ff, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)

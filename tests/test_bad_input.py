@@ -44,6 +44,8 @@ from minigpt.training.config import RunConfig
         ("train --activation leaky_relu:x", ("'x'", "leaky_relu")),
         ("train --activation 0=relu", ("no activation for layer 1-3",)),
         ("train --activation 0-9=relu", ("no such layers", "0-9")),
+        ("train --d-ff wide", ("--d-ff", "'wide'")),
+        ("train --d-ff 0=510", ("no width for layer 1-3",)),
         ("train --preset tinny", ("unknown preset 'tinny'", "did you mean 'tiny'?", "nanogpt-cpu")),
         ("train --optimizer adamv", ("unknown optimizer 'adamv'", "adamw")),
         ("train --schedule cosin", ("unknown schedule 'cosin'", "cosine")),

@@ -79,7 +79,7 @@ class RunConfig:
     n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
     n_head: int = flag(4, "model", "attention heads", at_least=1)
     n_embd: int = flag(128, "model", "width of the residual stream", at_least=1, below=1 << 17)
-    d_ff: int = flag(0, "model", "neurons of a layer; 0: what makes all arms equal in size", at_least=0, below=1 << 20)
+    d_ff: int | str = flag(0, "model", "neurons of a layer; 0: all arms equal in size", at_least=0, below=1 << 20)
     block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
     bias: bool = flag(True, "model", "biases in linear layers and norms")
     norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))

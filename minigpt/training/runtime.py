@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 import minigpt
-from minigpt.activations import canonical_activation
+from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.errors import UsageError
 from minigpt.training.config import RunConfig, check
 
@@ -50,6 +50,7 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(
         config,
         activation=canonical_activation(config.activation, config.n_layer),
+        d_ff=canonical_widths(config.d_ff, config.n_layer),
         device=str(device),
         dtype=fastest_dtype(device) if config.dtype == "auto" else config.dtype,
         attention=attention if config.attention == "auto" else config.attention,
