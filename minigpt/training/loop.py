@@ -23,6 +23,7 @@ from minigpt.errors import (
     is_out_of_memory,
 )
 from minigpt.model import GPT
+from minigpt.neurons.life import silent_counts
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
@@ -118,15 +119,16 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
         if at_end:
             return
         step_begun = time.perf_counter()
-        result = take_step(run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check)
+        logged = is_due(config.log_every, progress.step + 1, config.steps)
+        result = take_step(run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check, logged)
         timed_steps, timed_seconds = timed_steps + 1, timed_seconds + time.perf_counter() - step_begun
         progress.step += 1
         progress.tokens += tokens_per_step
         rate = None
-        if is_due(config.log_every, progress.step, config.steps):
+        if logged:
             rate = timed_steps * tokens_per_step / timed_seconds
             timed_steps, timed_seconds = 0, 0.0
-            storage.append_json_line(run.metrics, _train_record(progress, result, rate))
+            _log_step(run, progress, result, rate)
             if writer is not None:
                 tensorboard.write_step(writer, progress.step, result)
         terminal.step(result, rate)
@@ -159,6 +161,8 @@ def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:
             raise DivergedError(f"parameter {bad} is not finite at step {progress.step}; the last checkpoint is good")
         print_notice(f"warning: validation loss is {evaluation.loss} at step {progress.step}")
     storage.append_json_line(run.metrics, evaluation.record(progress.step))
+    for event in run.life.see_evaluation(progress.step, evaluation.statistics):
+        storage.append_json_line(run.metrics, event)
     progress.evaluated_step = progress.step
     if progress.best_loss is None or evaluation.loss < progress.best_loss - config.min_delta:
         progress.best_loss, progress.best_step = evaluation.loss, progress.step
@@ -178,6 +182,7 @@ def _commit(run: Run, progress: Progress) -> None:
         progress.step,
         run.model,
         run.optimizers,
+        run.life,
         identity=run.identity,
         progress={**asdict(committed), "log_length": storage.flush(run.metrics)},
         environment=run.environment,
@@ -186,8 +191,11 @@ def _commit(run: Run, progress: Progress) -> None:
     checkpoints.prune(run.directory, keep_also={progress.best_step})
 
 
-def _train_record(progress: Progress, result: StepResult, tokens_per_second: float) -> dict[str, Any]:
-    return {
+def _log_step(run: Run, progress: Progress, result: StepResult, tokens_per_second: float) -> None:
+    """Log the step just taken, and which neurons its gradients showed to be alive after all."""
+    assert result.gradients is not None
+    revivals = run.life.see_step(progress.step, result.gradients)
+    record = {
         "kind": "train",
         "step": progress.step,
         "loss": result.loss,
@@ -195,7 +203,11 @@ def _train_record(progress: Progress, result: StepResult, tokens_per_second: flo
         "grad_norm": result.grad_norm,
         "tokens": progress.tokens,
         "tokens_per_second": tokens_per_second,
+        "silent": silent_counts(result.gradients),
+        "trapped": run.life.trapped_counts(),
     }
+    for line in (record, *revivals):
+        storage.append_json_line(run.metrics, line)
 
 
 def _write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:

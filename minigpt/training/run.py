@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from minigpt import storage
 from minigpt.errors import CheckpointError, DataError
 from minigpt.model import GPT, GPTConfig
+from minigpt.neurons.life import LifeTable
 from minigpt.text.corpora import open_corpus
 from minigpt.text.store import TokenStore, prepare
 from minigpt.training import checkpoints, run_directory, runtime
@@ -49,6 +50,7 @@ class Run:
     model: GPT
     forward: Callable[[Tensor], Tensor]
     optimizers: list[Optimizer]
+    life: LifeTable
     identity: dict[str, str]
     environment: dict[str, Any]
 
@@ -91,7 +93,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) 
     }
     forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
-    return Run(directory, config, store, model, forward, optimizers, identity, environment)
+    return Run(directory, config, store, model, forward, optimizers, LifeTable(model), identity, environment)
 
 
 def write_description(run: Run) -> None:
@@ -116,6 +118,7 @@ def restore(run: Run) -> Progress | None:
     _check_identity(run, checkpoint)
     checkpoints.load_model(checkpoint, run.model)
     checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
+    checkpoints.load_life(checkpoint, run.life)
     stored = dict(checkpoint.progress)
     log_length = stored.pop("log_length", None)
     try:
