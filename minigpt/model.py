@@ -280,6 +280,11 @@ def _initialise(model: GPT, seed: int) -> None:
                 parameter.copy_(noise * stds[parameter])
 
 
+def incoming_std(config: GPTConfig) -> float:
+    """Standard deviation at the start of `w_in`, and of whatever takes the place of its rows later."""
+    return 1 / math.sqrt(config.n_embd) if config.init == "matched" else GPT2_STD
+
+
 def _weight_stds(model: GPT) -> dict[Tensor, float]:
     """Standard deviation of each weight matrix at the start; norms and an activation's own parameters keep theirs.
 
@@ -298,6 +303,6 @@ def _weight_stds(model: GPT) -> dict[Tensor, float]:
         matched = config.init == "matched"
         stds[block.attn.w_qkv.weight] = GPT2_STD
         stds[block.attn.w_out.weight] = residual_std
-        stds[mlp.w_in.weight] = 1 / math.sqrt(config.n_embd) if matched else GPT2_STD
+        stds[mlp.w_in.weight] = incoming_std(config)
         stds[mlp.w_out.weight] = residual_std * (init_gain(mlp.act.spec, mlp.d_ff) if matched else 1.0)
     return stds
