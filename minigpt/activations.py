@@ -235,6 +235,7 @@ def _runs(values: Sequence[Value]) -> list[tuple[str, Value]]:
 # ---------------------------------------------------------------------------------- fair widths and scales
 
 
+@cache
 def matched_width(spec: str, n_embd: int, bias: bool) -> int:
     """Return the default d_ff of a layer: 4C, or for a gated one the F that gives the MLP as many parameters.
 

@@ -68,6 +68,13 @@ class GPTConfig:
         """The activation spec of each layer, canonical."""
         return parse_activation(self.activation, self.n_layer)
 
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """The number of neurons of each layer."""
+        asked = parse_widths(self.d_ff, self.n_layer)
+        layers = zip(asked, self.layer_activations, strict=True)
+        return tuple(width or matched_width(spec, self.n_embd, self.bias) for width, spec in layers)
+
 
 class KVCache:
     """Keys and values of the tokens seen so far, preallocated for one context.
@@ -173,10 +180,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        spec = config.layer_activations[layer]
-        self.act = build_activation(spec)
-        asked = parse_widths(config.d_ff, config.n_layer)[layer]
-        self.d_ff = asked or matched_width(spec, config.n_embd, config.bias)
+        self.act = build_activation(config.layer_activations[layer])
+        self.d_ff = config.layer_widths[layer]
         self.w_in = nn.Linear(config.n_embd, self.act.branches * self.d_ff, bias=config.bias)
         self.w_out = nn.Linear(self.d_ff, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)

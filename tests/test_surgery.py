@@ -105,9 +105,9 @@ def test_the_chosen_are_those_meant() -> None:
 
 def test_more_than_a_layer_has_is_refused() -> None:
     """By the narrowest layer."""
-    check_choice(parse_choice("random:12"), planted())
+    check_choice(parse_choice("random:12"), CONFIG.layer_widths)
     with pytest.raises(UsageError, match="layer 1 has 7"):
-        check_choice(parse_choice("random:8"), GPT(replace(CONFIG, d_ff="0=12,1=7")))
+        check_choice(parse_choice("random:8"), replace(CONFIG, d_ff="0=12,1=7").layer_widths)
 
 
 # Recycling

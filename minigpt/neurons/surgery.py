@@ -84,12 +84,12 @@ def _threshold(text: str) -> float:
     return threshold
 
 
-def check_choice(choice: Choice, model: GPT) -> None:
+def check_choice(choice: Choice, widths: Sequence[int]) -> None:
     """Raise `UsageError` if a layer has fewer neurons than are to be drawn from it."""
-    for layer, block in enumerate(mlp_blocks(model)):
-        if choice.kind == "random" and choice.amount > block.mlp.d_ff:
+    for layer, neurons in enumerate(widths):
+        if choice.kind == "random" and choice.amount > neurons:
             raise UsageError(
-                f"random:{choice.amount} is more than there are; layer {layer} has {block.mlp.d_ff}; choose fewer"
+                f"random:{choice.amount} is more than there are; layer {layer} has {neurons}; choose fewer"
             )
 
 

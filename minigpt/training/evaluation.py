@@ -53,6 +53,12 @@ class Evaluation:
         }
 
 
+def windows_at_once(model: GPT) -> int:
+    """How many windows of the model's context are best predicted in one forward pass."""
+    budget = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+    return max(1, budget // model.config.block_size)
+
+
 @torch.no_grad()
 def evaluate(
     model: GPT,
@@ -70,9 +76,7 @@ def evaluate(
 
     Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
     """
-    device = model.device
-    budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-    batch_size = max(1, budget // model.config.block_size)
+    device, batch_size = model.device, windows_at_once(model)
     total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
     total_bytes = total_tokens = 0
     was_training = model.training

@@ -1,6 +1,7 @@
 """The training loop, from a configuration to a finished run directory.
 
-At each step: evaluate if it is time, commit a checkpoint if it is time, update. A checkpoint after `s` updates and the
+At each step: evaluate if it is time, commit a checkpoint if it is time, recycle neurons if it is time, update. So an
+evaluation shows what became of recycled neurons since, not how fresh they are. A checkpoint after `s` updates and the
 log up to its byte length are all that a resumed run needs; everything random follows from (seed, purpose, step).
 """
 
@@ -24,10 +25,12 @@ from minigpt.errors import (
 )
 from minigpt.model import GPT
 from minigpt.neurons.life import silent_counts
+from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.interrupts import StopFlag, stop_on_signals
+from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import (
     Progress,
     Run,
@@ -54,6 +57,7 @@ def train(
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
     """
     config = runtime.resolve(config)
+    check_choice(parse_choice(config.recycle), model_config(config, vocab_size=1).layer_widths)
     run_directory.refuse_occupied(directory, resume, overwrite)
     if config.tensorboard:
         tensorboard.check_installed()
@@ -118,6 +122,9 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
             _commit(run, progress)
         if at_end:
             return
+        if _recycling_is_due(config, progress):
+            storage.append_json_line(run.metrics, recycle_neurons(run, progress.step, stop.check))
+            progress.recycled_step = progress.step
         step_begun = time.perf_counter()
         logged = is_due(config.log_every, progress.step + 1, config.steps)
         result = take_step(run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check, logged)
@@ -137,6 +144,16 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
 def is_due(every: int, step: int, steps: int) -> bool:
     """Whether something done every so many steps, and at the last one, is due; never if `every` is 0."""
     return every > 0 and (step % every == 0 or step == steps)
+
+
+def _recycling_is_due(config: RunConfig, progress: Progress) -> bool:
+    """Whether neurons are to be recycled before this step's update.
+
+    NOTE: a stop may fall between recycling and update. If the checkpoint of this step was committed before, a resumed
+    run repeats the recycling from it; if not, the one then committed knows that it was done.
+    """
+    due = is_due(config.recycle_every, progress.step, config.steps)
+    return due and progress.step > 0 and progress.recycled_step < progress.step
 
 
 def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:

@@ -35,6 +35,7 @@ class Progress:
     seconds: float = 0.0
     evaluated_step: int = -1
     committed_step: int = -1
+    recycled_step: int = -1
     best_step: int = -1
     best_loss: float | None = None
     evaluations_without_gain: int = 0

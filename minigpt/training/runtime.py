@@ -22,6 +22,7 @@ import torch
 import minigpt
 from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.errors import UsageError
+from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
 
 # Fused attention has a slow backward pass at short contexts on a CPU (docs/performance-log.md).
@@ -40,6 +41,7 @@ def resolve(config: RunConfig) -> RunConfig:
         UsageError: a value is not allowed, or this machine lacks what it needs.
     """
     check(config)
+    parse_choice(config.recycle)
     device = resolve_device(config.device)
     if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
