@@ -138,6 +138,14 @@ class LifeTable:
             life.dead = life.dead & ~mask
             life.unmoved = torch.where(mask, 0, life.unmoved)
 
+    def without(self, removed: Sequence[Tensor]) -> dict[str, Tensor]:
+        """The tensors of the table of a model from which neurons, one mask (F,) a layer, were cut."""
+        kept = [~mask for mask in removed]
+        return {
+            name: tensor[kept[int(name.split("/")[0])]] if tensor.dim() else tensor
+            for name, tensor in self.tensors().items()
+        }
+
     def tensors(self) -> dict[str, Tensor]:
         """The table as `layer/field` -> tensor."""
         return {

@@ -26,7 +26,7 @@ from torch.optim import Optimizer
 from minigpt import randomness
 from minigpt.activations import canonical_widths
 from minigpt.errors import UsageError, did_you_mean
-from minigpt.model import GPT, Block, incoming_std
+from minigpt.model import GPT, Block, GPTConfig, incoming_std
 from minigpt.neurons.probe import LayerStatistics
 
 KINDS = ("none", "dead", "dormant", "random")
@@ -244,11 +244,7 @@ def without_neurons(tensors: Mapping[str, Tensor], model: GPT, removed: Sequence
 @torch.no_grad()
 def prune(model: GPT, cuts: Sequence[Cut]) -> GPT:
     """Return a narrower model on the same device, in the same mode, that computes the same on the cuts' evidence."""
-    if not any(cut.removed.any() for cut in cuts):
-        return model
-    widths = ",".join(f"{layer}={int((~cut.removed).sum())}" for layer, cut in enumerate(cuts))
-    config = replace(model.config, d_ff=canonical_widths(widths, model.config.n_layer))
-    pruned = GPT(config).to(model.device).train(model.training)
+    pruned = GPT(_narrowed(model.config, cuts)).to(model.device).train(model.training)
     kept = without_neurons(dict(model.named_parameters()), model, [cut.removed for cut in cuts])
     for name, parameter in pruned.named_parameters():
         parameter.copy_(kept[name])
@@ -256,3 +252,10 @@ def prune(model: GPT, cuts: Sequence[Cut]) -> GPT:
         if cut.folded:
             block.mlp.w_out.bias.copy_(block.mlp.w_out.bias.double().cpu() + cut.written)
     return pruned
+
+
+def _narrowed(config: GPTConfig, cuts: Sequence[Cut]) -> GPTConfig:
+    if not any(cut.removed.any() for cut in cuts):
+        return config
+    widths = ",".join(f"{layer}={int((~cut.removed).sum())}" for layer, cut in enumerate(cuts))
+    return replace(config, d_ff=canonical_widths(widths, config.n_layer))

@@ -68,6 +68,22 @@ def choose_checkpoint(directory: Path, which: str) -> checkpoints.Checkpoint:
     return newest
 
 
+def open_text(run: OpenedRun, *splits: str) -> TokenStore:
+    """Open the text that a run was trained on.
+
+    Raises:
+        DataError: one of the splits is empty.
+        CheckpointError: the corpus is no longer the one that the run was trained on.
+    """
+    store = prepare_text(run.config)
+    if store.sha256 != run.checkpoint.identity.get("data"):
+        raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
+    for split in splits:
+        if store.size(split) < 2:
+            raise DataError(f"the {split} part of {run.config.corpus} is empty; train with --{split}-fraction above 0")
+    return store
+
+
 def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
     """Evaluate a run on a split of its own corpus; opening the test part is recorded in the run.
 
@@ -76,11 +92,7 @@ def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
         CheckpointError: the corpus is no longer the one that the run was trained on.
         LockedError: the test part is asked for while the run is being trained.
     """
-    store = prepare_text(run.config)
-    if store.sha256 != run.checkpoint.identity.get("data"):
-        raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
-    if store.size(split) < 2:
-        raise DataError(f"the {split} part of {run.config.corpus} is empty; train with --{split}-fraction above 0")
+    store = open_text(run, split)
     if split != "test":
         return _evaluate_store(run, store, split, limit)
     with storage.lock_directory(run.directory):

@@ -126,9 +126,9 @@ def restore(run: Run) -> Progress | None:
         progress = Progress(**stored)
     except TypeError as error:
         raise CheckpointError(f"{checkpoint.directory} has other progress than this version keeps; {error}") from error
-    if not isinstance(log_length, int) or progress.step != checkpoint.step:
+    if progress.step != checkpoint.step:
         raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
-    _cut_log(run.metrics, log_length)
+    storage.write_bytes(run.metrics, log_up_to(run.metrics, log_length))
     return progress
 
 
@@ -151,13 +151,17 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
             print_notice(f"warning: not bit-exact: {name} was {before} and is {now}")
 
 
-def _cut_log(path: Path, length: int) -> None:
-    """Return the log to what a checkpoint knows, keeping the records of opening the test part."""
-    if not path.exists() or path.stat().st_size < length:
-        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length:,} bytes expected; it was altered")
+def log_up_to(path: Path, length: object) -> bytes:
+    """What a checkpoint knows of a log by the length it states, and all later records of opening the test part.
+
+    Raises:
+        CheckpointError: the log is shorter than that, or the checkpoint states no length.
+    """
+    if not isinstance(length, int) or not path.exists() or path.stat().st_size < length:
+        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length} bytes expected; it was altered")
     later = storage.read_json_lines(path, CheckpointError, offset=length)
     openings = [storage.to_json(record) + "\n" for record in later if record.get("event") == "test_opened"]
-    storage.write_bytes(path, storage.read_bytes(path, CheckpointError)[:length] + "".join(openings).encode("utf-8"))
+    return storage.read_bytes(path, CheckpointError)[:length] + "".join(openings).encode("utf-8")
 
 
 def describe(run: Run) -> str:
