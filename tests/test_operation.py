@@ -30,7 +30,7 @@ def deadly(minigpt: Command, workplace: Path, haste: None, capsys: Capture) -> P
 
 @torch.no_grad()
 def logits(run: OpenedRun, split: str) -> torch.Tensor:
-    ids = torch.from_numpy(open_text(run, split).tokens(split)[:800].astype(np.int64))
+    ids = torch.from_numpy(open_text(run).tokens(split)[:800].astype(np.int64))
     return run.model(ids.view(-1, 16))
 
 

@@ -53,8 +53,8 @@ class Evaluation:
         }
 
 
-def windows_at_once(model: GPT) -> int:
-    """How many windows of the model's context are best predicted in one forward pass."""
+def batch_size(model: GPT) -> int:
+    """Windows in one forward pass of an evaluation."""
     budget = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
     return max(1, budget // model.config.block_size)
 
@@ -76,14 +76,14 @@ def evaluate(
 
     Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
     """
-    device, batch_size = model.device, windows_at_once(model)
+    device = model.device
     total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
     total_bytes = total_tokens = 0
     was_training = model.training
     model.eval()
     try:
         with NeuronProbe(model) as probe, autocast(device, dtype):
-            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size, limit):
+            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size(model), limit):
                 between_batches()
                 logits = model(inputs.to(device))  # (B,T,V)
                 losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from minigpt import storage
-from minigpt.errors import CheckpointError, UsageError
+from minigpt.errors import CheckpointError, DataError, UsageError
 from minigpt.model import GPT
 from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import LifeTable
@@ -39,7 +39,7 @@ from minigpt.neurons.surgery import (
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory
-from minigpt.training.evaluation import Evaluation, evaluate, windows_at_once
+from minigpt.training.evaluation import Evaluation, batch_size, evaluate
 from minigpt.training.inference import OpenedRun, open_text
 from minigpt.training.optimizers import build_optimizers, load_state_tensors, state_tensors
 from minigpt.training.recycling import recycling_event
@@ -47,7 +47,7 @@ from minigpt.training.run import Run, assemble, log_up_to, write_description
 
 PRUNINGS = ("none", "dead")
 # What reordering the sums of a float32 forward pass may change, relative to the largest logit.
-ROUNDING = 1e-5
+ROUNDING = 1e-4
 
 
 @dataclass(frozen=True)
@@ -99,6 +99,7 @@ def operate(run: OpenedRun, out: Path, operation: Operation) -> Outcome:
 
     Raises:
         UsageError: nothing is to be done, the choice does not fit the model, or `out` holds something.
+        DataError: a split has no text.
         CheckpointError: the text is not the run's, or pruning changed the logits; nothing was written.
     """
     choice = parse_choice(operation.recycle)
@@ -108,7 +109,10 @@ def operate(run: OpenedRun, out: Path, operation: Operation) -> Outcome:
     check_choice(choice, run.model.config.layer_widths)
     run_directory.refuse_occupied(out, resume=False, overwrite=False)
     held = "val" if operation.split == "train" else "train"
-    store = open_text(run, operation.split, held)
+    store = open_text(run)
+    for split in (operation.split, held):
+        if store.size(split) < 2:
+            raise DataError(f"the {split} part of {run.config.corpus} is empty; surgery needs both train and val text")
     evidence = _probe(run.model, store, operation, held)
     model = prune(run.model, evidence.cuts)
     change = _largest_logit_change(run.model, model, store.tokens(held))
@@ -141,9 +145,7 @@ class _Evidence:
 
 def _probe(model: GPT, store: TokenStore, operation: Operation, held_split: str) -> _Evidence:
     """Watch the neurons on the probed tokens and then on the held ones; only what holds on both is evidence."""
-    removable = (
-        None if operation.prune == "dead" else [torch.zeros(n, dtype=torch.bool) for n in model.config.layer_widths]
-    )
+    removable = _removable(operation.prune, model)
     with watch_ranges(model) as ranges:
         probed = _evaluate(model, store, operation.split, operation.tokens)
         candidates = [cut.removed for cut in plan_cuts(model, ranges, removable)]
@@ -152,6 +154,13 @@ def _probe(model: GPT, store: TokenStore, operation: Operation, held_split: str)
     fired = [int((candidate & ~cut.removed).sum()) for candidate, cut in zip(candidates, cuts, strict=True)]
     merged = [first.merge(second) for first, second in zip(probed.statistics, held.statistics, strict=True)]
     return _Evidence(probed, held, merged, cuts, fired)
+
+
+def _removable(pruning: str, model: GPT) -> list[Tensor] | None:
+    """Which neurons (F,) of each layer may be cut at all, if they are silent or constant; None: every one."""
+    if pruning == "dead":
+        return None
+    return [torch.zeros(neurons, dtype=torch.bool) for neurons in model.config.layer_widths]
 
 
 def _evaluate(model: GPT, store: TokenStore, split: str, limit: int) -> Evaluation:
@@ -163,7 +172,7 @@ def _evaluate(model: GPT, store: TokenStore, split: str, limit: int) -> Evaluati
 def _largest_logit_change(model: GPT, other: GPT, ids: np.ndarray) -> float:
     """The largest difference of any logit on the held tokens, as a share of the largest logit."""
     difference = scale = 0.0
-    for inputs, _ in evaluation_batches(ids, model.config.block_size, windows_at_once(model), TRUSTED_TOKENS):
+    for inputs, _ in evaluation_batches(ids, model.config.block_size, batch_size(model), TRUSTED_TOKENS):
         logits = model(inputs.to(model.device))  # (B,T,V)
         difference = max(difference, (other(inputs.to(model.device)) - logits).abs().max().item())
         scale = max(scale, logits.abs().max().item())

@@ -16,7 +16,7 @@ from minigpt.neurons.life import Event
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.neurons.surgery import choose, parse_choice, recycle
 from minigpt.text.batches import gather, window_starts
-from minigpt.training.evaluation import windows_at_once
+from minigpt.training.evaluation import batch_size
 from minigpt.training.run import Run
 from minigpt.training.runtime import autocast
 
@@ -56,7 +56,7 @@ def _probe(run: Run, step: int, between_batches: Callable[[], None]) -> list[Lay
     run.model.eval()
     try:
         with NeuronProbe(run.model) as probe, autocast(run.model.device, config.dtype):
-            for some in torch.split(starts, windows_at_once(run.model)):
+            for some in torch.split(starts, batch_size(run.model)):
                 between_batches()
                 inputs, _ = gather(ids, some, config.block_size)
                 run.model(inputs.to(run.model.device))
