@@ -44,13 +44,14 @@ def counted(fired: list[int]) -> LayerStatistics:
 # Gradients as witnesses
 
 
-@pytest.mark.parametrize("activation", ["relu", "relu2", "reglu", "gelu", "step_ste"])
+@pytest.mark.parametrize("activation", ["relu", "relu2", "reglu", "gelu", "step_ste", "glu"])
 def test_a_zero_gradient_means_silence_on_the_whole_batch(activation: str) -> None:
     """Against h itself, watched over two micro-batches: some neurons fire in both, in one, in none."""
     model = tiny(activation)
     gate = model.blocks[0].mlp.w_in
     with torch.no_grad():
-        gate.weight[3], gate.bias[3] = 0, -9.0  # never opens; GELU is exactly 0 there as well
+        gate.weight[3], gate.bias[3] = 0, -200.0  # never opens; smooth functions are exactly 0 there as well
+        gate.weight[9], gate.bias[9] = 0, 200.0  # always open; of GLU only the value is moved then
         gate.weight[:, :] *= 40  # so that there are neurons which fire on few tokens
         gate.bias[4:8] = -4.0
     seen: list[list[Tensor]] = [[], []]

@@ -38,8 +38,22 @@ def test_the_dead_get_another_life_and_the_log_says_so(minigpt: Command, workpla
     untreated = {record["step"]: record["dead_fraction"] for record in records(Path("untreated"), "eval")}
     assert all(dead[step] == untreated[step] for step in range(9))
     assert final_hash(Path("run")) != final_hash(Path("untreated"))
-    born_again = [event for event in records(Path("run"), "event") if event["step"] > 8 and event.get("again")]
-    assert born_again
+    assert any(event["step"] > 8 and event.get("again") for event in records(Path("run"), "event"))
+
+
+def test_the_recycled_are_no_longer_dead_in_the_life_table(minigpt: Command, workplace: Path) -> None:
+    """No one revives who was recycled before, and who died before dies again: the three events make one story."""
+    assert minigpt(f"{RECYCLED} --eval-every 3 --out run") == 0
+    dead: list[set[int]] = [set(), set()]
+    for event in records(Path("run"), "event"):
+        if event["event"] == "neurons_recycled":
+            dead = [some - set(recycled) for some, recycled in zip(dead, event["neurons"], strict=True)]
+            continue
+        some, layer = set(event["neurons"]), event["layer"]
+        assert some.isdisjoint(dead[layer]) if event["event"] == "neurons_died" else some <= dead[layer]
+        dead[layer] ^= some
+    last = records(Path("run"), "eval")[-1]
+    assert [len(some) for some in dead] == [layer["dead_fraction"] * layer["neurons"] for layer in last["layers"]]
 
 
 @pytest.mark.parametrize(
