@@ -73,16 +73,19 @@ def test_a_pruned_run_predicts_the_same(minigpt: Command, workplace: Path, haste
 def test_a_pruned_run_resumes_as_any_other(minigpt: Command, deadly: Path, workplace: Path, capsys: Capture) -> None:
     """From the middle to the end, to the same bits if it is stopped; its log is the original's and more."""
     outcome = outcome_of(minigpt, capsys, "run --checkpoint 10 --prune dead --out pruned")
-    known = [record for record in comparable(deadly) if record["step"] <= 10]
+    known = [r for r in comparable(deadly) if r["step"] <= 10 and (r["kind"], r["step"]) != ("eval", 10)]
     *copied, surgery = comparable(Path("pruned"))
     assert copied == known
     assert (surgery["event"], surgery["step"], surgery["source"]) == ("surgery", 10, "run")
     assert surgery["layers"] == outcome["layers"]
     assert minigpt("train --resume pruned") == 0
     assert minigpt("verify pruned") == 0
-    last = records(Path("pruned"), "eval")[-1]
-    assert last["step"] == 20
-    assert [layer["neurons"] for layer in last["layers"]] == [layer["neurons"] for layer in outcome["layers"]]
+    evaluations = records(Path("pruned"), "eval")
+    assert [record["step"] for record in evaluations] == [0, 5, 10, 15, 20]
+    for record in evaluations[2:]:
+        assert [layer["neurons"] for layer in record["layers"]] == [layer["neurons"] for layer in outcome["layers"]]
+    assert evaluations[2]["loss"] == pytest.approx(records(deadly, "eval")[2]["loss"], rel=1e-6)
+    assert evaluations[2]["dead_fraction"] == 0
     again = outcome_of(minigpt, capsys, "run --checkpoint 10 --prune dead --out again")
     assert again["layers"] == outcome["layers"]
     assert minigpt("train --resume again --checkpoint-every 3") == 0

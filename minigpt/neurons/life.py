@@ -10,7 +10,8 @@ Two witnesses, of unequal weight:
 So a neuron **dies** at an evaluation in which h = 0 on every token, and **revives** at the next evaluation or logged
 step that sees it fire. Hence the dead after an evaluation are exactly those that its `dead_fraction` counts, and no
 neuron stays dead against evidence. Death is thus said of the evaluation's tokens: a neuron that only other text
-excites will die and revive again and again, and `again` in the events tells such lives from one lasting death.
+excites, or only dropout, will die and revive again and again, and `again` in the events tells such lives from one
+lasting death.
 
 A neuron is **trapped** if no logged step of a window moved it: the gradient of its row (rows, if gated) of `w_in` was
 exactly 0. All gradients are read before clipping; with an L1 term they contain it.

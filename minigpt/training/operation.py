@@ -1,8 +1,9 @@
 """Surgery on a run: its neurons are probed, pruned and recycled, the result is compared with the original and written.
 
 The original is only read. What is written is a run as any other, at the step of the checkpoint operated on: it samples,
-evaluates and resumes, its log is the original's up to that step, and two events tell what was done. How neurons are cut
-and recycled stands in `neurons/surgery.py`.
+evaluates and resumes. Its log is the original's up to that step, without the evaluation of that very step, which the
+operated model has yet to undergo: resuming begins with it. Events tell what was done. How neurons are cut and recycled
+stands in `neurons/surgery.py`.
 
 Everything is measured in float32, whatever the run's precision, so that logits can be compared up to rounding.
 """
@@ -43,7 +44,7 @@ from minigpt.training.evaluation import Evaluation, batch_size, evaluate
 from minigpt.training.inference import OpenedRun, open_text
 from minigpt.training.optimizers import build_optimizers, load_state_tensors, state_tensors
 from minigpt.training.recycling import recycling_event
-from minigpt.training.run import Run, assemble, log_up_to, write_description
+from minigpt.training.run import Progress, Run, assemble, log_up_to, write_description
 
 PRUNINGS = ("none", "dead")
 # What reordering the sums of a float32 forward pass may change, relative to the largest logit.
@@ -242,7 +243,7 @@ def _write(run: OpenedRun, operated: Run, operation: Operation, outcome: Outcome
     log = log_up_to(run.directory / run_directory.METRICS, run.checkpoint.progress.get("log_length"))
     with storage.lock_directory(operated.directory):
         write_description(operated)
-        storage.write_bytes(operated.metrics, log)
+        storage.write_bytes(operated.metrics, _without_evaluation(log, run.checkpoint.step))
         for event in _events(run, operation, outcome, chosen):
             storage.append_json_line(operated.metrics, event)
         checkpoints.save(
@@ -252,9 +253,21 @@ def _write(run: OpenedRun, operated: Run, operation: Operation, outcome: Outcome
             operated.optimizers,
             operated.life,
             identity=operated.identity,
-            progress={**run.checkpoint.progress, "log_length": storage.flush(operated.metrics)},
+            progress={
+                **run.checkpoint.progress,
+                "evaluated_step": Progress.evaluated_step,
+                "log_length": storage.flush(operated.metrics),
+            },
             environment=run.checkpoint.environment,
         )
+
+
+def _without_evaluation(log: bytes, step: int) -> bytes:
+    """The lines of a log but for the evaluation of one step."""
+    lines = log.splitlines(keepends=True)
+    records = [storage.parse_json(line.decode("utf-8", "replace"), "the log", CheckpointError) for line in lines]
+    evaluated = [(record.get("kind"), record.get("step")) == ("eval", step) for record in records]
+    return b"".join(line for line, dropped in zip(lines, evaluated, strict=True) if not dropped)
 
 
 def _events(run: OpenedRun, operation: Operation, outcome: Outcome, chosen: list[Tensor]) -> list[dict[str, Any]]:
