@@ -10,6 +10,7 @@ Everything is measured in float32, whatever the run's precision, so that logits 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from minigpt import storage
-from minigpt.errors import CheckpointError, DataError, UsageError
+from minigpt.errors import CheckpointError, DataError, DivergedError, UsageError
 from minigpt.model import GPT
 from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import LifeTable
@@ -102,31 +103,47 @@ def operate(run: OpenedRun, out: Path, operation: Operation) -> Outcome:
         UsageError: nothing is to be done, the choice does not fit the model, or `out` holds something.
         DataError: a split has no text.
         CheckpointError: the text is not the run's, or pruning changed the logits; nothing was written.
+        DivergedError: the model predicts nothing finite.
     """
+    choice = _checked_choice(run, out, operation)
+    held = "val" if operation.split == "train" else "train"
+    store = _open_both_parts(run)
+    evidence = _probe(run.model, store, operation, held)
+    model = prune(run.model, evidence.cuts)
+    _check_unchanged(run, model, store.tokens(held))
+    operated = _transplant(run, out, store, model, evidence.removed)
+    chosen = _recycle(operated, run.checkpoint.step, choice, evidence, operation.seed)
+    outcome = _outcome(run, operated, evidence, chosen, store, held)
+    _write(run, operated, operation, outcome, chosen)
+    return outcome
+
+
+def _checked_choice(run: OpenedRun, out: Path, operation: Operation) -> Choice:
     choice = parse_choice(operation.recycle)
     if operation.prune not in PRUNINGS or (operation.prune == choice.kind == "none"):
         got = f"prune {operation.prune} and recycle {operation.recycle}"
         raise UsageError(f"nothing to operate on; got {got}; give --prune dead, --recycle dead or both")
     check_choice(choice, run.model.config.layer_widths)
     run_directory.refuse_occupied(out, resume=False, overwrite=False)
-    held = "val" if operation.split == "train" else "train"
+    return choice
+
+
+def _open_both_parts(run: OpenedRun) -> TokenStore:
+    """Open the text of a run; one part is probed, the other held out."""
     store = open_text(run)
-    for split in (operation.split, held):
+    for split in ("train", "val"):
         if store.size(split) < 2:
             raise DataError(f"the {split} part of {run.config.corpus} is empty; surgery needs both train and val text")
-    evidence = _probe(run.model, store, operation, held)
-    model = prune(run.model, evidence.cuts)
-    change = _largest_logit_change(run.model, model, store.tokens(held))
+    return store
+
+
+def _check_unchanged(run: OpenedRun, pruned: GPT, ids: np.ndarray) -> None:
+    change = _largest_logit_change(run.model, pruned, ids)
     if change > ROUNDING:
         raise CheckpointError(
             f"pruning changes the logits of {run.directory}; by {change:.1e} of the largest, where rounding explains "
             f"{ROUNDING:.0e}; nothing was written; leave out --prune"
         )
-    operated = _transplant(run, out, store, model, evidence.removed)
-    chosen = _recycle(operated, run.checkpoint.step, choice, evidence, operation.seed)
-    outcome = _outcome(run, operated, evidence, chosen, store, held)
-    _write(run, operated, operation, outcome, chosen)
-    return outcome
 
 
 @dataclass(frozen=True)
@@ -152,6 +169,10 @@ def _probe(model: GPT, store: TokenStore, operation: Operation, held_split: str)
         candidates = [cut.removed for cut in plan_cuts(model, ranges, removable)]
         held = _evaluate(model, store, held_split, TRUSTED_TOKENS)
         cuts = plan_cuts(model, ranges, removable)
+    if not math.isfinite(held.loss):
+        raise DivergedError(
+            f"the loss on {held_split} is {held.loss}; its logits tell nothing; use another --checkpoint"
+        )
     fired = [int((candidate & ~cut.removed).sum()) for candidate, cut in zip(candidates, cuts, strict=True)]
     merged = [first.merge(second) for first, second in zip(probed.statistics, held.statistics, strict=True)]
     return _Evidence(probed, held, merged, cuts, fired)
@@ -266,7 +287,7 @@ def _without_evaluation(log: bytes, step: int) -> bytes:
     """The lines of a log but for the evaluation of one step."""
     lines = log.splitlines(keepends=True)
     records = [storage.parse_json(line.decode("utf-8", "replace"), "the log", CheckpointError) for line in lines]
-    evaluated = [(record.get("kind"), record.get("step")) == ("eval", step) for record in records]
+    evaluated = [isinstance(r, dict) and (r.get("kind"), r.get("step")) == ("eval", step) for r in records]
     return b"".join(line for line, dropped in zip(lines, evaluated, strict=True) if not dropped)
 
 
