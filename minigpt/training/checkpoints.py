@@ -183,10 +183,10 @@ def load_life(checkpoint: Checkpoint, life: LifeTable) -> None:
     life.load(_parse(checkpoint, LIFE_FILE))
 
 
-def prune(run: Path, keep_also: set[int]) -> None:
+def prune(run: Path, keep_also: set[int], newest_kept: int = KEPT) -> None:
     """Delete all but the newest checkpoints and those of the steps named, once the newest was read back intact."""
     committed = committed_steps(run)
-    kept = set(committed[-KEPT:]) | keep_also
+    kept = set(committed[-newest_kept:]) | keep_also
     doomed = [step for step in steps_of(run) if step not in kept and step < max(committed, default=0)]
     if not doomed:
         return

@@ -16,6 +16,9 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
+EVAL_PARTS = ("all", "even", "odd")
+# What a resumed run may do differently: none of it changes what is learned.
+FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
 
 
 _NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
@@ -110,6 +113,7 @@ class RunConfig:
 
     eval_every: int = flag(250, "watching", "steps between evaluations; 0: none at all", at_least=0)
     eval_tokens: int = flag(65_536, "watching", "tokens of one on the way; 0, and the last: all", at_least=0)
+    eval_part: str = flag("all", "watching", "validation windows: all, or every other one", choices=EVAL_PARTS)
     checkpoint_every: int = flag(250, "watching", "steps between checkpoints; 0: only the last", at_least=0)
     log_every: int = flag(10, "watching", "steps between train records; 0: none", at_least=0)
     tensorboard: bool = flag(False, "watching", "also write scalars and histograms for TensorBoard")
@@ -122,12 +126,18 @@ class RunConfig:
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
 
+def with_preset(asked: dict[str, Any]) -> dict[str, Any]:
+    """The values that a preset starts from, overridden by those asked for; raises `UsageError` for an unknown one."""
+    preset = asked.get("preset", RunConfig.preset)
+    if preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UsageError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS) or ';'} allowed: {known}")
+    return PRESETS[preset] | asked
+
+
 def check(config: RunConfig) -> None:
-    """Raise `UsageError` for the first value that its field does not allow."""
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if value is not None:
-            _check_value(item.name.replace("_", "-"), value, item.metadata)
+    """Raise `UsageError` for the first value that its field does not allow, or that contradicts another."""
+    check_fields(config)
     if config.val_fraction + config.test_fraction >= 1:
         held_out = config.val_fraction + config.test_fraction
         raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
@@ -143,6 +153,14 @@ def check(config: RunConfig) -> None:
         raise UsageError(f"recycling needs both what and how often; got {got}; give both or neither")
     if config.patience and not config.eval_every:
         raise UsageError(f"patience {config.patience} needs evaluations; eval-every is 0; raise it")
+
+
+def check_fields(values: Any) -> None:
+    """Raise `UsageError` for the first field of a dataclass made with `flag` whose value is not allowed."""
+    for item in fields(values):
+        value = getattr(values, item.name)
+        if value is not None:
+            _check_value(item.name.replace("_", "-"), value, item.metadata)
 
 
 def _check_value(name: str, value: Any, metadata: Any) -> None:

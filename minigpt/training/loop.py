@@ -29,6 +29,7 @@ from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
+from minigpt.training.identity import code_hash, prepare_text
 from minigpt.training.interrupts import StopFlag, stop_on_signals
 from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import (
@@ -37,7 +38,6 @@ from minigpt.training.run import (
     assemble,
     describe,
     model_config,
-    prepare_text,
     restore,
     write_description,
 )
@@ -170,6 +170,7 @@ def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:
         split="val",
         dtype=config.dtype,
         limit=0 if complete else config.eval_tokens,
+        part=config.eval_part,
         between_batches=stop.check,
     )
     if not math.isfinite(evaluation.loss):
@@ -231,6 +232,7 @@ def _write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
     """Write the final figures, the last validation record among them, and return them."""
     records = run_directory.read_metrics(run.directory)
     evaluations = [record for record in records if record["kind"] == "eval" and record["split"] == "val"]
+    log = storage.read_bytes(run.metrics, StorageError)
     summary = {
         "status": status,
         "steps": progress.step,
@@ -238,10 +240,14 @@ def _write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
         "seconds": progress.seconds,
         "parameters": run.model.parameter_count(),
         "parameters_sha256": checkpoints.parameter_hash(run.model),
+        "flops_per_token": run.model.flops_per_token(),
+        "peak_memory_bytes": runtime.peak_memory_bytes(run.config.device),
+        "identity": {**run.identity, "code": code_hash()},
+        "log": {"bytes": len(log), "sha256": storage.sha256_bytes(log)},
         "best": {"step": progress.best_step, "loss": progress.best_loss},
         "val": evaluations[-1] if evaluations else None,
     }
-    storage.write_json(run.directory / run_directory.SUMMARY, summary)
+    run_directory.write_summary(run.directory, summary)
     return summary
 
 

@@ -15,11 +15,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from minigpt import storage
-from minigpt.errors import CheckpointError, DataError
+from minigpt.errors import CheckpointError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
-from minigpt.text.corpora import open_corpus
-from minigpt.text.store import TokenStore, prepare
+from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
@@ -65,18 +64,6 @@ def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
     """The architecture that a configuration describes; both name its parts alike."""
     shared = {item.name: getattr(config, item.name) for item in fields(GPTConfig) if item.name != "vocab_size"}
     return GPTConfig(vocab_size=vocab_size, **shared)
-
-
-def prepare_text(config: RunConfig) -> TokenStore:
-    """Open the corpus and make sure that its tokens are prepared.
-
-    Raises:
-        DataError: the corpus cannot be used, or there is no validation text and evaluations are asked for.
-    """
-    if config.eval_every and not config.val_fraction:
-        raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
-    corpus = open_corpus(config.corpus, config.val_fraction, config.test_fraction)
-    return prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=config.block_size + 1)
 
 
 def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:

@@ -166,6 +166,18 @@ def exactness() -> dict[str, Any]:
     }
 
 
+def peak_memory_bytes(device: str) -> int | None:
+    """Most memory held so far: of a CUDA device what torch took there, else what was resident of this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else 1024 * kibibytes  # macOS counts bytes
+
+
 def _processor_name() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():

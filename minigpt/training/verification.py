@@ -41,7 +41,7 @@ def verify(run: Path) -> list[Finding]:
         for step in checkpoints.committed_steps(run)
     ]
     if (run / run_directory.SUMMARY).exists():
-        findings.append(_check("summary", lambda: storage.read_json(run / run_directory.SUMMARY, CheckpointError)))
+        findings.append(_check("summary", lambda: _check_summary(run)))
     return findings
 
 
@@ -81,3 +81,11 @@ def _check_log(run: Path) -> None:
         if step <= last.get(kind, -1):
             raise CheckpointError(f"{run / run_directory.METRICS} has the {kind} record of step {step} twice or late")
         last[kind] = step
+
+
+def _check_summary(run: Path) -> None:
+    """The summary must be unaltered, and the log still begins with what it was drawn from."""
+    log = run_directory.read_summary(run)["log"]
+    content = storage.read_bytes(run / run_directory.METRICS, CheckpointError)[: log["bytes"]]
+    if storage.sha256_bytes(content) != log["sha256"]:
+        raise CheckpointError(f"{run / run_directory.METRICS} is not the log that the summary was drawn from")
