@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
@@ -58,6 +58,19 @@ def boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
+def whole_or_list(text: str) -> int | str:
+    """Read a whole number; a list by layer stays text, for whoever knows the layers."""
+    return text if "=" in text else int(text)
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    """What turns the text of a flag into a value of a field's type."""
+    if set(get_args(hint)) == {int, str}:
+        return whole_or_list
+    kind = value_type(hint)
+    return boolean if kind is bool else kind
+
+
 def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
     """Add a flag for every field of a dataclass made with `config.flag`; flags that are not given stay absent."""
     hints = get_type_hints(kind)
@@ -78,7 +91,7 @@ def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
         "default": argparse.SUPPRESS,
         "help": (item.metadata["help"] + described + default).replace("%", "%%"),
         "metavar": {int: "N", float: "X", bool: "BOOL", str: "NAME"}[kind],
-        "type": boolean if kind is bool else kind,
+        "type": _reader(hint),
     }
     if kind is bool:
         options |= {"nargs": "?", "const": True}
@@ -142,7 +155,7 @@ def parsed(what: str, text: str, hint: Any) -> Any:
     """Read one value of a field's type from the text of a command line; `what` names it in the `UsageError`."""
     kind = value_type(hint)
     try:
-        return boolean(text) if kind is bool else kind(text)
+        return _reader(hint)(text)
     except (ValueError, argparse.ArgumentTypeError):
         raise UsageError(f"{what} is {text!r}; a value of type {kind.__name__} is needed") from None
 

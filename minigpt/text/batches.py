@@ -11,9 +11,9 @@ from torch import Tensor
 from minigpt import randomness
 
 
-def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: int) -> Tensor:
-    """Where the windows of one training step begin (windows,): a pure function of seed and step."""
-    random = randomness.generator(seed, "data", step)
+def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: int, purpose: str = "data") -> Tensor:
+    """Where the windows of one training step begin (windows,): a pure function of seed, purpose and step."""
+    random = randomness.generator(seed, purpose, step)
     return torch.randint(tokens - block_size, (windows,), generator=random)
 
 

@@ -82,7 +82,7 @@ class RunConfig:
     n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
     n_head: int = flag(4, "model", "attention heads", at_least=1)
     n_embd: int = flag(128, "model", "width of the residual stream", at_least=1, below=1 << 17)
-    d_ff: int = flag(0, "model", "neurons of a layer; 0: what makes all arms equal in size", at_least=0, below=1 << 20)
+    d_ff: int | str = flag(0, "model", "neurons of a layer; 0: all arms equal in size", at_least=0, below=1 << 20)
     block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
     bias: bool = flag(True, "model", "biases in linear layers and norms")
     norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))
@@ -106,6 +106,8 @@ class RunConfig:
     beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
     grad_clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", at_least=0)
     l1: float = flag(0.0, "training", "weight of the mean |h| of all neurons in the loss", at_least=0)
+    recycle: str = flag("none", "training", "which neurons get new weights: none, dead, dormant:0.025, random:8")
+    recycle_every: int = flag(0, "training", "steps between recyclings; 0: never", at_least=0)
     patience: int = flag(0, "training", "stop after so many evaluations without improvement; 0: never", at_least=0)
     min_delta: float = flag(0.0, "training", "improvement, in nats, that patience counts", at_least=0)
 
@@ -146,6 +148,9 @@ def check(config: RunConfig) -> None:
         raise UsageError(f"rotary positions need an even head width; got n-embd / n-head = {head_width}; choose others")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
+    if (config.recycle == "none") is not (config.recycle_every == 0):
+        got = f"recycle {config.recycle} and recycle-every {config.recycle_every}"
+        raise UsageError(f"recycling needs both what and how often; got {got}; give both or neither")
     if config.patience and not config.eval_every:
         raise UsageError(f"patience {config.patience} needs evaluations; eval-every is 0; raise it")
 

@@ -53,6 +53,12 @@ class Evaluation:
         }
 
 
+def batch_size(model: GPT) -> int:
+    """Windows in one forward pass of an evaluation."""
+    budget = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+    return max(1, budget // model.config.block_size)
+
+
 @torch.no_grad()
 def evaluate(
     model: GPT,
@@ -73,15 +79,13 @@ def evaluate(
     Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
     """
     device = model.device
-    budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-    batch_size = max(1, budget // model.config.block_size)
     total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
     total_bytes = total_tokens = 0
     was_training = model.training
     model.eval()
     try:
         with NeuronProbe(model) as probe, autocast(device, dtype):
-            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size, limit, part):
+            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size(model), limit, part):
                 between_batches()
                 logits = model(inputs.to(device))  # (B,T,V)
                 losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")

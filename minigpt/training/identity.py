@@ -22,7 +22,16 @@ SHAPING_FOLDERS = ("text", "neurons", "training")
 SHAPING_FILES = ("randomness.py", "activation_functions.py", "activation_registry.py", "activations.py", "model.py")
 WITHOUT_INFLUENCE = frozenset(
     f"training/{name}.py"
-    for name in ("checkpoints", "identity", "inference", "interrupts", "tensorboard", "terminal", "verification")
+    for name in (
+        "checkpoints",
+        "identity",
+        "inference",
+        "interrupts",
+        "operation",
+        "tensorboard",
+        "terminal",
+        "verification",
+    )
 )
 
 

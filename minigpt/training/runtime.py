@@ -23,8 +23,9 @@ from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
 import minigpt
-from minigpt.activations import canonical_activation
+from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.errors import UsageError
+from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
 
 # Fused attention has a slow backward pass at short contexts on a CPU (docs/performance-log.md).
@@ -43,6 +44,7 @@ def resolve(config: RunConfig) -> RunConfig:
         UsageError: a value is not allowed, or this machine lacks what it needs.
     """
     check(config)
+    parse_choice(config.recycle)
     device = resolve_device(config.device)
     if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
@@ -53,6 +55,7 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(
         config,
         activation=canonical_activation(config.activation, config.n_layer),
+        d_ff=canonical_widths(config.d_ff, config.n_layer),
         device=str(device),
         dtype=fastest_dtype(device) if config.dtype == "auto" else config.dtype,
         attention=attention if config.attention == "auto" else config.attention,

@@ -10,6 +10,7 @@ from pathlib import Path
 from minigpt import storage
 from minigpt.errors import CheckpointError, MinigptError
 from minigpt.model import GPT
+from minigpt.neurons.life import LifeTable
 from minigpt.training import checkpoints, run_directory
 from minigpt.training.run import model_config
 
@@ -61,7 +62,9 @@ def _check_checkpoint(run: Path, step: int) -> None:
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
         raise CheckpointError(f"{tokenizer_path} is not the one of {checkpoint.directory}")
     vocab_size = run_directory.read_run_tokenizer(run).vocab_size
-    checkpoints.load_model(checkpoint, GPT(model_config(config, vocab_size)))
+    model = GPT(model_config(config, vocab_size))
+    checkpoints.load_model(checkpoint, model)
+    checkpoints.load_life(checkpoint, LifeTable(model))
     length = checkpoint.progress.get("log_length")
     metrics = run / run_directory.METRICS
     if not isinstance(length, int) or not metrics.exists() or metrics.stat().st_size < length:
