@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Command
+from processes import Start, needs_fork
 
 from minigpt.activations import init_gain, list_activations
 
@@ -37,7 +38,14 @@ def as_argv(call: str) -> list[str]:
     return [words[0].removesuffix(".py"), *words[1:]]
 
 
-def test_every_command_runs(minigpt: Command, workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def toy_flags() -> list[str]:
+    return ["--corpus", "my-texts", *TOY.split()]
+
+
+@needs_fork
+def test_every_command_runs(
+    minigpt: Command, start: Start, workplace: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the order of the README, at toy size, in an empty folder with a text of one's own."""
     (workplace / "my-texts").mkdir()
     text = (workplace / "text.txt").read_text(encoding="utf-8")
@@ -46,7 +54,10 @@ def test_every_command_runs(minigpt: Command, workplace: Path, capsys: pytest.Ca
     assert len(calls) >= 8
     for call in calls:
         name, *flags = as_argv(call)
-        toy = ["--corpus", "my-texts", *TOY.split(), *flags, "--steps", "4"] if name == "train" else flags
+        if name == "ablate":
+            assert start(" ".join([name, *toy_flags(), *flags, "--seeds", "2", "--steps", "4"])).wait() == 0, call
+            continue
+        toy = [*toy_flags(), *flags, "--steps", "4"] if name == "train" else flags
         if name == "train" and "--resume" in flags:
             toy = flags
         assert minigpt(name, *toy) == 0, (call, capsys.readouterr().err)
