@@ -69,15 +69,15 @@ def _parts(block: Block) -> tuple[Tensor, Tensor, Tensor]:
     norm = block.ln_2
     assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
     weight, bias = _incoming(block.mlp)
-    scaled = weight if norm.weight is None else weight * _exact(norm.weight)  # (F,C)
+    scaled = weight * _exact(norm.weight)  # (F,C)
     magnitude = _reach(scaled) + bias.abs()
     if isinstance(norm, nn.RMSNorm):
         return scaled, bias, magnitude
     centred = scaled - scaled.mean(dim=1, keepdim=True)
-    if norm.bias is None:
+    beta: Tensor | None = norm.bias  # NOTE: None without biases, which torch's own annotation forgets
+    if beta is None:
         return centred, bias, magnitude
-    shift = _exact(norm.bias)
-    return centred, weight @ shift + bias, magnitude + weight.abs() @ shift.abs()
+    return centred, weight @ _exact(beta) + bias, magnitude + weight.abs() @ _exact(beta).abs()
 
 
 def _incoming(mlp: MLP) -> tuple[Tensor, Tensor]:
@@ -89,7 +89,8 @@ def _incoming(mlp: MLP) -> tuple[Tensor, Tensor]:
 
 def _reach(direction: Tensor) -> Tensor:
     """√d·‖direction‖ (F,): the most that a normalised input contributes."""
-    return math.sqrt(direction.size(1)) * direction.norm(dim=1)
+    norms: Tensor = direction.norm(dim=1)
+    return math.sqrt(direction.size(1)) * norms
 
 
 def _relative_error(width: int, dtype: str) -> float:

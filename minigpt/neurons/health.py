@@ -63,7 +63,8 @@ def model_health(model: GPT, statistics: list[LayerStatistics]) -> list[LayerHea
 
 def outgoing_norms(mlp: MLP) -> Tensor:
     """‖w_out,j‖ (F,) in float64: how much each neuron writes per unit of h."""
-    return mlp.w_out.weight.detach().cpu().double().norm(dim=0)
+    norms: Tensor = mlp.w_out.weight.detach().cpu().double().norm(dim=0)
+    return norms
 
 
 def layer_health(layer: int, activation: str, counted: LayerStatistics, outgoing: Tensor) -> LayerHealth:

@@ -35,15 +35,17 @@ class _LayerCounter:
         self.sum_square_h = _zero_sums(neurons, device)
 
     @torch.no_grad()
-    def count(self, z: Tensor, h: Tensor) -> None:
-        """Add one batch: pre-activations z and hidden values h, both (B,T,F)."""
+    def count(self, z: Tensor, h: Tensor) -> Tensor:
+        """Add one batch, pre-activations z and hidden values h (B,T,F); return the firings by sequence (B,F)."""
         self.tokens += h.size(0) * h.size(1)
-        self.fired += _firings(h).sum(0)
+        firings = _firings(h)
+        self.fired += firings.sum(0)
         self.opened += _openings(z).sum(0)
         h = h.to(self.sum_h.dtype)
         self.sum_h += _sum(h)
         self.sum_abs_h += _sum(h.abs())
         self.sum_square_h += _sum(h * h)
+        return firings
 
     def statistics(self, deep: DeepStatistics | None) -> LayerStatistics:
         return LayerStatistics(
@@ -73,9 +75,9 @@ class _DeepCounter:
         self.sum_square_slope = _zero_sums(neurons, device)
 
     @torch.no_grad()
-    def count(self, z: Tensor, h: Tensor) -> None:
-        """Add one batch: pre-activations z and hidden values h, both (B,T,F)."""
-        fired = _firings(h) > 0  # (B,F)
+    def count(self, z: Tensor, firings: Tensor) -> None:
+        """Add one batch: pre-activations z (B,T,F) and on how many tokens of each sequence neurons fired (B,F)."""
+        fired = firings > 0
         ordinal = self.sequences + torch.arange(len(fired), device=fired.device)[:, None]  # (B,1)
         first = torch.where(fired, ordinal, torch.iinfo(torch.int64).max).amin(0)  # (F,)
         self.sequences += len(fired)
@@ -85,9 +87,9 @@ class _DeepCounter:
         if self.has_slope:
             slopes = slope(self.activation, z)  # (B,T,F)
             self.flat += _count_by_sequence(torch.lt, slopes.abs(), self.flat_below).sum(0)
-            slopes = slopes.to(self.sum_slope.dtype)
-            self.sum_slope += _sum(slopes)
-            self.sum_square_slope += _sum(slopes * slopes)
+            # NOTE: float32 within a sequence: a slope's spread is compared with a bound far above its rounding.
+            self.sum_slope += slopes.sum(1).to(self.sum_slope.dtype).sum(0)
+            self.sum_square_slope += (slopes * slopes).sum(1).to(self.sum_slope.dtype).sum(0)
 
     def statistics(self) -> DeepStatistics:
         slopes = SlopeStatistics(
@@ -198,8 +200,8 @@ def _counting_hook(
 ) -> Callable[[Activation, tuple[Tensor, ...], Tensor], None]:
     def hook(activation: Activation, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
         z, h = activation.preactivation(inputs[0].detach()), hidden.detach()
-        counter.count(z, h)
+        firings = counter.count(z, h)
         if deep is not None:
-            deep.count(z, h)
+            deep.count(z, firings)
 
     return hook

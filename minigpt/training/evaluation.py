@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from minigpt.model import GPT
+from minigpt.neurons.ablation import perplexity
 from minigpt.neurons.health import LayerHealth, as_record, dead_fraction, model_health
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.text.batches import evaluation_batches
@@ -36,7 +37,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss); infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 709 else math.inf
+        return perplexity(self.loss)
 
     def record(self, step: int) -> dict[str, Any]:
         """The evaluation as it stands in `metrics.jsonl`."""
@@ -51,6 +52,12 @@ class Evaluation:
             "dead_fraction": dead_fraction(self.layers),
             "layers": [as_record(layer) for layer in self.layers],
         }
+
+
+def batch_size(model: GPT) -> int:
+    """Windows in one forward pass of an evaluation."""
+    budget = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+    return max(1, budget // model.config.block_size)
 
 
 @torch.no_grad()
@@ -71,15 +78,13 @@ def evaluate(
     Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
     """
     device = model.device
-    budget = CPU_BATCH_TOKENS if device.type == "cpu" else GPU_BATCH_TOKENS
-    batch_size = max(1, budget // model.config.block_size)
     total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
     total_bytes = total_tokens = 0
     was_training = model.training
     model.eval()
     try:
         with NeuronProbe(model) as probe, autocast(device, dtype):
-            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size, limit):
+            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size(model), limit):
                 between_batches()
                 logits = model(inputs.to(device))  # (B,T,V)
                 losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")

@@ -68,6 +68,18 @@ def choose_checkpoint(directory: Path, which: str) -> checkpoints.Checkpoint:
     return newest
 
 
+def open_text(run: OpenedRun) -> TokenStore:
+    """Open the text that a run was trained on.
+
+    Raises:
+        CheckpointError: the corpus is no longer that text.
+    """
+    store = prepare_text(run.config)
+    if store.sha256 != run.checkpoint.identity.get("data"):
+        raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
+    return store
+
+
 def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
     """Evaluate a run on a split of its own corpus; opening the test part is recorded in the run.
 
@@ -76,9 +88,7 @@ def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
         CheckpointError: the corpus is no longer the one that the run was trained on.
         LockedError: the test part is asked for while the run is being trained.
     """
-    store = prepare_text(run.config)
-    if store.sha256 != run.checkpoint.identity.get("data"):
-        raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
+    store = open_text(run)
     if store.size(split) < 2:
         raise DataError(f"the {split} part of {run.config.corpus} is empty; train with --{split}-fraction above 0")
     if split != "test":
