@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
+from minigpt.errors import DivergedError
 from minigpt.model import GPT
 from minigpt.neurons.ablation import Batch, mean_hidden, perplexity, read_up_to, zero
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
@@ -80,6 +81,7 @@ def diagnose(
 
     Raises:
         UsageError: the model is compiled, or there is no token to count on.
+        DivergedError: hidden values are not finite.
     """
     with autocast():
         statistics, found, kept = _count(model, texts.probed, track)
@@ -129,7 +131,11 @@ def _count(
                 kept.append((inputs, targets))
             if len(kept) == 2 * CHECKED_BATCHES:
                 kept, stride = kept[::2], 2 * stride
-    return probe.statistics(), found, kept
+    statistics = probe.statistics()
+    for layer, counted in enumerate(statistics):
+        if not torch.isfinite(counted.sum_square_h).all():
+            raise DivergedError(f"hidden values of layer {layer} are not finite; the weights are too large; lower --lr")
+    return statistics, found, kept
 
 
 def _ablate(

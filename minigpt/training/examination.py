@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minigpt import storage
-from minigpt.errors import DataError, DivergedError
+from minigpt.errors import DataError
 from minigpt.neurons.ablation import Batch
 from minigpt.neurons.diagnosis import Diagnosis, Item, Texts, diagnose
 from minigpt.neurons.verdicts import as_csv
@@ -28,7 +28,6 @@ from minigpt.text.store import encode_split
 from minigpt.training import run_directory, runtime
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun, open_text
-from minigpt.training.step import first_bad_parameter
 
 FORMAT_VERSION = 1
 DEFAULT_TOKENS = 1_048_576
@@ -74,15 +73,10 @@ def examine(run: OpenedRun, corpus: str | None, split: str | None, tokens: int) 
     for a number of tokens that was asked for; `tokens` 0 stands for `DEFAULT_TOKENS`.
 
     Raises:
-        DivergedError: a parameter is not finite.
+        DivergedError: hidden values are not finite.
         DataError: the split is empty, or the text has characters that the run's tokenizer lacks.
     """
     begun = time.perf_counter()
-    bad = first_bad_parameter(run.model)
-    if bad:
-        raise DivergedError(
-            f"{bad} is not finite at step {run.checkpoint.step}; its neurons mean nothing; take another"
-        )
     text = _own_text(run) if corpus in (None, run.config.corpus) else _other_text(run, str(corpus), tokens)
     split = split or _default_split(text, tokens)
     if len(text.splits[split]) < 2:
