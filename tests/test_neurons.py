@@ -71,7 +71,7 @@ def test_it_prints_tables_and_leaves_three_files(command, place: Path):
     evaluated = json.loads((place / "run/metrics.jsonl").read_text().splitlines()[-1])
     for layer, logged in zip(record["layers"], evaluated["layers"], strict=True):
         assert {name: layer[name] for name in logged} == logged
-    rows = list(csv.DictReader((place / "run/neurons.csv").open()))
+    rows = list(csv.DictReader((place / "run/neurons.csv").read_text().splitlines()))
     assert [int(row["neuron"]) for row in rows] == 2 * list(range(64))
     explorer = json.loads((place / "run/explorer.json").read_text())
     assert [layer["layer"] for layer in explorer["layers"]] == [0, 1]
