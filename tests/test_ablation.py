@@ -133,8 +133,9 @@ def test_bisection_finds_the_edge(size: int, edge: int):
         asked.append(count)
         return count <= edge
 
-    assert largest_feasible(size, feasible, steps=10) == edge
-    coarse = largest_feasible(size, feasible, steps=4)
+    assert largest_feasible(0, size, feasible, steps=10) == edge
+    assert largest_feasible(edge, size, feasible, steps=10) == edge
+    coarse = largest_feasible(0, size, feasible, steps=4)
     assert coarse <= edge <= coarse + math.ceil(size / 2**4) + 1
     assert 0 not in asked, "that nothing can be spared needs no evaluation"
 

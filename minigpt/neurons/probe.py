@@ -22,6 +22,8 @@ from minigpt.neurons.statistics import DeepStatistics, LayerStatistics, SlopeSta
 
 __all__ = ["LayerStatistics", "NeuronProbe"]
 
+CACHED_VALUES = 1 << 18
+
 
 class _LayerCounter:
     """Accumulates one layer's statistics on the device, without waiting for it."""
@@ -199,9 +201,16 @@ def _counting_hook(
     counter: _LayerCounter, deep: _DeepCounter | None
 ) -> Callable[[Activation, tuple[Tensor, ...], Tensor], None]:
     def hook(activation: Activation, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
-        z, h = activation.preactivation(inputs[0].detach()), hidden.detach()
-        firings = counter.count(z, h)
-        if deep is not None:
-            deep.count(z, firings)
+        z, h = activation.preactivation(inputs[0].detach()), hidden.detach()  # both (B,T,F)
+        rows = _rows_in_cache(h)
+        for some_z, some_h in zip(torch.split(z, rows), torch.split(h, rows), strict=True):
+            firings = counter.count(some_z, some_h)
+            if deep is not None:
+                deep.count(some_z, firings)
 
     return hook
+
+
+def _rows_in_cache(h: Tensor) -> int:
+    """Sequences to count at once: on a CPU so few that the float64 copies of h (B,T,F) stay in the cache."""
+    return max(1, CACHED_VALUES // (h.size(1) * h.size(2))) if h.device.type == "cpu" else len(h)

@@ -32,7 +32,7 @@ from minigpt.training.inference import OpenedRun, open_text
 FORMAT_VERSION = 1
 DEFAULT_TOKENS = 1_048_576
 MEANS_TOKENS = 65_536
-LOSS_TOKENS = 16_384
+LOSS_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
