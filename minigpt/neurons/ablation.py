@@ -72,7 +72,7 @@ def replaced(model: GPT, removed: Sequence[Tensor], instead: Sequence[Tensor]) -
     with contextlib.ExitStack() as stack:
         for block, mask, values in zip(plain_blocks(model), removed, instead, strict=True):
             if mask.any():
-                hook = _replacing_hook(mask.to(model.device), values.to(model.device))
+                hook = _replacing_hook(mask.to(model.device), values.float().to(model.device))  # mps: no float64
                 stack.callback(block.mlp.act.register_forward_hook(hook).remove)
         yield
 
