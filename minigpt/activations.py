@@ -1,7 +1,8 @@
 """What stands between `w_in` and `w_out` of an MLP: the module of one layer, its spec, its fair width and scale.
 
 The functions are in `activation_functions.py`, what is known of them in `activation_registry.py`. A spec is `relu`,
-`leaky_relu:0.1`, or by layer `0-1=relu,2-3=swiglu`; its names are looked up in the registry and nowhere else.
+`leaky_relu:0.1`, or by layer `0-1=relu,2-3=swiglu`; its names are looked up in the registry and nowhere else. Widths
+can be listed by layer in the same way.
 Initialising weights and building the MLP around an activation are the model's business.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from typing import TypeVar
@@ -27,11 +28,15 @@ __all__ = [
     "ActivationEntry",
     "build_activation",
     "canonical_activation",
+    "canonical_widths",
     "init_gain",
     "list_activations",
     "matched_width",
     "parse_activation",
+    "parse_widths",
 ]
+
+WIDTH_LIMIT = 1 << 20
 
 Value = TypeVar("Value")
 
@@ -93,19 +98,7 @@ def parse_activation(spec: str, n_layer: int) -> tuple[str, ...]:
     """
     if "=" not in spec:
         return (_canonical_spec(*_resolve(spec)),) * n_layer
-    chosen: dict[int, str] = {}
-    for part in spec.split(","):
-        layers, _, layer_spec = part.partition("=")
-        named = _layer_range(layers, n_layer)
-        canonical = _canonical_spec(*_resolve(layer_spec))
-        for layer in named:
-            if layer in chosen:
-                raise UsageError(f"layer {layer} has two activations; got {spec!r:.200}; name each layer once")
-            chosen[layer] = canonical
-    missing = [label for label, covered in _runs([layer in chosen for layer in range(n_layer)]) if not covered]
-    if missing:
-        raise UsageError(f"no activation for layer {', '.join(missing)}; got {spec!r:.200}; name each layer once")
-    return tuple(chosen[layer] for layer in range(n_layer))
+    return _by_layer(spec, n_layer, "activation", lambda text: _canonical_spec(*_resolve(text)))
 
 
 def canonical_activation(spec: str, n_layer: int) -> str:
@@ -113,8 +106,57 @@ def canonical_activation(spec: str, n_layer: int) -> str:
 
     Raises: UsageError as `parse_activation`.
     """
-    runs = _runs(parse_activation(spec, n_layer))
-    return runs[0][1] if len(runs) == 1 else ",".join(f"{label}={layer_spec}" for label, layer_spec in runs)
+    layers = parse_activation(spec, n_layer)
+    return layers[0] if len(set(layers)) == 1 else _list_by_layer(layers)
+
+
+def parse_widths(spec: int | str, n_layer: int) -> tuple[int, ...]:
+    """Return the d_ff asked for in each layer, from one number for all or a list such as `0=510,1-3=512`.
+
+    Zero stands for the layer's `matched_width`.
+    Raises: UsageError for anything else, and unless each layer is named exactly once.
+    """
+    if isinstance(spec, int):
+        return (spec,) * n_layer
+    if "=" not in spec:
+        raise UsageError(f"not a width; got {spec!r:.100}; write 512, or by layer 0=510,1-3=512")
+    return _by_layer(spec, n_layer, "width", _width)
+
+
+def canonical_widths(spec: int | str, n_layer: int) -> int | str:
+    """Return the one way to write widths: one number where all layers agree, else a list with equal neighbours joined.
+
+    Raises: UsageError as `parse_widths`.
+    """
+    widths = parse_widths(spec, n_layer)
+    return widths[0] if len(set(widths)) == 1 else _list_by_layer(widths)
+
+
+def _by_layer(spec: str, n_layer: int, noun: str, read: Callable[[str], Value]) -> tuple[Value, ...]:
+    """Return what a list such as `0-1=A,2-3=B` says of each layer, its right sides read by `read`."""
+    chosen: dict[int, Value] = {}
+    for part in spec.split(","):
+        layers, _, text = part.partition("=")
+        named = _layer_range(layers, n_layer)
+        value = read(text)
+        for layer in named:
+            if layer in chosen:
+                raise UsageError(f"layer {layer} has two {noun}s; got {spec!r:.200}; name each layer once")
+            chosen[layer] = value
+    missing = [label for label, covered in _runs([layer in chosen for layer in range(n_layer)]) if not covered]
+    if missing:
+        raise UsageError(f"no {noun} for layer {', '.join(missing)}; got {spec!r:.200}; name each layer once")
+    return tuple(chosen[layer] for layer in range(n_layer))
+
+
+def _list_by_layer(values: Sequence[object]) -> str:
+    return ",".join(f"{label}={value}" for label, value in _runs(values))
+
+
+def _width(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text.strip()) or int(text) >= WIDTH_LIMIT:
+        raise UsageError(f"not a width; got {text!r:.100}; a whole number below {WIDTH_LIMIT:,} is needed")
+    return int(text)
 
 
 def _resolve(spec: str) -> tuple[ActivationEntry, dict[str, float]]:
@@ -171,7 +213,7 @@ def _shortest(number: float) -> str:
 def _layer_range(text: str, n_layer: int) -> range:
     match = re.fullmatch(r"([0-9]{1,9})(?:-([0-9]{1,9}))?", text.strip())
     if match is None:
-        raise UsageError(f"not a range of layers; got {text!r:.100}; write 2=relu or 0-1=relu,2-3=swiglu")
+        raise UsageError(f"not a range of layers; got {text!r:.100}; write 2=… or 0-1=…,2-3=…")
     first = int(match[1])
     last = int(match[2] or first)
     if not first <= last < n_layer:
@@ -193,6 +235,7 @@ def _runs(values: Sequence[Value]) -> list[tuple[str, Value]]:
 # ---------------------------------------------------------------------------------- fair widths and scales
 
 
+@cache
 def matched_width(spec: str, n_embd: int, bias: bool) -> int:
     """Return the default d_ff of a layer: 4C, or for a gated one the F that gives the MLP as many parameters.
 

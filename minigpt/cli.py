@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from minigpt.commands import catalogue, inspect, neurons, sample, train
+from minigpt.commands import ablate, catalogue, inspect, neurons, sample, surgery, train
 from minigpt.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -50,8 +50,10 @@ COMMANDS = {
     "doctor": Command(
         "check the installation, and the instrument on known answers", neurons.add_doctor_flags, neurons.run_doctor
     ),
+    "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
     "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
-    "report": Command("draw the page of a run", inspect.add_report_flags, inspect.run_report),
+    "report": Command("draw the page of a run or of an ablation", inspect.add_report_flags, inspect.run_report),
+    "surgery": Command("cut out dead neurons or give them a new start, in a new run", surgery.add_flags, surgery.run),
     "corpora": Command("list the texts to train on", catalogue.add_flags, catalogue.run_corpora),
     "activations": Command("list the activation functions", catalogue.add_flags, catalogue.run_activations),
 }

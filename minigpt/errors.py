@@ -66,6 +66,12 @@ class StopRequestedError(MinigptError):
         self.exit_code = 128 + signal_number
 
 
+def error_of(exit_code: int, message: str) -> MinigptError:
+    """The error that a process which left with this exit code had met."""
+    kinds = (kind for kind in MinigptError.__subclasses__() if kind.exit_code == exit_code)
+    return next(kinds, MinigptError)(message)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out; torch says so in a `RuntimeError`, on a CPU by its text alone."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":

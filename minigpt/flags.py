@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from minigpt.errors import UsageError, did_you_mean
 
@@ -58,6 +58,19 @@ def boolean(text: str) -> bool:
     return _BOOLEANS[text.lower()]
 
 
+def whole_or_list(text: str) -> int | str:
+    """Read a whole number; a list by layer stays text, for whoever knows the layers."""
+    return text if "=" in text else int(text)
+
+
+def _reader(hint: Any) -> Callable[[str], Any]:
+    """What turns the text of a flag into a value of a field's type."""
+    if set(get_args(hint)) == {int, str}:
+        return whole_or_list
+    kind = value_type(hint)
+    return boolean if kind is bool else kind
+
+
 def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
     """Add a flag for every field of a dataclass made with `config.flag`; flags that are not given stay absent."""
     hints = get_type_hints(kind)
@@ -69,7 +82,7 @@ def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
 
 
 def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
-    kind = next(option for option in (*get_args(hint), hint) if isinstance(option, type) and option is not type(None))
+    kind = value_type(hint)
     choices = item.metadata["choices"]
     described = f" ({', '.join(choices)})" if choices else ""
     default = "" if item.default is None else f" [{str(item.default).lower() if kind is bool else item.default}]"
@@ -78,7 +91,7 @@ def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
         "default": argparse.SUPPRESS,
         "help": (item.metadata["help"] + described + default).replace("%", "%%"),
         "metavar": {int: "N", float: "X", bool: "BOOL", str: "NAME"}[kind],
-        "type": boolean if kind is bool else kind,
+        "type": _reader(hint),
     }
     if kind is bool:
         options |= {"nargs": "?", "const": True}
@@ -90,12 +103,23 @@ def given(values: argparse.Namespace, kind: type) -> dict[str, Any]:
     return {item.name: getattr(values, item.name) for item in fields(kind) if hasattr(values, item.name)}
 
 
-def read_toml(path: Path, kind: type) -> dict[str, Any]:
-    """Read fields of `kind` from a TOML file, which is parsed and never executed.
+def read_toml(path: Path, *kinds: type) -> dict[str, Any]:
+    """Read fields of the dataclasses `kinds` from a TOML file, which is parsed and never executed.
 
     Raises:
         UsageError: not a .toml file, unreadable, malformed, or a key or type that does not fit.
     """
+    read = {}
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    for name, (key, value) in _toml_keys(path).items():
+        if name not in hints:
+            raise UsageError(f"unknown key {key!r} in {path}{did_you_mean(name, hints) or '; see --help'}")
+        read[name] = typed(f"{key} in {path}", value, hints[name])
+    return read
+
+
+def _toml_keys(path: Path) -> dict[str, tuple[str, Any]]:
+    """The keys of a file with underscores for dashes, each with how it was written and its value."""
     if path.suffix != ".toml":
         raise UsageError(f"--config reads TOML only; got {path}; write key = value lines into a .toml file")
     if not path.is_file():
@@ -105,23 +129,37 @@ def read_toml(path: Path, kind: type) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else error
         raise UsageError(f"cannot read {path}; {reason}; write key = value lines") from error
-    hints = get_type_hints(kind)
-    read: dict[str, Any] = {}
+    read: dict[str, tuple[str, Any]] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        if name not in hints:
-            raise UsageError(f"unknown key {key!r} in {path}{did_you_mean(name, hints) or '; see --help'}")
         if name in read:
             raise UsageError(f"{path} sets {name} twice; keep one")
-        read[name] = _typed(path, key, value, hints[name])
+        read[name] = (key, value)
     return read
 
 
-def _typed(path: Path, key: str, value: Any, hint: Any) -> Any:
+def typed(what: str, value: Any, hint: Any) -> Any:
+    """Return `value` if its type fits a field's annotation; `what` names it in the `UsageError` otherwise."""
     allowed = set(get_args(hint) or (hint,))
+    if get_origin(hint) is dict and isinstance(value, dict):
+        return value
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if type(value) not in allowed:
         names = "/".join(sorted(option.__name__ for option in allowed if option is not type(None)))
-        raise UsageError(f"{key} in {path} is {value!r}; a value of type {names} is needed")
+        raise UsageError(f"{what} is {value!r}; a value of type {names} is needed")
     return value
+
+
+def parsed(what: str, text: str, hint: Any) -> Any:
+    """Read one value of a field's type from the text of a command line; `what` names it in the `UsageError`."""
+    kind = value_type(hint)
+    try:
+        return _reader(hint)(text)
+    except (ValueError, argparse.ArgumentTypeError):
+        raise UsageError(f"{what} is {text!r}; a value of type {kind.__name__} is needed") from None
+
+
+def value_type(hint: Any) -> type:
+    """The type that a field's values have when they are not None."""
+    return next(option for option in (*get_args(hint), hint) if isinstance(option, type) and option is not type(None))

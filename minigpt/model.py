@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt import randomness
-from minigpt.activations import build_activation, init_gain, matched_width, parse_activation
+from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths
 from minigpt.errors import UsageError
 
 GPT2_STD = 0.02
@@ -32,14 +32,17 @@ ATTENTIONS = ("fused", "written")
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The architecture; `d_ff=0` gives every layer the width whose parameters match a plain MLP of width 4C."""
+    """The architecture; `d_ff=0` gives every layer the width whose parameters match a plain MLP of width 4C.
+
+    Where layers differ, `activation` and `d_ff` are lists such as `0=510,1-3=512`.
+    """
 
     vocab_size: int
     block_size: int = 64
     n_layer: int = 4
     n_head: int = 4
     n_embd: int = 128
-    d_ff: int = 0
+    d_ff: int | str = 0
     activation: str = "relu"
     bias: bool = True
     norm: str = "layernorm"
@@ -64,6 +67,13 @@ class GPTConfig:
     def layer_activations(self) -> tuple[str, ...]:
         """The activation spec of each layer, canonical."""
         return parse_activation(self.activation, self.n_layer)
+
+    @property
+    def layer_widths(self) -> tuple[int, ...]:
+        """The number of neurons of each layer."""
+        asked = parse_widths(self.d_ff, self.n_layer)
+        layers = zip(asked, self.layer_activations, strict=True)
+        return tuple(width or matched_width(spec, self.n_embd, self.bias) for width, spec in layers)
 
 
 class KVCache:
@@ -170,9 +180,8 @@ class MLP(nn.Module):
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
-        spec = config.layer_activations[layer]
-        self.act = build_activation(spec)
-        self.d_ff = config.d_ff or matched_width(spec, config.n_embd, config.bias)
+        self.act = build_activation(config.layer_activations[layer])
+        self.d_ff = config.layer_widths[layer]
         self.w_in = nn.Linear(config.n_embd, self.act.branches * self.d_ff, bias=config.bias)
         self.w_out = nn.Linear(self.d_ff, config.n_embd, bias=config.bias)
         self.dropout = nn.Dropout(config.dropout)
@@ -276,6 +285,11 @@ def _initialise(model: GPT, seed: int) -> None:
                 parameter.copy_(noise * stds[parameter])
 
 
+def incoming_std(config: GPTConfig) -> float:
+    """Standard deviation at the start of `w_in`, and of whatever takes the place of its rows later."""
+    return 1 / math.sqrt(config.n_embd) if config.init == "matched" else GPT2_STD
+
+
 def _weight_stds(model: GPT) -> dict[Tensor, float]:
     """Standard deviation of each weight matrix at the start; norms and an activation's own parameters keep theirs.
 
@@ -294,6 +308,6 @@ def _weight_stds(model: GPT) -> dict[Tensor, float]:
         matched = config.init == "matched"
         stds[block.attn.w_qkv.weight] = GPT2_STD
         stds[block.attn.w_out.weight] = residual_std
-        stds[mlp.w_in.weight] = 1 / math.sqrt(config.n_embd) if matched else GPT2_STD
+        stds[mlp.w_in.weight] = incoming_std(config)
         stds[mlp.w_out.weight] = residual_std * (init_gain(mlp.act.spec, mlp.d_ff) if matched else 1.0)
     return stds

@@ -331,6 +331,15 @@ def _locked_message(directory: Path) -> str:
     return f"{directory} is in use; {holder} holds it; wait for it or choose another --out"
 
 
+def redirect_output(path: Path) -> None:
+    """Let whatever this process prints from now on go to a file, which is begun anew."""
+    with _storage_errors("write", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOFOLLOW | _BINARY, 0o644)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        os.close(descriptor)
+
+
 def free_bytes(directory: Path) -> int:
     """Bytes that this user can still write on the file system of `directory` or of its nearest existing parent."""
     for parent in (directory, *directory.resolve().parents):

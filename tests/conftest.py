@@ -92,7 +92,7 @@ def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def fork_server() -> Iterator[Callable[[dict[str, Any]], Any]]:
     """The process that forks children; see fork_server.py."""
     words = [sys.executable, str(PROJECT / "tests/fork_server.py")]

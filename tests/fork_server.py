@@ -26,7 +26,9 @@ import tqdm  # noqa: F401
 
 from minigpt import storage
 from minigpt.cli import main
+from minigpt.experiments import ablation, analysis  # noqa: F401
 from minigpt.neurons import health  # noqa: F401
+from minigpt.report import ablation_page, ablation_tables  # noqa: F401
 from minigpt.training import checkpoints, inference, loop, tensorboard, verification  # noqa: F401
 from minigpt.training.interrupts import StopFlag
 

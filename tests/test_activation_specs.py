@@ -16,10 +16,12 @@ from minigpt.activations import (
     ActivationEntry,
     build_activation,
     canonical_activation,
+    canonical_widths,
     init_gain,
     list_activations,
     matched_width,
     parse_activation,
+    parse_widths,
 )
 from minigpt.errors import UsageError
 
@@ -255,3 +257,42 @@ def test_hostile_names_import_nothing(build: Callable[[str], object]):
     watch.awake = False
     assert watch.seen == []
     assert accepted == ["relu\n"]  # blanks around a name are nobody's attack
+
+
+# Widths by layer
+
+
+@pytest.mark.parametrize(
+    ("spec", "widths", "canonical"),
+    [
+        (0, (0, 0, 0, 0), 0),
+        (512, (512, 512, 512, 512), 512),
+        ("0=510,1-3=512", (510, 512, 512, 512), "0=510,1-3=512"),
+        ("3=7,0-2=5", (5, 5, 5, 7), "0-2=5,3=7"),
+        ("0=9,1=9,2-3=9", (9, 9, 9, 9), 9),
+        ("0-1=0,2-3=8", (0, 0, 8, 8), "0-1=0,2-3=8"),
+    ],
+)
+def test_widths_by_layer(spec: int | str, widths: tuple[int, ...], canonical: int | str):
+    """One number for all, or a list in the form that activations have; equal layers are written as one number."""
+    assert parse_widths(spec, 4) == widths
+    assert canonical_widths(spec, 4) == canonical
+    assert parse_widths(canonical, 4) == widths
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("510", "not a width; got '510'"),
+        ("0=510", "no width for layer 1-3"),
+        ("0-2=5,2-3=6", "layer 2 has two widths"),
+        ("0-3=-1", "not a width; got '-1'"),
+        ("0-3=", "not a width; got ''"),
+        ("0-3=1048576", "below 1,048,576"),
+        ("0-4=5", "no such layers"),
+    ],
+)
+def test_a_mistake_in_widths_is_named(spec: str, says: str):
+    """What is not one width for each layer is refused."""
+    with pytest.raises(UsageError, match=says):
+        parse_widths(spec, 4)

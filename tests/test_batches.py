@@ -166,3 +166,17 @@ def test_a_limit_does_not_favour_the_beginning():
     """The first windows of a text are its title page; a sample must reach its end."""
     starts = torch.cat([inputs[:, 0] for inputs, _ in evaluation_batches(np.arange(10_001), 10, 8, limit=100)])
     assert starts.tolist() == list(range(0, 10_000, 1000))
+
+
+@given(st.integers(2, 500), st.integers(1, 20), st.integers(1, 9))
+@settings(max_examples=60, deadline=None)
+def test_the_two_halves_are_disjoint_and_complete(tokens: int, block_size: int, batch_size: int):
+    """What a learning rate was chosen on must not be what it is judged on, and nothing may be left out."""
+
+    def predicted(part: str) -> list[int]:
+        batches = evaluation_batches(np.arange(tokens), block_size, batch_size, part=part)
+        return torch.cat([targets.flatten() for _, targets in batches] or [torch.zeros(0)]).tolist()
+
+    even, odd = predicted("even"), predicted("odd")
+    assert sorted(even + odd) == list(range(1, tokens))
+    assert len(even) - len(odd) in range(block_size + 1)

@@ -18,6 +18,7 @@ from test_storage import failing
 from minigpt import storage
 from minigpt.errors import CheckpointError, DivergedError, MinigptError
 from minigpt.model import GPT, GPTConfig
+from minigpt.neurons.life import LifeTable
 from minigpt.training import checkpoints
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
@@ -30,7 +31,8 @@ def model() -> GPT:
 
 def save(run: Path, model: GPT, step: int = 7) -> Path:
     optimizers = build_optimizers(model, RunConfig(warmup_steps=0, min_lr=0.0))
-    checkpoints.save(run, step, model, optimizers, identity={}, progress={"best_step": 3}, environment={})
+    life = LifeTable(model)
+    checkpoints.save(run, step, model, optimizers, life, identity={}, progress={"best_step": 3}, environment={})
     return checkpoints.directory_of(run, step)
 
 
@@ -59,7 +61,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path, model: GPT) -> None:
     assert (checkpoint.step, checkpoint.progress) == (7, {"best_step": 3})
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "manifest.json"])
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "life.safetensors", "manifest.json"])
 def test_every_truncation_is_detected(tmp_path: Path, model: GPT, name: str) -> None:
     """Cut at each byte (the larger files at every 37th): never a checkpoint."""
     directory = save(tmp_path, model)
@@ -73,7 +75,12 @@ def test_every_truncation_is_detected(tmp_path: Path, model: GPT, name: str) -> 
 def test_every_single_bit_flip_is_detected(tmp_path: Path, model: GPT) -> None:
     """In the manifest every bit; in the tensors, which SHA-256 covers, one bit of every 11th byte."""
     directory = save(tmp_path, model)
-    for name, stride in (("manifest.json", 1), ("model.safetensors", 11), ("optimizer.safetensors", 11)):
+    for name, stride in (
+        ("manifest.json", 1),
+        ("model.safetensors", 11),
+        ("optimizer.safetensors", 11),
+        ("life.safetensors", 11),
+    ):
         data = bytearray((directory / name).read_bytes())
         for place in range(0, len(data), stride):
             for bit in range(8) if stride == 1 else (place % 8,):
@@ -175,7 +182,7 @@ def test_hostile_tensor_files_are_inert(tmp_path: Path, model: GPT, content: byt
 
 @pytest.mark.parametrize("name", ["../../stolen", "/etc/passwd", "model.safetensors/../x"])
 def test_a_manifest_cannot_name_other_files(tmp_path: Path, model: GPT, name: str) -> None:
-    """Only the two known names are read."""
+    """Only the known names are read."""
     directory = save(tmp_path, model)
     manifest = json.loads((directory / "manifest.json").read_text())
     del manifest["sha256"]

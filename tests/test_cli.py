@@ -108,7 +108,7 @@ def test_run_and_model_configuration_agree() -> None:
     hints = get_type_hints(RunConfig), get_type_hints(GPTConfig)
     for item in dataclasses.fields(GPTConfig):
         if item.name != "vocab_size":
-            assert hints[0][item.name] is hints[1][item.name]
+            assert hints[0][item.name] == hints[1][item.name]
             if item.name != "attention":
                 assert run[item.name].default == item.default, item.name
 
@@ -163,6 +163,8 @@ def value_of(item: dataclasses.Field[Any], hint: Any) -> st.SearchStrategy[Any]:
     }
     if item.name == "preset":
         return st.sampled_from(sorted(PRESETS))
+    if item.name == "d_ff":
+        return st.one_of(kinds[int], st.sampled_from(["0=510,1-3=512", "0=1,1=2"]))
     return st.one_of([kinds[option] for option in get_args(hint) or (hint,)])
 
 

@@ -352,6 +352,8 @@ def test_each_layer_of_a_mix_has_its_own_activation_and_width():
     assert widths == [("relu", 96, 96), ("relu", 96, 96), ("swiglu", 64, 128)]
     forced = GPT(small_config(n_layer=2, activation="0=relu,1=swiglu", d_ff=10))
     assert [block.mlp.w_in.out_features for block in forced.blocks] == [10, 20]
+    listed = GPT(small_config(n_layer=3, activation="0-1=relu,2=swiglu", d_ff="0=7,1=0,2=5"))
+    assert [block.mlp.w_in.out_features for block in listed.blocks] == [7, 64, 10]
     modules = [block.mlp.act for block in GPT(small_config(n_layer=4)).blocks]
     assert len({id(module) for module in modules}) == 4
 

@@ -68,7 +68,8 @@ def test_it_prints_tables_and_leaves_three_files(command, place: Path):
     assert (code, error) == (0, "")
     record = json.loads((place / "run/neurons.json").read_text())
     assert (record["format"], record["step"], record["split"], record["corpus"]) == (1, 12, "val", "text.txt")
-    evaluated = json.loads((place / "run/metrics.jsonl").read_text().splitlines()[-1])
+    log = map(json.loads, (place / "run/metrics.jsonl").read_text().splitlines())
+    *_, evaluated = (entry for entry in log if entry["kind"] == "eval")
     for layer, logged in zip(record["layers"], evaluated["layers"], strict=True):
         assert {name: layer[name] for name in logged} == logged
     rows = list(csv.DictReader((place / "run/neurons.csv").read_text().splitlines()))

@@ -8,11 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch._functorch import config as functorch_config
 from torch.nn import functional as F
 
 from minigpt.errors import DivergedError
 from minigpt.model import GPT, GPTConfig
 from minigpt.text.batches import gather, window_starts
+from minigpt.training import runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
 from minigpt.training.step import StepResult, take_step
@@ -166,3 +168,22 @@ def test_bfloat16_steps_keep_float32_weights():
     result = train(model, replace(CONFIG, dtype="bfloat16"), steps=3)[-1]
     assert math.isfinite(result.loss)
     assert all(p.dtype == p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+# The compiled step
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")  # of an import inside torch
+def test_a_compiled_step_keeps_no_mask_of_relu(monkeypatch: pytest.MonkeyPatch):
+    """torch's CPU kernels store and load a byte mask one value at a time, which made compiling ReLU a loss."""
+    monkeypatch.setattr(functorch_config, "ban_recompute_materialized_backward", True)  # restored afterwards
+    model = small_model()
+    runtime.compiled(model)
+    # The same cut between forward and backward as in the real compiler, without its minute of C++.
+    forward = torch.compile(model, dynamic=False, backend="aot_eager_decomp_partition")
+    with runtime.autocast(model.device, "bfloat16"):
+        node = forward(torch.zeros(2, 8, dtype=torch.int64)).grad_fn
+    while "Compiled" not in type(node).__name__:
+        node = node.next_functions[0][0]
+    assert node.saved_tensors
+    assert all(tensor.dtype != torch.bool for tensor in node.saved_tensors)

@@ -29,6 +29,10 @@ def records(run: Path, kind: str) -> list[dict]:
     return [record for record in run_directory.read_metrics(run) if record["kind"] == kind]
 
 
+def openings(run: Path) -> int:
+    return sum(event["event"] == "test_opened" for event in records(run, "event"))
+
+
 def comparable(run: Path) -> list[dict]:
     """The log without the figures that depend on the clock."""
     return [
@@ -65,7 +69,9 @@ def test_a_run_leaves_what_the_design_promises(tiny_run: Path) -> None:
     }
     train = records(tiny_run, "train")
     assert [record["step"] for record in train] == list(range(1, 13))
-    assert set(train[0]) == {"kind", "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second"}
+    assert set(train[0]) == {
+        "kind", "step", "loss", "lr", "grad_norm", "tokens", "tokens_per_second", "silent", "trapped",
+    }  # fmt: skip
     evaluations = records(tiny_run, "eval")
     assert [record["step"] for record in evaluations] == [0, 4, 8, 12]
     assert set(evaluations[0]) == {
@@ -168,11 +174,11 @@ def test_divergence_stops_before_the_update(
     """A poisoned weight at step 6: exit 6, the step and the layer are named, the checkpoint of step 4 is good."""
     original = loop.take_step
 
-    def poisoned(model, forward, optimizers, ids, config, step, between):  # type: ignore[no-untyped-def]
+    def poisoned(model, forward, optimizers, ids, config, step, *watching):  # type: ignore[no-untyped-def]
         if step == 5:
             with torch.no_grad():
                 model.blocks[1].mlp.w_in.weight[0, 0] = math.nan
-        return original(model, forward, optimizers, ids, config, step, between)
+        return original(model, forward, optimizers, ids, config, step, *watching)
 
     monkeypatch.setattr(loop, "take_step", poisoned)
     assert minigpt(f"train {TINY_RUN} --out run") == 6
@@ -211,11 +217,11 @@ def test_the_test_part_is_opened_on_purpose_and_recorded(minigpt: Command, tiny_
     """Each opening is an event of the log, and one that stands after the last checkpoint survives a resume."""
     assert minigpt("evaluate run --split test") == 0
     assert minigpt("evaluate run --split test") == 0
-    assert [event["event"] for event in records(tiny_run, "event")] == ["test_opened"] * 2
+    assert openings(tiny_run) == 2
     (tiny_run / "summary.json").unlink()
     (checkpoints.directory_of(tiny_run, 12) / "manifest.json").unlink()
     assert minigpt("train --resume run") == 0
-    assert [event["event"] for event in records(tiny_run, "event")] == ["test_opened"] * 2
+    assert openings(tiny_run) == 2
 
 
 def test_training_never_reads_the_test_part(minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:

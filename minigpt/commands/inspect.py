@@ -1,10 +1,14 @@
-"""`minigpt evaluate`, `verify` and `report`: what a run is worth, whether its files are whole, and its page."""
+"""`minigpt evaluate`, `verify` and `report`: what a run is worth, whether its files are whole, and its page.
+
+`report` also draws the page of an ablation, finished or not.
+"""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
+from minigpt.commands.ablate import write_pages
 from minigpt.errors import UsageError
 from minigpt.flags import Parser
 from minigpt.storage import to_json, write_text
@@ -61,15 +65,20 @@ def run_verify(values: argparse.Namespace) -> int:
 
 
 def add_report_flags(parser: Parser) -> None:
-    """The run to draw."""
+    """The run, or the ablation, to draw."""
     add_run(parser)
 
 
 def run_report(values: argparse.Namespace) -> int:
-    """Write `report.html` into the run and say where; returns 0."""
+    """Write `report.html` into the run or the ablation and say where; returns 0."""
+    from minigpt.experiments import record
     from minigpt.training.run_directory import newest_run
 
-    print(f"wrote {write_report(values.run or newest_run())}")
+    directory = values.run or newest_run()
+    if (directory / record.PLAN).is_file():
+        print(f"wrote {write_pages(directory, record.analyse_directory(directory))}")
+    else:
+        print(f"wrote {write_report(directory)}")
     return 0
 
 

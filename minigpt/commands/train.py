@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt.commands.inspect import write_report
 from minigpt.commands.streaming import printable
-from minigpt.errors import UsageError, did_you_mean
+from minigpt.errors import UsageError
 from minigpt.flags import Parser, add_fields, given, read_toml
-from minigpt.training.config import PRESETS, RunConfig
+from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 
 if TYPE_CHECKING:
     from minigpt.training.inference import OpenedRun
@@ -62,12 +62,7 @@ def run(values: argparse.Namespace) -> int:
 def configured(values: argparse.Namespace) -> dict[str, Any]:
     """What preset, file and flags set, in that order of precedence."""
     from_file = read_toml(values.config, RunConfig) if values.config else {}
-    flags = given(values, RunConfig)
-    preset = (from_file | flags).get("preset", RunConfig.preset)
-    if preset not in PRESETS:
-        known = ", ".join(PRESETS)
-        raise UsageError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS) or ';'} allowed: {known}")
-    return PRESETS[preset] | from_file | flags
+    return with_preset(from_file | given(values, RunConfig))
 
 
 def _directory(values: argparse.Namespace, config: RunConfig) -> Path:
@@ -92,7 +87,7 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
     stored = run_directory.read_config(directory)
     resolved = runtime.resolve(dataclasses.replace(stored, **asked))
     run_directory.check_resumable(stored, asked, resolved)
-    free = {name: value for name, value in asked.items() if name in run_directory.FREE_ON_RESUME}
+    free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}
     return dataclasses.replace(stored, **free)
 
 

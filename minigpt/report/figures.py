@@ -1,75 +1,159 @@
-"""Figures of a run as SVG text: the same records give the same bytes."""
+"""SVG drawings that stand in a page: how all of them are made, and the curves of a training.
+
+The same records give the same bytes. Lines take the colour of the page's text where they are axes, and middling
+colours where they are data, so that one drawing suits light and dark. What neurons do is in `neuron_figures`.
+"""
 
 from __future__ import annotations
 
 import io
+import itertools
+import re
+from collections.abc import Callable
 from typing import Any
 
+from markupsafe import Markup, escape
+
 Record = dict[str, Any]
+Paint = Callable[[Any], None]
+Points = tuple[list[float], list[float]]
+
+WIDE, SMALL = (5.4, 4.1), (5.0, 3.4)  # inches; the page scales them
+MAX_POINTS = 600
+_MAX_MARKERS = 40
+_MAX_LEGEND = 8
+_MAX_PERPLEXITY_LABELS = 8
+_INK = "#010203"  # stands for the colour of the page's text, which no drawing can know
+TRAINING_COLOUR, VALIDATION_COLOUR = "#8a8f98", "#2f7fd6"
+_LAYER_COLOURS = ("#2f7fd6", "#b84aa8", "#d9730d")
+_STYLE = {
+    "svg.hashsalt": "minigpt",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "grid.alpha": 0.18,
+    "legend.frameon": False,
+    "legend.fontsize": 10,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
+    "grid.color": _INK,
+}
+_NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-def curves(records: list[Record]) -> str:
-    """Draw loss (with perplexity beside it) and the dead share of every layer over the steps.
+def draw(name: str, title: str, size: tuple[float, float], paint: Paint) -> Markup:
+    """Return what `paint` puts on a matplotlib figure as an SVG element whose text equivalent is `title`.
 
-    Raises:
-        ValueError: there is neither a train nor an eval record.
+    `name` keeps the ids of several drawings on one page apart.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
+    text = io.StringIO()
+    with mpl.rc_context(_STYLE):
+        drawing = Figure(figsize=size, layout="constrained")
+        paint(drawing)
+        drawing.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)
+    svg = "<svg" + text.getvalue().partition("<svg")[2]
+    return Markup(_compact(svg, name).replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))
+
+
+def _compact(svg: str, name: str) -> str:
+    """Drop what a page does not need of matplotlib's output, and give the ids that are used a prefix."""
+    svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(?<= d=")[^"]*', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    svg = re.sub(r"font: (\d+px) [^;\"]*", r"font-size: \1", svg)
+    used = set(re.findall(r'(?:url\(|href=")#(\w+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
+    svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    return svg.replace(_INK, "currentColor").strip()
+
+
+def loss_curves(records: list[Record]) -> Markup:
+    """Draw loss, with perplexity beside it, and the learning rate over the steps.
+
+    Raises:
+        ValueError: there is neither a train nor an eval record.
+    """
     train = [record for record in records if record["kind"] == "train"]
     evaluations = [record for record in records if record["kind"] == "eval"]
     if not train and not evaluations:
         raise ValueError("no records to draw")
-    with mpl.rc_context({"svg.hashsalt": "minigpt", "svg.fonttype": "none", "font.size": 10}):
-        figure = Figure(figsize=(9, 6.4), layout="constrained")
-        loss_axes, dead_axes = figure.subplots(2, 1, sharex=True)
-        _draw_loss(loss_axes, train, evaluations)
-        _draw_dead(dead_axes, evaluations)
-        text = io.StringIO()
-        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
+
+    def paint(drawing: Any) -> None:
+        loss_axes, rate_axes = drawing.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        if train:
+            label = "training, each logged batch"
+            loss_axes.plot(*thinned(points(train, "loss")), color=TRAINING_COLOUR, linewidth=0.9, label=label)
+            rate_axes.plot(*thinned(points(train, "lr")), color=TRAINING_COLOUR)
+        if evaluations:
+            validation = thinned(points(evaluations, "loss"))
+            loss_axes.plot(*validation, color=VALIDATION_COLOUR, **markers(validation), label="validation")
+        loss_axes.set_ylabel("loss (nats per token)")
+        loss_axes.grid()
+        loss_axes.legend()
+        _label_perplexity(loss_axes)
+        rate_axes.set_ylabel("learning rate")
+        rate_axes.set_ylim(bottom=0)
+        rate_axes.ticklabel_format(axis="y", scilimits=(-2, 3))
+        rate_axes.set_xlabel("step")
+        rate_axes.grid()
+
+    return draw("loss", "Loss, perplexity and learning rate over the steps", WIDE, paint)
 
 
-def _draw_loss(axes: Any, train: list[Record], evaluations: list[Record]) -> None:
+def _label_perplexity(axes: Any) -> None:
+    """Label the right side of an axis in nats by exp(nats)."""
     import numpy as np
 
-    if train:
-        axes.plot(*_points(train, "loss"), color="tab:gray", linewidth=0.8, alpha=0.7, label="training, each batch")
-    if evaluations:
-        axes.plot(*_points(evaluations, "loss"), color="tab:blue", marker="o", markersize=4, label="validation")
-    axes.set_ylabel("loss (nats per token)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    perplexity = axes.secondary_yaxis("right")  # the same axis in nats, labelled by exp(nats)
     lowest, highest = np.exp(np.clip(axes.get_ylim(), -50, 50))
-    round_numbers = [digit * 10.0**power for power in range(22) for digit in (1, 2, 5)]
-    labelled = [number for number in round_numbers if lowest <= number <= highest]
-    perplexity.set_yticks(np.log(labelled), [f"{number:,.0f}" for number in labelled])
+    round_numbers = [digit * 10.0**power for power in range(22) for digit in (1, 1.5, 2, 3, 5, 7)]
+    fitting = [number for number in round_numbers if lowest <= number <= highest]
+    labelled = fitting[:: max(1, -(-len(fitting) // _MAX_PERPLEXITY_LABELS))]
+    perplexity = axes.secondary_yaxis("right")
+    texts = [f"{number:,.4g}" if number < 1e4 else f"{number:.0e}" for number in labelled]
+    perplexity.set_yticks(np.log(labelled), texts)
     perplexity.set_ylabel("perplexity")
 
 
-def _draw_dead(axes: Any, evaluations: list[Record]) -> None:
-    import matplotlib as mpl
-
-    layers = len(evaluations[0]["layers"]) if evaluations else 0
-    colours = mpl.colormaps["viridis"]
-    for layer in range(layers):
-        steps = [record["step"] for record in evaluations]
-        dead = [100 * record["layers"][layer]["dead_fraction"] for record in evaluations]
-        colour = colours(0.15 + 0.6 * layer / max(1, layers - 1))  # neither end would show on a dark page
-        label = f"layer {layer}" if layers <= 12 or layer in (0, layers - 1) else None
-        axes.plot(steps, dead, color=colour, marker="o", markersize=4, label=label)
-    axes.set_xlabel("step")
-    axes.set_ylabel("dead neurons (%)")
-    axes.set_ylim(bottom=0)
-    if axes.get_ylim()[1] < 1:
-        axes.set_ylim(0, 1)
-    axes.grid(alpha=0.3)
-    if layers:
-        axes.legend(frameon=False, ncols=4)
-
-
-def _points(records: list[Record], key: str) -> tuple[list[int], list[float]]:
+def points(records: list[Record], key: str) -> Points:
     """Steps and values, with gaps where a value is not finite."""
     return [r["step"] for r in records], [float("nan") if r[key] is None else r[key] for r in records]
+
+
+def thinned(line: Points, limit: int = MAX_POINTS) -> Points:
+    """At most about `limit` points that draw the same line: of each stretch its ends, its extremes and a gap if any."""
+    import numpy as np
+
+    x, y = line
+    if len(x) <= limit:
+        return line
+    kept: set[int] = set()
+    for begin, end in itertools.pairwise(np.linspace(0, len(x), max(1, limit // 5) + 1).astype(int)):
+        part = np.asarray(y[begin:end], dtype=float)
+        gaps = np.flatnonzero(np.isnan(part))
+        kept |= {begin, end - 1, *(begin + gaps[:1])}
+        if len(gaps) < len(part):
+            kept |= {begin + np.nanargmin(part), begin + np.nanargmax(part)}
+    order = sorted(kept)
+    return [x[index] for index in order], [y[index] for index in order]
+
+
+def markers(line: Points) -> dict[str, Any]:
+    """A dot on every point of a line that has few; a lone point would not show without one."""
+    return {"marker": "o", "markersize": 4} if len(line[0]) <= _MAX_MARKERS else {}
+
+
+def layer_colours(layers: int) -> list[Any]:
+    """One colour a layer, from the first to the last, all of which show on white and on black."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    scale = LinearSegmentedColormap.from_list("layers", _LAYER_COLOURS)
+    return [scale(index / max(1, layers - 1)) for index in range(layers)]
+
+
+def layer_label(index: int, layers: int) -> str | None:
+    """The legend's words for a layer; of many layers only the first and the last have any."""
+    return f"layer {index}" if layers <= _MAX_LEGEND or index in (0, layers - 1) else None

@@ -1,23 +1,33 @@
-"""The page of a run, `report.html`: one file without scripts or network, drawn from the run directory alone."""
+"""The page of a run, `report.html`: one file without network, drawn from the run directory alone.
+
+Of the directory it reads `config.json environment.json metrics.jsonl`, and where they exist `summary.json` and, from
+`minigpt neurons`, `neurons.json explorer.json`. A part whose file is missing says which command makes it. The only
+script is the neuron explorer's, which the page's own policy admits by its hash.
+"""
 
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
+
+from markupsafe import Markup
 
 from minigpt.errors import CheckpointError
-from minigpt.report.figures import Record, curves
+from minigpt.report import death_tables, formats, layer_tables, neuron_figures, pages
+from minigpt.report.explorer import explorer_data
+from minigpt.report.figures import Record, loss_curves
 
-TEMPLATE = Path(__file__).with_name("run_page.html.jinja")
 TRUSTED_TOKENS = 65_536
-_COLUMNS = {
-    "dead_fraction": ("dead", "h = 0 exactly on every token"),
-    "never_positive_fraction": ("never open", "z ≤ 0 on every token; for smooth activations a closed gate, not death"),
-    "density": ("h ≠ 0", "mean share of tokens on which a neuron is not zero; its complement is sparsity, not death"),
-    "rare_fraction": ("rare", "fires, but on fewer than one token in 10,000"),
-    "always_fraction": ("always", "not zero on every token"),
-    "inert_fraction": ("inert", "contributes at most 2.5 % of the layer's mean: what compares different activations"),
+_FORMAT = 1
+_CURVE_CAPTIONS = {
+    "never_versus_tokens": ("Neurons that never fired, after so many tokens", neuron_figures.never_versus_tokens),
+    "contribution_curve": (
+        "Contribution of the strongest neurons; dotted: all alike",
+        neuron_figures.contribution_curves,
+    ),
+    "dormancy_curve": ("τ-dormant neurons: mean |h| at most τ of the layer's", neuron_figures.dormancy_curves),
 }
 
 
@@ -25,41 +35,97 @@ def run_page(run: Path) -> str:
     """Return the page of a finished, stopped or running training as HTML.
 
     Raises:
-        CheckpointError: the run has no readable configuration or no record yet.
+        CheckpointError: the run has no readable configuration or no record yet, or one of its files was altered.
     """
-    import jinja2
-    from markupsafe import Markup
-
-    config, records = _read_json(run / "config.json"), _read_records(run / "metrics.jsonl")
-    if not any(record.get("kind") in ("train", "eval") for record in records):
+    records = _read_records(run / "metrics.jsonl")
+    if not any(record["kind"] in ("train", "eval") for record in records):
         raise CheckpointError(f"{run} has nothing to report yet; its log is empty; wait for the first evaluation")
-    summary = _read_json(run / "summary.json") if (run / "summary.json").exists() else None
+    neurons, explorer = _read_instrument(run / "neurons.json"), _read_instrument(run / "explorer.json")
     evaluations = [record for record in records if record["kind"] == "eval"]
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"percent": _percent, "figure": _figure}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        name=run.name,
-        config=config,
+    environment = pages.environment()
+    environment.filters |= {"json_block": pages.json_block, "script_hash": pages.script_hash}
+    return environment.get_template("run_page.html.jinja").render(
+        name=run.absolute().name,
+        style=pages.resource("page.css"),
+        config=_read_json(run / "config.json"),
         machine=_read_json(run / "environment.json"),
-        summary=summary,
+        summary=_read_json(run / "summary.json") if (run / "summary.json").exists() else None,
         last=evaluations[-1] if evaluations else None,
-        columns=_COLUMNS,
-        trusted_tokens=TRUSTED_TOKENS,
-        figure=Markup(curves(records)),
+        missing=formats.MISSING,
+        neurons_command=f"python -m minigpt neurons {shlex.quote(str(run))}",
+        loss_curves=loss_curves(records),
+        evaluations_csv=pages.csv_link(*death_tables.evaluation_rows(evaluations)),
+        **_deaths(records, evaluations),
+        **_health(evaluations, neurons),
+        has_neurons_csv=(run / "neurons.csv").exists(),
+        explorer=explorer_data(explorer) if explorer else None,
+        script=pages.resource("explorer.js") if explorer else None,
     )
 
 
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{100 * share:.1f} %"
+def _deaths(records: list[Record], evaluations: list[Record]) -> dict[str, Any]:
+    """What `deaths.html.jinja` shows."""
+    heatmap = death_tables.dead_heatmap(evaluations)
+    life = death_tables.life_table(records)
+    return {
+        "heatmap": heatmap,
+        "life": life,
+        "life_intervals": death_tables.interval_labels(life.ends) if life else [],
+        "life_csv": pages.csv_link(*death_tables.life_rows(life)) if life else None,
+        "watched": death_tables.watched(records),
+    }
 
 
-def _figure(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _health(evaluations: list[Record], neurons: Record | None) -> dict[str, Any]:
+    """What `health.html.jinja` and `cost.html.jinja` show, of `neurons.json` or else of the last evaluation."""
+    measured = neurons or (evaluations[-1] if evaluations else None)
+    layers = measured["layers"] if measured else []
+    model = (neurons or {}).get("model") or {}
+    least_active = model.get("least_active_zeroed")
+    return {
+        "neurons": neurons,
+        "measured": {"sequences": None, **measured} if measured else None,
+        "layers": layers,
+        "verdict": layer_tables.verdict(neurons) if neurons else None,
+        "trusted_tokens": TRUSTED_TOKENS,
+        "health": layer_tables.HEALTH if neurons else layer_tables.known_columns(layers),
+        "model": {"dead_zeroed": None, "least_active_zeroed": None, **model},
+        "expendable": layer_tables.EXPENDABLE,
+        "undefined": layer_tables.undefined_reasons(layers),
+        "layers_csv": pages.csv_link(*layer_tables.layer_rows(layers)),
+        "curves_csv": pages.csv_link(*layer_tables.curve_rows(layers)) if neurons else None,
+        "firing_rates": _firing_rates(layers),
+        "layer_curves": _layer_curves(layers),
+        "least_active": neuron_figures.least_active(least_active) if least_active else None,
+    }
+
+
+def _firing_rates(layers: list[Record]) -> list[tuple[int, Markup]]:
+    drawn = [layer for layer in layers if layer.get("firing_rate_histogram")]
+    return [(layer["layer"], neuron_figures.firing_rates(layer)) for layer in drawn]
+
+
+def _layer_curves(layers: list[Record]) -> list[tuple[str, Markup]]:
+    return [
+        (caption, draw(layers))
+        for curve, (caption, draw) in _CURVE_CAPTIONS.items()
+        if any(layer.get(curve) for layer in layers)
+    ]
+
+
+def _read_instrument(path: Path) -> Record | None:
+    """A file of `minigpt neurons`, or None if there is none."""
+    if not path.exists():
+        return None
+    content = _read_json(path)
+    if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("layers"), list):
+        raise CheckpointError(f"{path} is of no known format; expected format {_FORMAT}; repeat `minigpt neurons`")
+    return content
 
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return _parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as reason:
         raise CheckpointError(
             f"cannot read {path}; {reason}; give a run directory that `minigpt train` made"
@@ -70,6 +136,17 @@ def _read_records(path: Path) -> list[Record]:
     """All complete lines; a last one that a crash cut short is left out."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        return [json.loads(line) for line in lines]
+        records = [_parse(line) for line in lines]
     except (OSError, ValueError) as reason:
         raise CheckpointError(f"cannot read {path}; {reason}; it was altered") from reason
+    if not all(isinstance(record, dict) and "kind" in record for record in records):
+        raise CheckpointError(f"{path} holds a line that is no record; it was altered")
+    return records
+
+
+def _parse(text: str) -> Any:
+    return json.loads(text, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")

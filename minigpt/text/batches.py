@@ -11,9 +11,9 @@ from torch import Tensor
 from minigpt import randomness
 
 
-def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: int) -> Tensor:
-    """Where the windows of one training step begin (windows,): a pure function of seed and step."""
-    random = randomness.generator(seed, "data", step)
+def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: int, purpose: str = "data") -> Tensor:
+    """Where the windows of one training step begin (windows,): a pure function of seed, purpose and step."""
+    random = randomness.generator(seed, purpose, step)
     return torch.randint(tokens - block_size, (windows,), generator=random)
 
 
@@ -25,19 +25,22 @@ def gather(ids: np.ndarray, starts: Tensor, block_size: int) -> tuple[Tensor, Te
 
 
 def evaluation_batches(
-    ids: np.ndarray, block_size: int, batch_size: int, limit: int = 0
+    ids: np.ndarray, block_size: int, batch_size: int, limit: int = 0, part: str = "all"
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cover a split by windows side by side, so that each token is predicted once; the last window may be short.
 
-    With a `limit`, only so many tokens are predicted (rounded up to whole windows), in windows spread evenly.
+    With a `limit`, only so many tokens are predicted (rounded up to whole windows), in windows spread evenly. The
+    parts `even` and `odd` take every other window: what was chosen on one of them can be judged on the other.
     """
+    first, stride = {"all": (0, 1), "even": (0, 2), "odd": (1, 2)}[part]
     complete = (len(ids) - 1) // block_size
-    wanted = -(-limit // block_size) if limit else complete
-    spread = min(wanted, complete)
-    chosen = np.arange(spread) * complete // max(spread, 1)
-    for first in range(0, spread, batch_size):
-        starts = torch.from_numpy(chosen[first : first + batch_size] * block_size)
+    windows = np.arange(first, complete, stride)
+    wanted = -(-limit // block_size) if limit else len(windows)
+    spread = min(wanted, len(windows))
+    chosen = windows[np.arange(spread) * len(windows) // max(spread, 1)]
+    for begin in range(0, spread, batch_size):
+        starts = torch.from_numpy(chosen[begin : begin + batch_size] * block_size)
         yield gather(ids, starts, block_size)
     rest = len(ids) - 1 - complete * block_size
-    if rest > 0 and wanted >= complete:
+    if rest > 0 and wanted >= len(windows) and complete % stride == first:
         yield gather(ids, torch.tensor([complete * block_size]), rest)

@@ -1,7 +1,8 @@
 """Checkpoints: safetensors and a manifest whose atomic appearance is the commit.
 
-`checkpoints/step-00000500/` holds `model.safetensors`, `optimizer.safetensors` and, written last, `manifest.json` with
-the size and SHA-256 of both. Whatever is read back is hashed before it is parsed, and nothing here can run code.
+`checkpoints/step-00000500/` holds `model.safetensors`, `optimizer.safetensors`, the neurons' `life.safetensors` and,
+written last, `manifest.json` with the size and SHA-256 of each. Whatever is read back is hashed before it is parsed,
+and nothing here can run code.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from torch.optim import Optimizer
 from minigpt import storage
 from minigpt.errors import CheckpointError, DivergedError
 from minigpt.model import GPT
+from minigpt.neurons.life import LifeTable
 from minigpt.training.optimizers import load_state_tensors, state_tensors
 
-FORMAT = 1
+FORMAT = 2
 FOLDER = "checkpoints"
 MODEL_FILE = "model.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+LIFE_FILE = "life.safetensors"
 MANIFEST_FILE = "manifest.json"
 KEPT = 2
 _STEP_NAME = re.compile(r"step-(\d{8,})")
@@ -68,6 +71,7 @@ def save(
     step: int,
     model: GPT,
     optimizers: list[Optimizer],
+    life: LifeTable,
     *,
     identity: dict[str, str],
     progress: dict[str, Any],
@@ -85,8 +89,9 @@ def save(
     storage.make_directory(directory)
     storage.remove_stale_temporaries(directory)
     storage.remove_tree(directory / MANIFEST_FILE)
+    contents = {MODEL_FILE: weights, OPTIMIZER_FILE: state_tensors(model, optimizers), LIFE_FILE: life.tensors()}
     files = {}
-    for name, tensors in ((MODEL_FILE, weights), (OPTIMIZER_FILE, state_tensors(model, optimizers))):
+    for name, tensors in contents.items():
         data = safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
         files[name] = {"bytes": len(data), "sha256": storage.write_bytes(directory / name, data)}
     manifest = {
@@ -107,7 +112,7 @@ def read(directory: Path) -> Checkpoint:
         CheckpointError: it is incomplete, altered, of a newer format, or not where it says it is.
     """
     manifest = _read_manifest(directory)
-    if set(manifest["files"]) != {MODEL_FILE, OPTIMIZER_FILE}:
+    if set(manifest["files"]) != {MODEL_FILE, OPTIMIZER_FILE, LIFE_FILE}:
         raise CheckpointError(f"{directory}: the manifest names other files; got {sorted(manifest['files'])[:4]}")
     data = {}
     for name, stated in manifest["files"].items():
@@ -173,10 +178,15 @@ def load_optimizers(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimiz
     load_state_tensors(model, optimizers, _parse(checkpoint, OPTIMIZER_FILE))
 
 
-def prune(run: Path, keep_also: set[int]) -> None:
+def load_life(checkpoint: Checkpoint, life: LifeTable) -> None:
+    """Put a checkpoint's life table into `life`; raises `CheckpointError` if it does not fit."""
+    life.load(_parse(checkpoint, LIFE_FILE))
+
+
+def prune(run: Path, keep_also: set[int], newest_kept: int = KEPT) -> None:
     """Delete all but the newest checkpoints and those of the steps named, once the newest was read back intact."""
     committed = committed_steps(run)
-    kept = set(committed[-KEPT:]) | keep_also
+    kept = set(committed[-newest_kept:]) | keep_also
     doomed = [step for step in steps_of(run) if step not in kept and step < max(committed, default=0)]
     if not doomed:
         return

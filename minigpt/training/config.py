@@ -16,6 +16,9 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
+EVAL_PARTS = ("all", "even", "odd")
+# What a resumed run may do differently: none of it changes what is learned.
+FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
 
 
 _NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
@@ -79,7 +82,7 @@ class RunConfig:
     n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
     n_head: int = flag(4, "model", "attention heads", at_least=1)
     n_embd: int = flag(128, "model", "width of the residual stream", at_least=1, below=1 << 17)
-    d_ff: int = flag(0, "model", "neurons of a layer; 0: what makes all arms equal in size", at_least=0, below=1 << 20)
+    d_ff: int | str = flag(0, "model", "neurons of a layer; 0: all arms equal in size", at_least=0, below=1 << 20)
     block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
     bias: bool = flag(True, "model", "biases in linear layers and norms")
     norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))
@@ -103,11 +106,14 @@ class RunConfig:
     beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
     grad_clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", at_least=0)
     l1: float = flag(0.0, "training", "weight of the mean |h| of all neurons in the loss", at_least=0)
+    recycle: str = flag("none", "training", "which neurons get new weights: none, dead, dormant:0.025, random:8")
+    recycle_every: int = flag(0, "training", "steps between recyclings; 0: never", at_least=0)
     patience: int = flag(0, "training", "stop after so many evaluations without improvement; 0: never", at_least=0)
     min_delta: float = flag(0.0, "training", "improvement, in nats, that patience counts", at_least=0)
 
     eval_every: int = flag(250, "watching", "steps between evaluations; 0: none at all", at_least=0)
     eval_tokens: int = flag(65_536, "watching", "tokens of one on the way; 0, and the last: all", at_least=0)
+    eval_part: str = flag("all", "watching", "validation windows: all, or every other one", choices=EVAL_PARTS)
     checkpoint_every: int = flag(250, "watching", "steps between checkpoints; 0: only the last", at_least=0)
     log_every: int = flag(10, "watching", "steps between train records; 0: none", at_least=0)
     tensorboard: bool = flag(False, "watching", "also write scalars and histograms for TensorBoard")
@@ -120,12 +126,18 @@ class RunConfig:
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
 
+def with_preset(asked: dict[str, Any]) -> dict[str, Any]:
+    """The values that a preset starts from, overridden by those asked for; raises `UsageError` for an unknown one."""
+    preset = asked.get("preset", RunConfig.preset)
+    if preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        raise UsageError(f"unknown preset {preset!r}{did_you_mean(preset, PRESETS) or ';'} allowed: {known}")
+    return PRESETS[preset] | asked
+
+
 def check(config: RunConfig) -> None:
-    """Raise `UsageError` for the first value that its field does not allow."""
-    for item in fields(config):
-        value = getattr(config, item.name)
-        if value is not None:
-            _check_value(item.name.replace("_", "-"), value, item.metadata)
+    """Raise `UsageError` for the first value that its field does not allow, or that contradicts another."""
+    check_fields(config)
     if config.val_fraction + config.test_fraction >= 1:
         held_out = config.val_fraction + config.test_fraction
         raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
@@ -136,8 +148,19 @@ def check(config: RunConfig) -> None:
         raise UsageError(f"rotary positions need an even head width; got n-embd / n-head = {head_width}; choose others")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
+    if (config.recycle == "none") is not (config.recycle_every == 0):
+        got = f"recycle {config.recycle} and recycle-every {config.recycle_every}"
+        raise UsageError(f"recycling needs both what and how often; got {got}; give both or neither")
     if config.patience and not config.eval_every:
         raise UsageError(f"patience {config.patience} needs evaluations; eval-every is 0; raise it")
+
+
+def check_fields(values: Any) -> None:
+    """Raise `UsageError` for the first field of a dataclass made with `flag` whose value is not allowed."""
+    for item in fields(values):
+        value = getattr(values, item.name)
+        if value is not None:
+            _check_value(item.name.replace("_", "-"), value, item.metadata)
 
 
 def _check_value(name: str, value: Any, metadata: Any) -> None:

@@ -69,11 +69,13 @@ def evaluate(
     split: str,
     dtype: str,
     limit: int = 0,
+    part: str = "all",
     between_batches: Callable[[], None] = lambda: None,
 ) -> Evaluation:
-    """Predict every token of `ids` once (or `limit` of them) and count what the neurons do meanwhile.
+    """Predict every token of `ids` once and count what the neurons do meanwhile.
 
-    Draws no random number and leaves the model's mode as it was. `between_batches` may raise to stop early.
+    `limit` bounds the tokens; `part` takes every other window only. `between_batches` may raise to stop early.
+    Draws no random number and leaves the model's mode as it was.
 
     Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
     """
@@ -84,7 +86,7 @@ def evaluate(
     model.eval()
     try:
         with NeuronProbe(model) as probe, autocast(device, dtype):
-            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size(model), limit):
+            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size(model), limit, part):
                 between_batches()
                 logits = model(inputs.to(device))  # (B,T,V)
                 losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")

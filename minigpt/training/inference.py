@@ -15,7 +15,8 @@ from minigpt.text.tokenizers import Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.run import model_config, prepare_text
+from minigpt.training.identity import prepare_text
+from minigpt.training.run import model_config
 from minigpt.training.terminal import print_notice
 
 
@@ -102,7 +103,8 @@ def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
 
 def _evaluate_store(run: OpenedRun, store: TokenStore, split: str, limit: int) -> Evaluation:
     ids, byte_lengths = store.tokens(split), store.tokenizer.byte_lengths()
-    return evaluate(run.model, ids, byte_lengths, split=split, dtype=run.config.dtype, limit=limit)
+    part = run.config.eval_part if split == "val" else "all"
+    return evaluate(run.model, ids, byte_lengths, split=split, dtype=run.config.dtype, limit=limit, part=part)
 
 
 def exact_nats_per_token(run: OpenedRun, split: str) -> float | None:

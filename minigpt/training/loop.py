@@ -1,6 +1,7 @@
 """The training loop, from a configuration to a finished run directory.
 
-At each step: evaluate if it is time, commit a checkpoint if it is time, update. A checkpoint after `s` updates and the
+At each step: evaluate if it is time, commit a checkpoint if it is time, recycle neurons if it is time, update. So an
+evaluation shows what became of recycled neurons since, not how fresh they are. A checkpoint after `s` updates and the
 log up to its byte length are all that a resumed run needs; everything random follows from (seed, purpose, step).
 """
 
@@ -23,17 +24,20 @@ from minigpt.errors import (
     is_out_of_memory,
 )
 from minigpt.model import GPT
+from minigpt.neurons.life import silent_counts
+from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
+from minigpt.training.identity import code_hash, prepare_text
 from minigpt.training.interrupts import StopFlag, stop_on_signals
+from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import (
     Progress,
     Run,
     assemble,
     describe,
     model_config,
-    prepare_text,
     restore,
     write_description,
 )
@@ -53,6 +57,7 @@ def train(
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
     """
     config = runtime.resolve(config)
+    check_choice(parse_choice(config.recycle), model_config(config, vocab_size=1).layer_widths)
     run_directory.refuse_occupied(directory, resume, overwrite)
     if config.tensorboard:
         tensorboard.check_installed()
@@ -117,16 +122,20 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
             _commit(run, progress)
         if at_end:
             return
+        if _recycling_is_due(config, progress):
+            storage.append_json_line(run.metrics, recycle_neurons(run, progress.step, stop.check))
+            progress.recycled_step = progress.step
         step_begun = time.perf_counter()
-        result = take_step(run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check)
+        logged = is_due(config.log_every, progress.step + 1, config.steps)
+        result = take_step(run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check, logged)
         timed_steps, timed_seconds = timed_steps + 1, timed_seconds + time.perf_counter() - step_begun
         progress.step += 1
         progress.tokens += tokens_per_step
         rate = None
-        if is_due(config.log_every, progress.step, config.steps):
+        if logged:
             rate = timed_steps * tokens_per_step / timed_seconds
             timed_steps, timed_seconds = 0, 0.0
-            storage.append_json_line(run.metrics, _train_record(progress, result, rate))
+            _log_step(run, progress, result, rate)
             if writer is not None:
                 tensorboard.write_step(writer, progress.step, result)
         terminal.step(result, rate)
@@ -135,6 +144,16 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
 def is_due(every: int, step: int, steps: int) -> bool:
     """Whether something done every so many steps, and at the last one, is due; never if `every` is 0."""
     return every > 0 and (step % every == 0 or step == steps)
+
+
+def _recycling_is_due(config: RunConfig, progress: Progress) -> bool:
+    """Whether neurons are to be recycled before this step's update.
+
+    NOTE: a stop may fall between recycling and update. If the checkpoint of this step was committed before, a resumed
+    run repeats the recycling from it; if not, the one then committed knows that it was done.
+    """
+    due = is_due(config.recycle_every, progress.step, config.steps)
+    return due and progress.step > 0 and progress.recycled_step < progress.step
 
 
 def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:
@@ -151,6 +170,7 @@ def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:
         split="val",
         dtype=config.dtype,
         limit=0 if complete else config.eval_tokens,
+        part=config.eval_part,
         between_batches=stop.check,
     )
     if not math.isfinite(evaluation.loss):
@@ -159,6 +179,8 @@ def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:
             raise DivergedError(f"parameter {bad} is not finite at step {progress.step}; the last checkpoint is good")
         print_notice(f"warning: validation loss is {evaluation.loss} at step {progress.step}")
     storage.append_json_line(run.metrics, evaluation.record(progress.step))
+    for event in run.life.see_evaluation(progress.step, evaluation.statistics):
+        storage.append_json_line(run.metrics, event)
     progress.evaluated_step = progress.step
     if progress.best_loss is None or evaluation.loss < progress.best_loss - config.min_delta:
         progress.best_loss, progress.best_step = evaluation.loss, progress.step
@@ -178,6 +200,7 @@ def _commit(run: Run, progress: Progress) -> None:
         progress.step,
         run.model,
         run.optimizers,
+        run.life,
         identity=run.identity,
         progress={**asdict(committed), "log_length": storage.flush(run.metrics)},
         environment=run.environment,
@@ -186,8 +209,11 @@ def _commit(run: Run, progress: Progress) -> None:
     checkpoints.prune(run.directory, keep_also={progress.best_step})
 
 
-def _train_record(progress: Progress, result: StepResult, tokens_per_second: float) -> dict[str, Any]:
-    return {
+def _log_step(run: Run, progress: Progress, result: StepResult, tokens_per_second: float) -> None:
+    """Log the step just taken, and which neurons its gradients showed to be alive after all."""
+    assert result.gradients is not None
+    revivals = run.life.see_step(progress.step, result.gradients)
+    record = {
         "kind": "train",
         "step": progress.step,
         "loss": result.loss,
@@ -195,13 +221,18 @@ def _train_record(progress: Progress, result: StepResult, tokens_per_second: flo
         "grad_norm": result.grad_norm,
         "tokens": progress.tokens,
         "tokens_per_second": tokens_per_second,
+        "silent": silent_counts(result.gradients),
+        "trapped": run.life.trapped_counts(),
     }
+    for line in (record, *revivals):
+        storage.append_json_line(run.metrics, line)
 
 
 def _write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
     """Write the final figures, the last validation record among them, and return them."""
     records = run_directory.read_metrics(run.directory)
     evaluations = [record for record in records if record["kind"] == "eval" and record["split"] == "val"]
+    log = storage.read_bytes(run.metrics, StorageError)
     summary = {
         "status": status,
         "steps": progress.step,
@@ -209,10 +240,14 @@ def _write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
         "seconds": progress.seconds,
         "parameters": run.model.parameter_count(),
         "parameters_sha256": checkpoints.parameter_hash(run.model),
+        "flops_per_token": run.model.flops_per_token(),
+        "peak_memory_bytes": runtime.peak_memory_bytes(run.config.device),
+        "identity": {**run.identity, "code": code_hash()},
+        "log": {"bytes": len(log), "sha256": storage.sha256_bytes(log)},
         "best": {"step": progress.best_step, "loss": progress.best_loss},
         "val": evaluations[-1] if evaluations else None,
     }
-    storage.write_json(run.directory / run_directory.SUMMARY, summary)
+    run_directory.write_summary(run.directory, summary)
     return summary
 
 

@@ -15,10 +15,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from minigpt import storage
-from minigpt.errors import CheckpointError, DataError
+from minigpt.errors import CheckpointError
 from minigpt.model import GPT, GPTConfig
-from minigpt.text.corpora import open_corpus
-from minigpt.text.store import TokenStore, prepare
+from minigpt.neurons.life import LifeTable
+from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
@@ -34,6 +34,7 @@ class Progress:
     seconds: float = 0.0
     evaluated_step: int = -1
     committed_step: int = -1
+    recycled_step: int = -1
     best_step: int = -1
     best_loss: float | None = None
     evaluations_without_gain: int = 0
@@ -49,6 +50,7 @@ class Run:
     model: GPT
     forward: Callable[[Tensor], Tensor]
     optimizers: list[Optimizer]
+    life: LifeTable
     identity: dict[str, str]
     environment: dict[str, Any]
 
@@ -64,18 +66,6 @@ def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(vocab_size=vocab_size, **shared)
 
 
-def prepare_text(config: RunConfig) -> TokenStore:
-    """Open the corpus and make sure that its tokens are prepared.
-
-    Raises:
-        DataError: the corpus cannot be used, or there is no validation text and evaluations are asked for.
-    """
-    if config.eval_every and not config.val_fraction:
-        raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
-    corpus = open_corpus(config.corpus, config.val_fraction, config.test_fraction)
-    return prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=config.block_size + 1)
-
-
 def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
     """Build what trains the model and name what it must be resumed with; nothing is written."""
     environment = {
@@ -89,9 +79,9 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) 
         "data": store.sha256,
         "tokenizer": storage.sha256_bytes(storage.json_document(store.tokenizer.to_json())),
     }
-    forward: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False) if config.compile == "on" else model
+    forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
-    return Run(directory, config, store, model, forward, optimizers, identity, environment)
+    return Run(directory, config, store, model, forward, optimizers, LifeTable(model), identity, environment)
 
 
 def write_description(run: Run) -> None:
@@ -116,15 +106,16 @@ def restore(run: Run) -> Progress | None:
     _check_identity(run, checkpoint)
     checkpoints.load_model(checkpoint, run.model)
     checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
+    checkpoints.load_life(checkpoint, run.life)
     stored = dict(checkpoint.progress)
     log_length = stored.pop("log_length", None)
     try:
         progress = Progress(**stored)
     except TypeError as error:
         raise CheckpointError(f"{checkpoint.directory} has other progress than this version keeps; {error}") from error
-    if not isinstance(log_length, int) or progress.step != checkpoint.step:
+    if progress.step != checkpoint.step:
         raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
-    _cut_log(run.metrics, log_length)
+    storage.write_bytes(run.metrics, log_up_to(run.metrics, log_length))
     return progress
 
 
@@ -147,13 +138,17 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
             print_notice(f"warning: not bit-exact: {name} was {before} and is {now}")
 
 
-def _cut_log(path: Path, length: int) -> None:
-    """Return the log to what a checkpoint knows, keeping the records of opening the test part."""
-    if not path.exists() or path.stat().st_size < length:
-        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length:,} bytes expected; it was altered")
+def log_up_to(path: Path, length: object) -> bytes:
+    """What a checkpoint knows of a log by the length it states, and all later records of opening the test part.
+
+    Raises:
+        CheckpointError: the log is shorter than that, or the checkpoint states no length.
+    """
+    if not isinstance(length, int) or not path.exists() or path.stat().st_size < length:
+        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length} bytes expected; it was altered")
     later = storage.read_json_lines(path, CheckpointError, offset=length)
     openings = [storage.to_json(record) + "\n" for record in later if record.get("event") == "test_opened"]
-    storage.write_bytes(path, storage.read_bytes(path, CheckpointError)[:length] + "".join(openings).encode("utf-8"))
+    return storage.read_bytes(path, CheckpointError)[:length] + "".join(openings).encode("utf-8")
 
 
 def describe(run: Run) -> str:

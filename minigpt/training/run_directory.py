@@ -23,7 +23,7 @@ from typing import Any, get_args, get_type_hints
 from minigpt import storage
 from minigpt.errors import CheckpointError, StorageError, UsageError
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
-from minigpt.training.config import RunConfig, check
+from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
 
 RUNS = Path("runs")
 CONFIG = "config.json"
@@ -32,9 +32,6 @@ TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
 NEURONS, NEURON_TABLE, EXPLORER = "neurons.json", "neurons.csv", "explorer.json"
-
-# What a resumed run may do differently: none of it changes what is learned.
-FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
 
 
 def default_directory(config: RunConfig) -> Path:
@@ -100,8 +97,8 @@ def config_json(config: RunConfig) -> dict[str, Any]:
 
 
 def config_hash(config: RunConfig) -> str:
-    """SHA-256 of whatever in a configuration shapes what is learned."""
-    shaping = {name: value for name, value in config_json(config).items() if name not in FREE_ON_RESUME}
+    """SHA-256 of whatever in a configuration shapes what is learned; a preset only names where values came from."""
+    shaping = {n: value for n, value in config_json(config).items() if n not in FREE_ON_RESUME and n != "preset"}
     return storage.sha256_bytes(storage.to_json(shaping).encode())
 
 
@@ -151,12 +148,30 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def write_summary(run: Path, summary: dict[str, Any]) -> None:
+    """Write the final figures with a hash of their own, so that a summary that was altered is noticed."""
+    storage.write_json(run / SUMMARY, {**summary, "sha256": _seal(summary)})
+
+
+def read_summary(run: Path) -> dict[str, Any]:
+    """Read what `write_summary` wrote; raises `CheckpointError` if it is missing or altered."""
+    path = run / SUMMARY
+    summary = storage.read_json(path, CheckpointError)
+    if not isinstance(summary, dict) or summary.pop("sha256", None) != _seal(summary):
+        raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; train the run again")
+    return summary
+
+
+def _seal(summary: dict[str, Any]) -> str:
+    return storage.sha256_bytes(storage.to_json(summary).encode())
+
+
 def read_finished(run: Path) -> dict[str, Any] | None:
     """The summary of a run that came to its end, or None."""
     if not (run / SUMMARY).is_file():
         return None
-    summary = storage.read_json(run / SUMMARY, CheckpointError)
-    return summary if isinstance(summary, dict) and summary.get("status") == "finished" else None
+    summary = read_summary(run)
+    return summary if summary.get("status") == "finished" else None
 
 
 def check_resumable(stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:

@@ -12,16 +12,20 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+from torch._functorch import config as functorch_config
 
 import minigpt
-from minigpt.activations import canonical_activation
+from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.errors import UsageError
+from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
 
 # Fused attention has a slow backward pass at short contexts on a CPU (docs/performance-log.md).
@@ -40,6 +44,7 @@ def resolve(config: RunConfig) -> RunConfig:
         UsageError: a value is not allowed, or this machine lacks what it needs.
     """
     check(config)
+    parse_choice(config.recycle)
     device = resolve_device(config.device)
     if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
@@ -50,6 +55,7 @@ def resolve(config: RunConfig) -> RunConfig:
     return replace(
         config,
         activation=canonical_activation(config.activation, config.n_layer),
+        d_ff=canonical_widths(config.d_ff, config.n_layer),
         device=str(device),
         dtype=fastest_dtype(device) if config.dtype == "auto" else config.dtype,
         attention=attention if config.attention == "auto" else config.attention,
@@ -105,6 +111,18 @@ def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
     if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
         return "no C++ compiler was found; install g++ or clang++, or use --compile off"
     return ""
+
+
+def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """The model's compiled form, which shares its parameters; compiling happens at the first call.
+
+    NOTE: by default torch keeps ReLU's mask as a byte tensor for the backward pass, and its CPU kernels store and load
+    such masks one by one: the compiled step became slower than the plain one. Without this ban the mask is recomputed.
+    The setting belongs to the process, since the graph is cut when the model is first called.
+    """
+    if next(model.parameters()).device.type == "cpu":
+        functorch_config.ban_recompute_materialized_backward = False
+    return torch.compile(model, dynamic=False)
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
@@ -166,6 +184,18 @@ def exactness() -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+def peak_memory_bytes(device: str) -> int | None:
+    """Most memory held so far: of a CUDA device what torch took there, else what was resident of this process."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kibibytes if sys.platform == "darwin" else 1024 * kibibytes  # macOS counts bytes
 
 
 def _processor_name() -> str:

@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from minigpt import randomness
 from minigpt.errors import DivergedError
 from minigpt.model import GPT, Block
+from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import set_learning_rate
@@ -25,11 +26,15 @@ from minigpt.training.schedules import learning_rate
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss of the step's tokens in nats, before the update, without the L1 term; and the gradient's norm."""
+    """Mean loss of the step's tokens in nats, before the update, without the L1 term; and the gradient's norm.
+
+    `gradients` is what they told of each layer's neurons, where that was asked for.
+    """
 
     loss: float
     grad_norm: float
     lr: float
+    gradients: list[LayerGradients | None] | None = None
 
 
 def take_step(
@@ -40,6 +45,7 @@ def take_step(
     config: RunConfig,
     step: int,
     between_batches: Callable[[], None],
+    watch_neurons: bool = False,
 ) -> StepResult:
     """Update `model` once; `forward` is the model or its compiled form. A pure function of weights, config and step.
 
@@ -60,13 +66,14 @@ def take_step(
     grad_norm = nn.utils.get_total_norm(gradients).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
+    evidence = read_gradients(model) if watch_neurons else None
     if config.grad_clip and grad_norm > config.grad_clip:
         torch._foreach_mul_(gradients, config.grad_clip / grad_norm)
     lr = learning_rate(config, step)
     set_learning_rate(optimizers, lr)
     for optimizer in optimizers:
         optimizer.step()
-    return StepResult(loss, grad_norm, lr)
+    return StepResult(loss, grad_norm, lr, evidence)
 
 
 def _accumulate_gradient(

@@ -10,6 +10,7 @@ from pathlib import Path
 from minigpt import storage
 from minigpt.errors import CheckpointError, MinigptError
 from minigpt.model import GPT
+from minigpt.neurons.life import LifeTable
 from minigpt.training import checkpoints, run_directory
 from minigpt.training.run import model_config
 
@@ -40,7 +41,7 @@ def verify(run: Path) -> list[Finding]:
         for step in checkpoints.committed_steps(run)
     ]
     if (run / run_directory.SUMMARY).exists():
-        findings.append(_check("summary", lambda: storage.read_json(run / run_directory.SUMMARY, CheckpointError)))
+        findings.append(_check("summary", lambda: _check_summary(run)))
     return findings
 
 
@@ -61,7 +62,9 @@ def _check_checkpoint(run: Path, step: int) -> None:
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
         raise CheckpointError(f"{tokenizer_path} is not the one of {checkpoint.directory}")
     vocab_size = run_directory.read_run_tokenizer(run).vocab_size
-    checkpoints.load_model(checkpoint, GPT(model_config(config, vocab_size)))
+    model = GPT(model_config(config, vocab_size))
+    checkpoints.load_model(checkpoint, model)
+    checkpoints.load_life(checkpoint, LifeTable(model))
     length = checkpoint.progress.get("log_length")
     metrics = run / run_directory.METRICS
     if not isinstance(length, int) or not metrics.exists() or metrics.stat().st_size < length:
@@ -78,3 +81,11 @@ def _check_log(run: Path) -> None:
         if step <= last.get(kind, -1):
             raise CheckpointError(f"{run / run_directory.METRICS} has the {kind} record of step {step} twice or late")
         last[kind] = step
+
+
+def _check_summary(run: Path) -> None:
+    """The summary must be unaltered, and the log still begins with what it was drawn from."""
+    log = run_directory.read_summary(run)["log"]
+    content = storage.read_bytes(run / run_directory.METRICS, CheckpointError)[: log["bytes"]]
+    if storage.sha256_bytes(content) != log["sha256"]:
+        raise CheckpointError(f"{run / run_directory.METRICS} is not the log that the summary was drawn from")

@@ -1,0 +1,261 @@
+"""Surgery on neurons: which ones, giving them a new start, cutting them out.
+
+Recycling follows ReDo (Sokar et al. 2023, arXiv:2302.12902, algorithm 1): incoming weights are drawn anew, the incoming
+bias, the outgoing weights and what the optimizer remembers of all of them are zero. So a neuron whose h was 0 can be
+recycled without changing what the model computes. Pruning removes neurons that only ever were 0, and folds those that
+only ever were one other number into the bias behind them.
+
+Everything here is a pure function of model, optimizer state, masks and a seed: no text is read and nothing is written.
+
+NOTE: softmax couples the neurons of a layer: there a recycled neuron changes the others, though it writes nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from minigpt import randomness
+from minigpt.activations import canonical_widths
+from minigpt.errors import UsageError, did_you_mean
+from minigpt.model import GPT, Block, GPTConfig, incoming_std
+from minigpt.neurons.probe import LayerStatistics
+
+KINDS = ("none", "dead", "dormant", "random")
+
+
+def mlp_blocks(model: GPT) -> list[Block]:
+    """The blocks of a model, for the type checker too."""
+    return [block for block in model.blocks if isinstance(block, Block)]
+
+
+# Which neurons
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which neurons of a layer are meant, and by what amount: τ of `dormant`, K of `random`."""
+
+    kind: str
+    amount: float = 0.0
+
+    @property
+    def needs_probing(self) -> bool:
+        """Whether it depends on what the neurons do."""
+        return self.kind in ("dead", "dormant")
+
+
+def parse_choice(spec: str) -> Choice:
+    """Read `none`, `dead`, `dormant:τ` or `random:K`.
+
+    Raises:
+        UsageError: anything else.
+    """
+    kind, colon, text = spec.partition(":")
+    if kind not in KINDS:
+        hint = did_you_mean(kind, KINDS) or ";"
+        raise UsageError(f"unknown neurons {spec!r:.100}{hint} allowed: none, dead, dormant:0.025, random:8")
+    if kind in ("none", "dead"):
+        if colon:
+            raise UsageError(f"{kind} takes no argument; got {spec!r:.100}; leave it out")
+        return Choice(kind)
+    if kind == "dormant":
+        return Choice(kind, _threshold(text))
+    if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
+        raise UsageError(f"random needs a number of neurons of each layer; got {spec!r:.100}; write random:8")
+    return Choice(kind, int(text))
+
+
+def _threshold(text: str) -> float:
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold < math.inf:  # NaN compares false
+        raise UsageError(f"dormant needs a threshold of 0 or more; got {text!r:.100}; write dormant:0.025")
+    return threshold
+
+
+def check_choice(choice: Choice, widths: Sequence[int]) -> None:
+    """Raise `UsageError` if a layer has fewer neurons than are to be drawn from it."""
+    for layer, neurons in enumerate(widths):
+        if choice.kind == "random" and choice.amount > neurons:
+            raise UsageError(
+                f"random:{choice.amount} is more than there are; layer {layer} has {neurons}; choose fewer"
+            )
+
+
+def choose(
+    choice: Choice, model: GPT, statistics: Sequence[LayerStatistics] | None, seed: int, step: int
+) -> list[Tensor]:
+    """Return the mask (F,) of the chosen neurons of each layer; `statistics` may be None unless it needs probing."""
+    if choice.needs_probing:
+        assert statistics is not None
+        return [_judge(choice, counted) for counted in statistics]
+    masks = []
+    for layer, block in enumerate(mlp_blocks(model)):
+        mask = torch.zeros(block.mlp.d_ff, dtype=torch.bool)
+        if choice.kind == "random":
+            order = torch.randperm(
+                block.mlp.d_ff, generator=randomness.generator(seed, f"recycle/choose/{layer}", step)
+            )
+            mask[order[: int(choice.amount)]] = True
+        masks.append(mask)
+    return masks
+
+
+def _judge(choice: Choice, counted: LayerStatistics) -> Tensor:
+    if choice.kind == "dead":
+        return counted.fired == 0
+    return counted.sum_abs_h <= choice.amount * counted.sum_abs_h.mean()
+
+
+# Recycling
+
+
+@torch.no_grad()
+def recycle(model: GPT, optimizers: Sequence[Optimizer], chosen: Sequence[Tensor], seed: int, step: int) -> None:
+    """Give the chosen neurons, a mask (F,) a layer, new incoming weights and nothing else; the optimizers forget them.
+
+    A neuron's new weights depend on seed, step, layer and its number, not on which others are chosen.
+    """
+    std = incoming_std(model.config)
+    for layer, (block, mask) in enumerate(zip(mlp_blocks(model), chosen, strict=True)):
+        w_in, w_out = block.mlp.w_in, block.mlp.w_out
+        columns = mask.to(model.device)  # (F,)
+        rows = columns.repeat(block.mlp.act.branches)  # (branches·F,)
+        noise = torch.randn(w_in.weight.shape, generator=randomness.generator(seed, f"recycle/{layer}", step))
+        w_in.weight[rows] = (noise * std).to(model.device)[rows]
+        w_out.weight[:, columns] = 0
+        _forget(optimizers, w_in.weight, rows)
+        _forget(optimizers, w_out.weight, (slice(None), columns))
+        if w_in.bias is not None:
+            w_in.bias[rows] = 0
+            _forget(optimizers, w_in.bias, rows)
+
+
+def _forget(optimizers: Sequence[Optimizer], parameter: Tensor, place: Any) -> None:
+    """Zero, at one place, every moment that any optimizer keeps of a parameter; its count of steps goes on."""
+    for optimizer in optimizers:
+        for value in optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value[place] = 0
+
+
+# Pruning
+
+
+@dataclass
+class HiddenRange:
+    """The smallest and largest h of each neuron of a layer so far.
+
+    Shapes: both (F,).
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def widen(self, hidden: Tensor) -> None:
+        """Take in the values of one batch (B,T,F)."""
+        flat = hidden.detach().flatten(0, -2)  # (B·T,F)
+        self.low = torch.minimum(self.low, flat.amin(0))
+        self.high = torch.maximum(self.high, flat.amax(0))
+
+    @property
+    def dead(self) -> Tensor:
+        """Which neurons were 0 on every token."""
+        return ((self.low == 0) & (self.high == 0)).cpu()
+
+    @property
+    def constant(self) -> Tensor:
+        """Which neurons had one value on every token, and not 0."""
+        return ((self.low == self.high) & (self.low != 0)).cpu()
+
+
+@contextlib.contextmanager
+def watch_ranges(model: GPT) -> Iterator[list[HiddenRange]]:
+    """Widen each layer's range by whatever passes through the plain, uncompiled model meanwhile."""
+    ranges, handles = [], []
+    for block in mlp_blocks(model):
+        infinite = torch.full((block.mlp.d_ff,), math.inf, device=model.device)
+        ranges.append(HiddenRange(infinite, -infinite))
+        widen = ranges[-1].widen
+        handles.append(block.mlp.act.register_forward_hook(lambda module, inputs, hidden, widen=widen: widen(hidden)))
+    try:
+        yield ranges
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@dataclass(frozen=True)
+class Cut:
+    """The neurons to be removed from a layer, and what the constant ones of them always wrote.
+
+    Shapes: `removed` (F,) bool; `written` (C,) float64.
+    """
+
+    removed: Tensor
+    folded: int
+    written: Tensor
+
+
+def plan_cuts(model: GPT, ranges: Sequence[HiddenRange], removable: Sequence[Tensor] | None = None) -> list[Cut]:
+    """Decide what pruning takes out: the dead, and where `w_out` has a bias to fold them into, the constant.
+
+    `removable`, one mask (F,) a layer, restricts it to neurons for which there is further evidence. A layer keeps at
+    least one neuron.
+    """
+    cuts = []
+    for layer, (block, seen) in enumerate(zip(mlp_blocks(model), ranges, strict=True)):
+        constant = seen.constant & (block.mlp.w_out.bias is not None)
+        removed = seen.dead | constant
+        if removable is not None:
+            removed &= removable[layer]
+        if removed.all():
+            removed[0] = False
+        folded = constant & removed
+        columns = block.mlp.w_out.weight.detach().double().cpu()[:, folded]  # (C,folded)
+        cuts.append(Cut(removed, int(folded.sum()), columns @ seen.high.double().cpu()[folded]))
+    return cuts
+
+
+def without_neurons(tensors: Mapping[str, Tensor], model: GPT, removed: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Take neurons, a mask (F,) a layer, out of `model`'s tensors named `parameter` or `parameter/state`."""
+    remaining = dict(tensors)
+    for layer, (block, mask) in enumerate(zip(mlp_blocks(model), removed, strict=True)):
+        columns = (~mask).nonzero().flatten()
+        rows = (~mask.repeat(block.mlp.act.branches)).nonzero().flatten()
+        for part, axis, kept in (("w_in.weight", 0, rows), ("w_in.bias", 0, rows), ("w_out.weight", 1, columns)):
+            for name, tensor in tensors.items():
+                if name.split("/")[0] == f"blocks.{layer}.mlp.{part}" and tensor.dim() > axis:
+                    remaining[name] = tensor.detach().index_select(axis, kept.to(tensor.device))
+    return remaining
+
+
+@torch.no_grad()
+def prune(model: GPT, cuts: Sequence[Cut]) -> GPT:
+    """Return a narrower model on the same device, in the same mode, that computes the same on the cuts' evidence."""
+    pruned = GPT(_narrowed(model.config, cuts)).to(model.device).train(model.training)
+    kept = without_neurons(dict(model.named_parameters()), model, [cut.removed for cut in cuts])
+    for name, parameter in pruned.named_parameters():
+        parameter.copy_(kept[name])
+    for block, cut in zip(mlp_blocks(pruned), cuts, strict=True):
+        if cut.folded:
+            block.mlp.w_out.bias.copy_(block.mlp.w_out.bias.double().cpu() + cut.written)
+    return pruned
+
+
+def _narrowed(config: GPTConfig, cuts: Sequence[Cut]) -> GPTConfig:
+    if not any(cut.removed.any() for cut in cuts):
+        return config
+    widths = ",".join(f"{layer}={int((~cut.removed).sum())}" for layer, cut in enumerate(cuts))
+    return replace(config, d_ff=canonical_widths(widths, config.n_layer))

@@ -1,0 +1,155 @@
+"""When neurons died: the dead share of every layer over the steps, and deaths, revivals and re-deaths from the log.
+
+Read from the records of `metrics.jsonl` alone, which stays the place of every single event: the page shows some of many
+evaluations and joins steps into intervals.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from minigpt.report.figures import Record
+from minigpt.report.formats import MISSING
+
+MAX_STEPS = 16
+MAX_ROWS = 500
+MAX_INTERVALS = 8
+DIED, REVIVED = "neurons_died", "neurons_revived"
+_LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Shade:
+    """One cell of the heatmap: its text, and how dark it is (0: no neuron is dead)."""
+
+    text: str
+    level: int
+
+
+@dataclass(frozen=True)
+class Heatmap:
+    """Dead share by layer (rows) and step (columns); `evaluations` counts those in the log."""
+
+    steps: list[int]
+    rows: list[list[Shade]]
+    evaluations: int
+
+
+@dataclass
+class Tally:
+    """What happened to the neurons of one layer within some steps."""
+
+    died: int = 0
+    again: int = 0
+    revived: int = 0
+
+    def add(self, event: Record) -> None:
+        """Count one event record."""
+        if event["event"] == REVIVED:
+            self.revived += len(event["neurons"])
+        else:
+            self.died += len(event["neurons"])
+            self.again += len(event.get("again") or [])
+
+
+@dataclass(frozen=True)
+class LifeRow:
+    """One layer of the life table."""
+
+    layer: int
+    total: Tally = field(default_factory=Tally)
+    intervals: list[Tally] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class LifeTable:
+    """Deaths and revivals by layer and interval; `ends` are the last steps of the intervals."""
+
+    ends: list[int]
+    rows: list[LifeRow]
+
+
+def dead_heatmap(evaluations: list[Record]) -> Heatmap | None:
+    """The dead share of every layer at a selection of evaluations, the first and the last among them; None if none."""
+    if not evaluations:
+        return None
+    shown = evenly_picked(evaluations, MAX_STEPS)
+    layers = range(len(shown[-1]["layers"]))
+    rows = [[_shade(record["layers"][layer].get("dead_fraction")) for record in shown] for layer in layers]
+    return Heatmap([record["step"] for record in shown], rows, len(evaluations))
+
+
+def evenly_picked(records: list[Record], limit: int) -> list[Record]:
+    """At most `limit` of the records, the first and the last among them."""
+    last = len(records) - 1
+    return [records[index] for index in sorted({round(part * last / (limit - 1)) for part in range(limit)}) if records]
+
+
+def _shade(share: float | None) -> Shade:
+    if share is None:
+        return Shade(MISSING, 0)
+    if share == 0:
+        return Shade("0", 0)
+    text = f"{100 * share:.1f}" if share >= 0.0005 else "< 0.1"
+    return Shade(text, 1 + min(_LEVELS - 1, int(_LEVELS * share**0.5)))  # the root keeps small shares apart
+
+
+def evaluation_rows(evaluations: list[Record]) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of a CSV with the evaluations in the log, or some of very many."""
+    layers = len(evaluations[-1]["layers"]) if evaluations else 0
+    figures = ["step", "split", "tokens", "loss", "perplexity", "bits_per_byte", "dead_fraction"]
+    header = [*figures, *(f"dead_fraction/{layer}" for layer in range(layers))]
+    rows = [
+        [*(record.get(key) for key in figures), *(layer.get("dead_fraction") for layer in record["layers"])]
+        for record in evenly_picked(evaluations, MAX_ROWS)
+    ]
+    return header, rows
+
+
+def life_events(records: list[Record]) -> list[Record]:
+    """The records that say which neurons died or revived."""
+    return [record for record in records if record["kind"] == "event" and record.get("event") in (DIED, REVIVED)]
+
+
+def watched(records: list[Record]) -> bool:
+    """Whether the training looked for deaths at all; without that, no event means nothing."""
+    return any("trapped" in record for record in records if record["kind"] == "train") or bool(life_events(records))
+
+
+def life_table(records: list[Record]) -> LifeTable | None:
+    """Count deaths, re-deaths and revivals of every layer in equal intervals of steps; None if none was logged."""
+    events = life_events(records)
+    if not events:
+        return None
+    last = max(record.get("step", 0) for record in records)
+    ends = sorted({-(-last * part // MAX_INTERVALS) for part in range(1, MAX_INTERVALS + 1)})
+    rows = [LifeRow(layer, intervals=[Tally() for _ in ends]) for layer in range(_layers(records))]
+    for event in events:
+        row = rows[event["layer"]]
+        interval = next(index for index, end in enumerate(ends) if event["step"] <= end)
+        row.total.add(event)
+        row.intervals[interval].add(event)
+    return LifeTable(ends, rows)
+
+
+def _layers(records: list[Record]) -> int:
+    """How many layers the records speak of."""
+    listed = [len(record["layers"]) for record in records if record["kind"] == "eval"]
+    return max([*listed, *(int(event["layer"]) + 1 for event in life_events(records))])
+
+
+def life_rows(life: LifeTable) -> tuple[list[str], list[list[Any]]]:
+    """Header and rows of a CSV of the life table, one row for each layer and interval."""
+    rows = [
+        [row.layer, end, tally.died, tally.again, tally.revived]
+        for row in life.rows
+        for end, tally in zip(life.ends, row.intervals, strict=True)
+    ]
+    return ["layer", "up_to_step", "died", "of_these_again", "revived"], rows
+
+
+def interval_labels(ends: list[int]) -> list[str]:
+    """`1–100`, `101–200` and so on."""
+    starts = [0, *(end + 1 for end in ends[:-1])]
+    return [f"{start:,}–{end:,}" if start < end else f"{end:,}" for start, end in zip(starts, ends, strict=True)]

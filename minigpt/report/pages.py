@@ -1,0 +1,87 @@
+"""What the pages share: their template environment, their style, and text, data and scripts made safe to embed.
+
+Whatever comes from a corpus, a vocabulary or a configuration is taken for hostile: control and direction marks become
+visible escapes, markup becomes characters, and JSON cannot close the element that holds it. Knows nothing of runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from markupsafe import Markup
+
+from minigpt.report import formats
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+FOLDER = Path(__file__).parent
+# Cc: control; Cf: format, with the marks that turn the direction of text; Co, Cs, Zl, Zp: private, surrogates, breaks.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+
+
+def environment() -> Environment:
+    """Return the environment that renders the templates of this folder; everything printed is escaped and visible."""
+    import jinja2
+
+    made = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: visible(value) if type(value) is str else value,  # NOTE: not Markup, which is a str too
+    )
+    made.filters |= {
+        "percent": formats.percent,
+        "figure": formats.figure,
+        "count": formats.count,
+        "rate": formats.rate,
+        "exact": formats.short,
+    }
+    return made
+
+
+def resource(name: str) -> Markup:
+    """The text of a file of this folder, a style or a script of our own, to stand in a page as it is."""
+    return Markup((FOLDER / name).read_text(encoding="utf-8"))
+
+
+def script_hash(script: str) -> str:
+    """The source expression by which a content security policy allows exactly this inline script."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode("ascii")
+
+
+def json_block(value: Any) -> Markup:
+    """`value` as JSON for a `<script type="application/json">`, unable to end it or to open another element."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def csv_link(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A `data:` address that downloads these rows; None becomes an empty field, floats keep all their digits."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",:/")
+
+
+def visible(text: str) -> str:
+    """Write characters that could steer a display as escapes such as `\\x1b`; newline and tab stay."""
+    return text if text.isprintable() else "".join(map(_visible_character, text))
+
+
+def _visible_character(character: str) -> str:
+    if character in "\n\t" or unicodedata.category(character) not in _UNSAFE_CATEGORIES:
+        return character
+    return character.encode("unicode_escape", "surrogatepass").decode("ascii")

@@ -1,0 +1,65 @@
+"""Recycling while training (`--recycle-every`): neurons that do nothing get new weights, and the run says which.
+
+Which ones is judged on training text alone, so that nothing of the validation part reaches the weights, and on windows
+drawn for this step: a pure function of weights, configuration and step. How it is done stands in `neurons/surgery.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from minigpt.neurons.bounds import TRUSTED_TOKENS
+from minigpt.neurons.life import Event
+from minigpt.neurons.probe import LayerStatistics, NeuronProbe
+from minigpt.neurons.surgery import choose, parse_choice, recycle
+from minigpt.text.batches import gather, window_starts
+from minigpt.training.evaluation import batch_size
+from minigpt.training.run import Run
+from minigpt.training.runtime import autocast
+
+
+def recycle_neurons(run: Run, step: int, between_batches: Callable[[], None]) -> Event:
+    """Recycle what the configuration names and return the record of it.
+
+    `between_batches` may raise to stop early; nothing has changed then.
+    """
+    choice = parse_choice(run.config.recycle)
+    statistics = _probe(run, step, between_batches) if choice.needs_probing else None
+    chosen = choose(choice, run.model, statistics, run.config.seed, step)
+    recycle(run.model, run.optimizers, chosen, run.config.seed, step)
+    run.life.begin_anew(chosen)
+    return recycling_event(run.config.recycle, step, chosen)
+
+
+def recycling_event(spec: str, step: int, chosen: list[Tensor]) -> Event:
+    """The record of a recycling: which neurons of each layer, and how many."""
+    return {
+        "kind": "event",
+        "event": "neurons_recycled",
+        "step": step,
+        "recycle": spec,
+        "counts": [int(mask.sum()) for mask in chosen],
+        "neurons": [mask.nonzero().flatten().tolist() for mask in chosen],
+    }
+
+
+@torch.no_grad()
+def _probe(run: Run, step: int, between_batches: Callable[[], None]) -> list[LayerStatistics]:
+    """What the neurons do on `TRUSTED_TOKENS` tokens of training text."""
+    config, ids = run.config, run.store.tokens("train")
+    windows = -(-TRUSTED_TOKENS // config.block_size)
+    starts = window_starts(config.seed, step, windows, len(ids), config.block_size, purpose="recycle/windows")
+    was_training = run.model.training
+    run.model.eval()
+    try:
+        with NeuronProbe(run.model) as probe, autocast(run.model.device, config.dtype):
+            for some in torch.split(starts, batch_size(run.model)):
+                between_batches()
+                inputs, _ = gather(ids, some, config.block_size)
+                run.model(inputs.to(run.model.device))
+            return probe.statistics()
+    finally:
+        run.model.train(was_training)

@@ -1,0 +1,92 @@
+"""The page in a real browser: the console is silent, and the neuron explorer shows what was asked for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from neuron_files import HOSTILE, add_life, write_neuron_files
+
+from minigpt.report.run_page import run_page
+
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+
+
+class Shown(HTMLParser):
+    """The text that the script put into the neuron's view, and all tags of the document."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.text = ""
+        self._open = 0
+        self.feed(document)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if self._open or dict(attrs).get("id") == "neuron-view":
+            self._open += 1
+
+    def handle_endtag(self, tag: str) -> None:
+        self._open -= bool(self._open)
+
+    def handle_data(self, data: str) -> None:
+        if self._open:
+            self.text += data
+
+
+@pytest.fixture
+def page(haste: None, tiny_run: Path) -> Path:
+    """A page with everything on it."""
+    write_neuron_files(tiny_run)
+    add_life(tiny_run, layers=2, steps=12)
+    path = tiny_run / "report.html"
+    path.write_text(run_page(tiny_run), encoding="utf-8")
+    return path
+
+
+def opened(page: Path, fragment: str = "") -> Shown:
+    """The document after its script has run; a word on the console, a refused script among them, is a failure."""
+    assert BROWSER is not None
+    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    command += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={page.parent.parent / 'profile'}", "--dump-dom", page.as_uri() + fragment]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert not re.findall(r"CONSOLE.*", done.stderr)
+    assert "<h1>run</h1>" in done.stdout
+    return Shown(done.stdout)
+
+
+def test_a_fragment_selects_a_neuron(page: Path) -> None:
+    """`#neuron=1/7` shows that neuron of that layer, its tokens and its passages."""
+    shown = opened(page, "#neuron=1/7").text
+    assert "Layer 1, neuron 7" in shown
+    assert "the file is read by a context manager ; an exception ( see below ) closes it↵ n7p0" in shown
+    assert "n7p2" in shown
+    assert "␣the" in shown
+
+
+def test_hostile_tokens_are_characters(page: Path) -> None:
+    """Markup in a token is text in the browser too, and nothing of it runs."""
+    shown = opened(page, "#neuron=0/2")
+    assert HOSTILE in shown.text
+    assert "img" not in shown.tags
+    assert shown.tags.count("script") == 2
+
+
+def test_other_choices(page: Path) -> None:
+    """Without a fragment the first neuron; a dead one without passages; one that is not there."""
+    assert "Layer 0, neuron" in opened(page).text
+    assert "No passages are kept" in opened(page, "#neuron=0/1").text
+    assert "Neuron 9 of layer 9 is not among those kept" in opened(page, "#neuron=9/9").text
+
+
+def test_a_page_without_neurons_is_silent(tiny_run: Path) -> None:
+    """As training leaves it: no script, and nothing on the console."""
+    assert "script" not in opened(tiny_run / "report.html").tags
