@@ -153,11 +153,10 @@ def typed(what: str, value: Any, hint: Any) -> Any:
 
 def parsed(what: str, text: str, hint: Any) -> Any:
     """Read one value of a field's type from the text of a command line; `what` names it in the `UsageError`."""
-    kind = value_type(hint)
     try:
         return _reader(hint)(text)
     except (ValueError, argparse.ArgumentTypeError):
-        raise UsageError(f"{what} is {text!r}; a value of type {kind.__name__} is needed") from None
+        raise UsageError(f"{what} is {text!r}; a value of type {value_type(hint).__name__} is needed") from None
 
 
 def value_type(hint: Any) -> type:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from conftest import TINY_MODEL, Command
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt.cli import main
@@ -91,6 +91,7 @@ VALUES = {
     st.integers(1, 9),
     st.booleans(),
 )
+@settings(max_examples=50, deadline=None)
 def test_the_command_asks_the_same_question(activations: str, varied: dict, seeds: int, tuned: bool) -> None:
     """The command on the page is what repeats the ablation: to the last digit of every rate."""
     if (not activations and not varied) or (tuned and "lr" in varied):

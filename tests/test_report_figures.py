@@ -72,7 +72,7 @@ def test_the_heatmap_tells_little_from_nothing() -> None:
     assert heatmap is not None
     assert [[(cell.text, cell.level) for cell in row] for row in heatmap.rows] == [
         [("0", 0), ("–", 0)],
-        [("< 0.1", 1), ("100.0", 8)],
+        [("<0.1", 1), ("100.0", 8)],
     ]
     assert dead_heatmap([]) is None
 

@@ -91,7 +91,7 @@ def _shade(share: float | None) -> Shade:
         return Shade(MISSING, 0)
     if share == 0:
         return Shade("0", 0)
-    text = f"{100 * share:.1f}" if share >= 0.0005 else "< 0.1"
+    text = f"{100 * share:.1f}" if share >= 0.0005 else "<0.1"
     return Shade(text, 1 + min(_LEVELS - 1, int(_LEVELS * share**0.5)))  # the root keeps small shares apart
 
 
