@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from minigpt.commands import ablate, catalogue, inspect, sample, surgery, train
+from minigpt.commands import ablate, catalogue, inspect, neurons, sample, surgery, train
 from minigpt.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -43,6 +43,12 @@ COMMANDS = {
     "sample": Command("continue a prompt with a trained model", sample.add_flags, sample.run),
     "evaluate": Command(
         "loss, perplexity and neuron health of a run", inspect.add_evaluate_flags, inspect.run_evaluate
+    ),
+    "neurons": Command(
+        "how many neurons are dead, how sure that is, what they matter", neurons.add_neurons_flags, neurons.run_neurons
+    ),
+    "doctor": Command(
+        "check the installation, and the instrument on known answers", neurons.add_doctor_flags, neurons.run_doctor
     ),
     "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
     "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),

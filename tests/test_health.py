@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from minigpt.neurons.health import (
     contribution,
     dead_fraction,
     dormant_fraction,
+    effective_width,
     from_record,
     inert_fraction,
     layer_health,
@@ -161,7 +163,9 @@ def test_duplicates_are_healthy_one_by_one():
 def test_health_does_not_depend_on_the_scale_of_h(seed: int, scale: float):
     """Every key compares with the layer's own mean or with 0, so units cancel."""
     h = lively(300, 12, seed) * torch.linspace(0, 1, 12, dtype=torch.float64) ** 4
-    assert judge(h * scale) == judge(h)
+    scaled, plain = judge(h * scale), judge(h)
+    assert scaled.effective_width == pytest.approx(plain.effective_width)
+    assert replace(scaled, effective_width=plain.effective_width) == plain
 
 
 # How sure
@@ -264,6 +268,16 @@ def test_zeroing_dead_neurons_changes_no_logit():
         assert dead.sum() == 22
         mlp.w_out.weight[:, dead] = 0
         assert torch.equal(model(ids), before)
+
+
+@pytest.mark.parametrize("count", [1, 7, 100])
+def test_effective_width_of_equal_contributions_is_their_number(count: int):
+    """(ΣC²)²/ΣC⁴: neurons that contribute nothing do not count, and units cancel."""
+    contributions = torch.zeros(100, dtype=torch.float64)
+    contributions[:count] = 1e-200
+    assert effective_width(contributions) == pytest.approx(count)
+    assert effective_width(torch.zeros(5, dtype=torch.float64)) == 0
+    assert effective_width(torch.tensor([3.0, 4.0]).double()) == pytest.approx(25**2 / (81 + 256))
 
 
 # The model as a whole, and the record

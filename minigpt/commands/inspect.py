@@ -16,7 +16,7 @@ from minigpt.storage import to_json, write_text
 
 def add_evaluate_flags(parser: Parser) -> None:
     """The run and the text to evaluate it on."""
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the corpus [val]")
     parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most so many tokens; 0: all [0]")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
@@ -46,7 +46,7 @@ def run_evaluate(values: argparse.Namespace) -> int:
 
 def add_verify_flags(parser: Parser) -> None:
     """The run to check."""
-    _add_run(parser)
+    add_run(parser)
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
 
 
@@ -66,7 +66,7 @@ def run_verify(values: argparse.Namespace) -> int:
 
 def add_report_flags(parser: Parser) -> None:
     """The run, or the ablation, to draw."""
-    _add_run(parser)
+    add_run(parser)
 
 
 def run_report(values: argparse.Namespace) -> int:
@@ -91,5 +91,6 @@ def write_report(run: Path) -> Path:
     return path
 
 
-def _add_run(parser: Parser) -> None:
+def add_run(parser: Parser) -> None:
+    """The run directory that a command reads."""
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")

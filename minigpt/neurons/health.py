@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.model import GPT, Block
+from minigpt.model import GPT, MLP, Block
 from minigpt.neurons.bounds import silent_rate_upper
-from minigpt.neurons.probe import LayerStatistics
+from minigpt.neurons.statistics import LayerStatistics
 
 RARE_RATE = 1e-4
 INERT_SHARE = 0.025
@@ -34,6 +34,7 @@ class LayerHealth:
     always_fraction          h ≠ 0 on every token
     dormant_fraction         mean |h| at most τ times the layer's mean, by τ
     inert_fraction           contribution sd(h)·‖w_out‖ at most 2.5 % of the layer's mean
+    effective_width          (a number of neurons:) how many equal ones would share the contribution as unevenly
     """
 
     layer: int
@@ -48,6 +49,7 @@ class LayerHealth:
     always_fraction: float
     dormant_fraction: dict[str, float]
     inert_fraction: float
+    effective_width: float
 
 
 def model_health(model: GPT, statistics: list[LayerStatistics]) -> list[LayerHealth]:
@@ -55,15 +57,21 @@ def model_health(model: GPT, statistics: list[LayerStatistics]) -> list[LayerHea
     layers = []
     for index, (block, counted) in enumerate(zip(model.blocks, statistics, strict=True)):
         assert isinstance(block, Block)
-        outgoing = block.mlp.w_out.weight.detach().double().norm(dim=0).cpu()  # (F,)
-        layers.append(layer_health(index, block.mlp.act.spec, counted, outgoing))
+        layers.append(layer_health(index, block.mlp.act.spec, counted, outgoing_norms(block.mlp)))
     return layers
+
+
+def outgoing_norms(mlp: MLP) -> Tensor:
+    """‖w_out,j‖ (F,) in float64: how much each neuron writes per unit of h."""
+    norms: Tensor = mlp.w_out.weight.detach().cpu().double().norm(dim=0)
+    return norms
 
 
 def layer_health(layer: int, activation: str, counted: LayerStatistics, outgoing: Tensor) -> LayerHealth:
     """Judge one layer; `outgoing` (F,) holds ‖w_out,j‖, the norm of what each neuron writes per unit."""
     rate = counted.fired.double() / counted.tokens
     neurons = counted.fired.numel()
+    contributions = contribution(counted, outgoing)
     return LayerHealth(
         layer=layer,
         activation=activation,
@@ -76,7 +84,8 @@ def layer_health(layer: int, activation: str, counted: LayerStatistics, outgoing
         rare_fraction=_share((counted.fired > 0) & (rate < RARE_RATE)),
         always_fraction=_share(counted.fired == counted.tokens),
         dormant_fraction={f"{tau:g}": dormant_fraction(counted.sum_abs_h, tau) for tau in DORMANT_THRESHOLDS},
-        inert_fraction=inert_fraction(contribution(counted, outgoing)),
+        inert_fraction=inert_fraction(contributions),
+        effective_width=effective_width(contributions),
     )
 
 
@@ -97,6 +106,13 @@ def contribution(counted: LayerStatistics, outgoing: Tensor) -> Tensor:
 def inert_fraction(contributions: Tensor) -> float:
     """Share of neurons that contribute at most 2.5 % of the layer's mean; all of them if none contributes."""
     return _share(contributions <= INERT_SHARE * contributions.mean())
+
+
+def effective_width(contributions: Tensor) -> float:
+    """(ΣC²)²/ΣC⁴, the participation ratio of the contributions' squares: F if all are equal, 0 if all are 0."""
+    squares = (contributions / contributions.max().clamp_min(torch.finfo(torch.float64).tiny)).square()
+    total = squares.sum().item()
+    return total**2 / squares.square().sum().item() if total else 0.0
 
 
 def dead_fraction(layers: list[LayerHealth]) -> float:

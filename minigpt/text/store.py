@@ -89,6 +89,27 @@ def prepare(corpus: Corpus, tokenizer_spec: str, data_dir: Path, min_tokens: int
         return _sufficient(store, corpus, min_tokens)
 
 
+def encode_split(corpus: Corpus, tokenizer: Tokenizer, split: str, limit: int) -> npt.NDArray[np.int64]:
+    """Return the first `limit` ids of a split under a tokenizer that was built from another text; nothing is kept.
+
+    Shapes: (N,).
+    Raises:
+        DataError: the text has characters that the tokenizer lacks; it names them.
+    """
+    pieces: list[npt.NDArray[np.int64]] = []
+    missing = limit
+    for document in corpus.documents(split):
+        if pieces:
+            pieces.append(np.array(tokenizer.separator, dtype=np.int64))
+            missing -= len(pieces[-1])
+        for chunk in document:
+            pieces.append(tokenizer.encode(chunk))
+            missing -= len(pieces[-1])
+            if missing <= 0:
+                return np.concatenate(pieces)[:limit]
+    return np.concatenate([*pieces, np.empty(0, dtype=np.int64)])
+
+
 class _UnusableError(Exception):
     """Why the tokens on disk cannot be used; without a message if there are none."""
 

@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from minigpt.model import GPT
+from minigpt.neurons.ablation import perplexity
 from minigpt.neurons.health import LayerHealth, as_record, dead_fraction, model_health
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.text.batches import evaluation_batches
@@ -36,7 +37,7 @@ class Evaluation:
     @property
     def perplexity(self) -> float:
         """exp(loss); infinite where that overflows."""
-        return math.exp(self.loss) if self.loss < 709 else math.inf
+        return perplexity(self.loss)
 
     def record(self, step: int) -> dict[str, Any]:
         """The evaluation as it stands in `metrics.jsonl`."""

@@ -6,6 +6,9 @@ tokenizer.json     enough to rebuild the tokenizer offline
 metrics.jsonl      one object a line; kind = train | eval | event
 checkpoints/       see `checkpoints.py`
 summary.json       final figures, written last
+
+`minigpt neurons` adds what it found: neurons.json (all figures), neurons.csv (one row a neuron), explorer.json (what
+some neurons react to).
 """
 
 from __future__ import annotations
@@ -28,6 +31,7 @@ ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+NEURONS, NEURON_TABLE, EXPLORER = "neurons.json", "neurons.csv", "explorer.json"
 
 
 def default_directory(config: RunConfig) -> Path:
@@ -82,7 +86,8 @@ def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
 
 def clear(run: Path) -> None:
     """Delete a run's files, the one that makes it a run last; what is not of a run stays."""
-    for name in ("checkpoints", "tensorboard", "report.html", SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, CONFIG):
+    derived = ("tensorboard", "report.html", NEURONS, NEURON_TABLE, EXPLORER)
+    for name in ("checkpoints", *derived, SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, CONFIG):
         storage.remove_tree(run / name)
 
 

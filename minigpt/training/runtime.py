@@ -134,14 +134,19 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
 
 def set_up(config: RunConfig) -> None:
     """Apply the process-wide settings of a resolved configuration."""
-    keep_freed_memory()
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    set_up_process(config.threads)
     if torch.device(config.device).type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def set_up_process(threads: int) -> None:
+    """Choose the allocator's habits, and the CPU threads unless 0."""
+    keep_freed_memory()
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def keep_freed_memory() -> None:

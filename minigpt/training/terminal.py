@@ -77,8 +77,7 @@ def health_table(layers: list[LayerHealth]) -> str:
             + [f"{layer.dead_upper:.1e}"]
             + [_percent(share) for share in shares]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    lines = aligned(rows)
     tokens = layers[0].tokens
     mark = "" if tokens >= TRUSTED_TOKENS else f" (! fewer than {TRUSTED_TOKENS:,}: take these figures as hints)"
     lines += [
@@ -86,6 +85,12 @@ def health_table(layers: list[LayerHealth]) -> str:
         f"h nonzero: mean share of tokens. dormant: mean |h| <= {tau} of the layer's. inert: writes <= 2.5 % of it.",
     ]
     return "\n".join(lines)
+
+
+def aligned(rows: list[list[str]]) -> list[str]:
+    """One line for each row, the cells of a column flush right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
 
 
 def _percent(share: float) -> str:

@@ -1,0 +1,132 @@
+"""What a model loses without some of its neurons: their hidden values are replaced and the text predicted once more.
+
+A neuron is *mean-ablated* when h_j is its mean whatever the input, and *zeroed* when it is 0. Both act on h while the
+model runs; no weight is touched. Which neurons can be spared is searched in `expendable.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from minigpt.model import GPT
+from minigpt.neurons.probe import NeuronProbe, plain_blocks
+
+Batch = tuple[Tensor, Tensor]  # input ids and the ids that follow them, each (B,T)
+
+
+@dataclass(frozen=True)
+class TextAtLayer:
+    """A text on its way through a model, up to the input of one block: what comes before need not be computed again.
+
+    Shapes: each of `streams` (B,T,C), each of `targets` (B,T), on the device.
+    """
+
+    layer: int
+    streams: list[Tensor]
+    targets: list[Tensor]
+
+
+@torch.no_grad()
+def read_up_to(model: GPT, layer: int, batches: Iterable[Batch]) -> TextAtLayer:
+    """Compute what block `layer` reads of every batch."""
+    text = TextAtLayer(layer, [], [])
+
+    def keep(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        text.streams.append(inputs[0])
+
+    handle = model.blocks[layer].register_forward_pre_hook(keep)
+    try:
+        for inputs, targets in batches:
+            model(inputs.to(model.device))
+            text.targets.append(targets.to(model.device))
+    finally:
+        handle.remove()
+    return text
+
+
+@torch.no_grad()
+def loss_without(model: GPT, text: TextAtLayer, removed: Sequence[Tensor], instead: Sequence[Tensor]) -> float:
+    """Mean loss in nats per token while the neurons `removed` of each layer have the values `instead`.
+
+    Shapes: of each layer (F,), a mask and the values.
+    """
+    total, tokens = 0.0, 0
+    with replaced(model, removed, instead):
+        for stream, targets in zip(text.streams, text.targets, strict=True):
+            logits = _logits_from(model, text.layer, stream).float().flatten(0, 1)  # (B·T,V)
+            total += F.cross_entropy(logits, targets.flatten(), reduction="sum").item()
+            tokens += targets.numel()
+    return total / tokens
+
+
+@contextlib.contextmanager
+def replaced(model: GPT, removed: Sequence[Tensor], instead: Sequence[Tensor]) -> Iterator[None]:
+    """Inside this block the neurons `removed` of each layer, a mask (F,), have the values `instead` (F,)."""
+    with contextlib.ExitStack() as stack:
+        for block, mask, values in zip(plain_blocks(model), removed, instead, strict=True):
+            if mask.any():
+                hook = _replacing_hook(mask.to(model.device), values.float().to(model.device))  # mps: no float64
+                stack.callback(block.mlp.act.register_forward_hook(hook).remove)
+        yield
+
+
+@torch.no_grad()
+def mean_hidden(model: GPT, batches: Iterable[Batch]) -> list[Tensor]:
+    """The mean of h (F,) of each layer, in float64, on the CPU."""
+    with NeuronProbe(model) as probe:
+        for inputs, _ in batches:
+            model(inputs.to(model.device))
+    return [layer.sum_h / layer.tokens for layer in probe.statistics()]
+
+
+@dataclass(frozen=True)
+class Zeroing:
+    """What zeroing some neurons did to a text: the largest change of any logit, and the loss before and after."""
+
+    largest_logit_change: float
+    loss_before: float
+    loss_after: float
+
+
+@torch.no_grad()
+def zero(model: GPT, batches: Iterable[Batch], removed: Sequence[Tensor]) -> Zeroing:
+    """Predict a text with and without the neurons `removed`, a mask (F,) a layer."""
+    zeros = [torch.zeros(mask.shape) for mask in removed]
+    change, before, after, tokens = 0.0, 0.0, 0.0, 0
+    for inputs, targets in batches:
+        ids, following = inputs.to(model.device), targets.to(model.device).flatten()
+        whole = model(ids).float().flatten(0, 1)  # (B·T,V)
+        with replaced(model, removed, zeros):
+            reduced = model(ids).float().flatten(0, 1)
+        change = max(change, (whole - reduced).abs().max().item())
+        before += F.cross_entropy(whole, following, reduction="sum").item()
+        after += F.cross_entropy(reduced, following, reduction="sum").item()
+        tokens += following.numel()
+    return Zeroing(change, before / tokens, after / tokens)
+
+
+def perplexity(loss: float) -> float:
+    """exp(loss); infinite where that overflows."""
+    return math.exp(loss) if loss < 709 else math.inf
+
+
+def _logits_from(model: GPT, layer: int, x: Tensor) -> Tensor:
+    """The rest of the forward pass: what block `layer` reads (B,T,C) -> logits (B,T,V)."""
+    for block in model.blocks[layer:]:
+        x = block(x)
+    logits: Tensor = model.lm_head(model.ln_f(x))
+    return logits
+
+
+def _replacing_hook(mask: Tensor, values: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
+    def hook(activation: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> Tensor:
+        return torch.where(mask, values.to(hidden.dtype), hidden)
+
+    return hook

@@ -1,0 +1,252 @@
+"""The whole examination of a model's neurons: counted, proven, bounded, ablated; as it stands in `neurons.json`.
+
+Each text has its part: one to count on, one for the means that take a neuron's place, and another for the losses, so
+that no set of neurons is judged on the text it was chosen by. Whatever is undefined is None, and `undefined` says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from minigpt.errors import DivergedError
+from minigpt.model import GPT
+from minigpt.neurons.ablation import Batch, mean_hidden, perplexity, read_up_to, zero
+from minigpt.neurons.bounds import silent_rate_upper, truly_silent
+from minigpt.neurons.certificate import inapplicable
+from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram, never_versus_tokens
+from minigpt.neurons.expendable import Expendable, LeastActive, expendable, spread, zero_least_active
+from minigpt.neurons.explorer import PassageFinder, explore
+from minigpt.neurons.health import as_record, model_health
+from minigpt.neurons.probe import NeuronProbe, plain_blocks
+from minigpt.neurons.slopes import undefined_slope
+from minigpt.neurons.statistics import LayerStatistics, SlopeStatistics
+from minigpt.neurons.trapped import trapped_neurons
+from minigpt.neurons.verdicts import NeuronTable, neuron_table
+
+SATURATED_TOKENS = 0.99
+LINEAR_SD = 0.05
+CHECKED_BATCHES = 8
+NO_TEXT = "there is no text for it besides the one that was counted"
+
+Item = TypeVar("Item")
+
+
+class Track(Protocol):
+    """Shows progress: yields the items of a loop."""
+
+    def __call__(self, items: Iterable[Item], label: str) -> Iterable[Item]: ...
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The texts of an examination, each to be read more than once; the last two may be empty.
+
+    probed   to count on
+    means    what h is on average
+    losses   what replacing neurons costs; another text than `means`
+    """
+
+    probed: Iterable[Batch]
+    means: Sequence[Batch]
+    losses: Sequence[Batch]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found: the records of `neurons.json`, the table of `neurons.csv`, the neurons of `explorer.json`."""
+
+    layers: list[dict[str, Any]]
+    model: dict[str, Any]
+    tables: list[NeuronTable]
+    explored: list[dict[str, Any]]
+
+
+def diagnose(
+    model: GPT,
+    texts: Texts,
+    dtype: str,
+    token_text: Callable[[int], str],
+    autocast: Callable[[], AbstractContextManager[Any]],
+    track: Track,
+) -> Diagnosis:
+    """Examine every neuron of a model in evaluation mode.
+
+    `autocast` opens the precision `dtype` around a forward pass.
+
+    Raises:
+        UsageError: the model is compiled, or there is no token to count on.
+        DivergedError: hidden values are not finite.
+    """
+    with autocast():
+        statistics, found, kept = _count(model, texts.probed, track)
+        blocks = list(enumerate(plain_blocks(model)))
+        tables = [neuron_table(layer, block, statistics[layer], dtype) for layer, block in blocks]
+        explored = explore(model, tables, found, texts.probed, token_text)
+    with autocast():
+        spared, least = _ablate(model, texts, tables, track)
+    with autocast():
+        trapped = trapped_neurons(model, texts.losses) if texts.losses else [None] * len(tables)
+    health = model_health(model, statistics)
+    layers = [
+        {
+            **as_record(health[layer]),
+            **_certainty(statistics[layer], table),
+            **_slopes(statistics[layer]),
+            "trapped_fraction": _share(trapped[layer]),
+            **_expendable_record(spared[layer]),
+            **_curves(statistics[layer], table),
+            "undefined": _undefined(model, layer, texts),
+        }
+        for layer, table in enumerate(tables)
+    ]
+    with autocast():
+        without_dead = _zero_dead(model, tables, kept)
+    dead = sum(int((table.firing_rate == 0).sum()) for table in tables)
+    whole = {
+        "dead_fraction": dead / sum(len(table.verdict) for table in tables),
+        **_expendable_record(spared[-1]),
+        "dead_zeroed": without_dead,
+        "least_active_zeroed": None if least is None else [_least_active_record(point) for point in least],
+    }
+    return Diagnosis(layers, whole, tables, explored)
+
+
+@torch.no_grad()
+def _count(
+    model: GPT, batches: Iterable[Batch], track: Track
+) -> tuple[list[LayerStatistics], PassageFinder, list[Batch]]:
+    """Count on the whole text, and keep a few batches of it, the first ones thinned out as more arrive."""
+    kept: list[Batch] = []
+    stride = 1
+    with NeuronProbe(model, deep=True) as probe, PassageFinder(model) as found:
+        for number, (inputs, targets) in enumerate(track(batches, "counting")):
+            model(inputs.to(model.device))
+            if number % stride == 0:
+                kept.append((inputs, targets))
+            if len(kept) == 2 * CHECKED_BATCHES:
+                kept, stride = kept[::2], 2 * stride
+    statistics = probe.statistics()
+    for layer, counted in enumerate(statistics):
+        if not torch.isfinite(counted.sum_square_h).all():
+            raise DivergedError(f"hidden values of layer {layer} are not finite; the weights are too large; lower --lr")
+    return statistics, found, kept
+
+
+def _ablate(
+    model: GPT, texts: Texts, tables: Sequence[NeuronTable], track: Track
+) -> tuple[list[Expendable | None], list[LeastActive] | None]:
+    """The expendable neurons of each layer and, last, of the model; and the least active ones set to 0."""
+    layers: list[int | None] = [*range(len(tables)), None]
+    if not texts.means or not texts.losses:
+        return [None for _ in layers], None
+    means = mean_hidden(model, texts.means)
+    contributions = [table.contribution for table in tables]
+    spared: list[Expendable | None] = []
+    for layer in track(layers, "ablating"):
+        text = read_up_to(model, layer or 0, texts.losses)
+        spared.append(expendable(model, text, means, contributions, layer))
+    return spared, zero_least_active(model, text, [table.mean_abs_h for table in tables])
+
+
+def _zero_dead(model: GPT, tables: Sequence[NeuronTable], batches: Sequence[Batch]) -> dict[str, Any]:
+    dead = [table.firing_rate == 0 for table in tables]
+    done = zero(model, batches, dead)
+    return {
+        "neurons": sum(int(mask.sum()) for mask in dead),
+        "largest_logit_change": done.largest_logit_change,
+        "perplexity_before": perplexity(done.loss_before),
+        "perplexity_after": perplexity(done.loss_after),
+    }
+
+
+def _certainty(counted: LayerStatistics, table: NeuronTable) -> dict[str, Any]:
+    """How sure the dead are: bounds, an estimate of the merely rare, the verdicts, the certified."""
+    assert counted.deep is not None
+    neurons, sequences = counted.fired.numel(), counted.deep.sequences
+    never, once, twice = (int((counted.fired == times).sum()) for times in (0, 1, 2))
+    verdicts = table.verdicts()
+    proven = None if table.certificate_bound is None else verdicts["certified"] / neurons
+    return {
+        "sequences": sequences,
+        "dead_upper_one": silent_rate_upper(counted.tokens),
+        "dead_upper_sequences": silent_rate_upper(sequences, neurons),
+        "certified_dead_fraction": proven,
+        "chao1": {
+            "never": never,
+            "once": once,
+            "twice": twice,
+            "truly_dead": truly_silent(never, once, twice),
+        },
+        "verdicts": verdicts,
+    }
+
+
+def _slopes(counted: LayerStatistics) -> dict[str, float | None]:
+    """Shares of neurons that are flat on nearly all tokens, whose slope hardly varies, and that are both."""
+    assert counted.deep is not None
+    slopes = counted.deep.slopes
+    saturated = None if slopes is None else slopes.flat >= SATURATED_TOKENS * counted.tokens
+    linear = None if slopes is None else _slope_sd(slopes, counted.tokens) < LINEAR_SD
+    return {
+        "saturated_fraction": _share(saturated),
+        "linear_fraction": _share(linear),
+        "saturated_and_linear_fraction": _share(None if saturated is None or linear is None else saturated & linear),
+    }
+
+
+def _slope_sd(slopes: SlopeStatistics, tokens: int) -> Tensor:
+    mean = slopes.sum_slope / tokens
+    return (slopes.sum_square_slope / tokens - mean.square()).clamp_min(0).sqrt()
+
+
+def _curves(counted: LayerStatistics, table: NeuronTable) -> dict[str, Any]:
+    return {
+        "dormancy_curve": dormancy_curve(counted.sum_abs_h),
+        "never_versus_tokens": never_versus_tokens(counted),
+        "firing_rate_histogram": firing_rate_histogram(counted),
+        "contribution_curve": contribution_curve(table.contribution),
+    }
+
+
+def _expendable_record(spared: Expendable | None) -> dict[str, Any]:
+    if spared is None:
+        return {"expendable_fraction": None, "expendable_random": None}
+    return {
+        "expendable_fraction": spared.fraction,
+        "expendable_random": {**spread(spared.random), "perplexity_rise": spread(spared.random_rise)},
+    }
+
+
+def _least_active_record(point: LeastActive) -> dict[str, float]:
+    return {
+        "neurons": point.neurons,
+        "share": point.share,
+        "perplexity": perplexity(point.loss),
+        "random_perplexity": perplexity(point.random_loss),
+    }
+
+
+def _undefined(model: GPT, layer: int, texts: Texts) -> dict[str, str]:
+    """Why figures of a layer are missing, by name."""
+    block = plain_blocks(model)[layer]
+    reasons = {}
+    if slope_reason := undefined_slope(block.mlp.act):
+        names = ("saturated_fraction", "linear_fraction", "saturated_and_linear_fraction")
+        reasons.update(dict.fromkeys(names, slope_reason))
+    if proof_reason := inapplicable(block):
+        reasons["certified_dead_fraction"] = proof_reason
+    if not texts.losses:
+        reasons["trapped_fraction"] = NO_TEXT
+    if not texts.losses or not texts.means:
+        reasons["expendable_fraction"] = NO_TEXT
+    return reasons
+
+
+def _share(flags: Tensor | None) -> float | None:
+    return None if flags is None else flags.double().mean().item()

@@ -1,0 +1,149 @@
+"""The neurons of a run examined: on which texts, in which precision, and what is left in the run directory.
+
+A split is counted on; what neurons are worth is measured on two more texts of the same corpus: the means that take
+their place come from the training part, the losses from the validation part.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from minigpt import storage
+from minigpt.errors import DataError
+from minigpt.neurons.ablation import Batch
+from minigpt.neurons.diagnosis import Diagnosis, Item, Texts, diagnose
+from minigpt.neurons.verdicts import as_csv
+from minigpt.text.batches import evaluation_batches
+from minigpt.text.corpora import open_corpus
+from minigpt.text.store import encode_split
+from minigpt.training import run_directory, runtime
+from minigpt.training.evaluation import batch_size
+from minigpt.training.inference import OpenedRun, open_text
+
+FORMAT_VERSION = 1
+DEFAULT_TOKENS = 1_048_576
+MEANS_TOKENS = 65_536
+LOSS_TOKENS = 8_192
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of some ids, dealt into batches each time it is iterated over."""
+
+    ids: np.ndarray
+    block_size: int
+    batch_size: int
+    limit: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        return evaluation_batches(self.ids, self.block_size, self.batch_size, self.limit)
+
+    def __len__(self) -> int:
+        complete = (len(self.ids) - 1) // self.block_size
+        wanted = -(-self.limit // self.block_size)
+        rest = len(self.ids) - 1 > complete * self.block_size and wanted >= complete
+        return -(-min(wanted, complete) // self.batch_size) + rest
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The text of an examination: where it comes from, and its ids by split.
+
+    Shapes: of each split (N,).
+    """
+
+    corpus: str
+    sha256: str
+    splits: dict[str, np.ndarray]
+
+
+def examine(run: OpenedRun, corpus: str | None, split: str | None, tokens: int) -> tuple[dict[str, Any], Diagnosis]:
+    """Examine a run's neurons on at most `tokens` tokens; return what `neurons.json` holds, and all that was found.
+
+    `corpus` None is the run's own. `split` None is val, for comparison with evaluations, or train if val is too small
+    for a number of tokens that was asked for; `tokens` 0 stands for `DEFAULT_TOKENS`.
+
+    Raises:
+        DivergedError: hidden values are not finite.
+        DataError: the split is empty, or the text has characters that the run's tokenizer lacks.
+    """
+    begun = time.perf_counter()
+    text = _own_text(run) if corpus in (None, run.config.corpus) else _other_text(run, str(corpus), tokens)
+    split = split or _default_split(text, tokens)
+    if len(text.splits[split]) < 2:
+        raise DataError(f"the {split} part of {text.corpus} is empty; choose another --split or a larger corpus")
+    block_size = run.model.config.block_size
+
+    def windows(part: str, limit: int) -> Windows:
+        return Windows(text.splits[part], block_size, batch_size(run.model), limit)
+
+    texts = Texts(
+        probed=windows(split, tokens or DEFAULT_TOKENS),
+        means=list(windows("train", MEANS_TOKENS)),
+        losses=list(windows("val", LOSS_TOKENS)),
+    )
+    found = diagnose(
+        run.model,
+        texts,
+        run.config.dtype,
+        token_text=lambda token: run.tokenizer.decode([token]),
+        autocast=partial(runtime.autocast, run.model.device, run.config.dtype),
+        track=_track,
+    )
+    first = found.layers[0]
+    head = {
+        "format": FORMAT_VERSION,
+        "step": run.checkpoint.step,
+        "split": split,
+        "corpus": text.corpus,
+        "corpus_sha256": text.sha256,
+        "tokens": first["tokens"],
+        "sequences": first["sequences"],
+        "block_size": block_size,
+    }
+    body = {"layers": found.layers, "model": found.model, "seconds": time.perf_counter() - begun}
+    return {**head, **body}, found
+
+
+def write(run: OpenedRun, record: dict[str, Any], found: Diagnosis) -> list[Path]:
+    """Leave what was found in the run directory and return the paths of the files."""
+    explorer = {"format": FORMAT_VERSION, "layers": found.explored}
+    names = (run_directory.NEURONS, run_directory.NEURON_TABLE, run_directory.EXPLORER)
+    figures, table, explored = (run.directory / name for name in names)
+    storage.write_text(table, as_csv(found.tables))
+    storage.write_text(explored, storage.to_json(explorer) + "\n")  # NOTE: unindented, else it is three times as large
+    storage.write_json(figures, record)
+    return [figures, table, explored]
+
+
+def _own_text(run: OpenedRun) -> Examined:
+    store = open_text(run)
+    return Examined(run.config.corpus, store.sha256, {split: store.tokens(split) for split in ("train", "val")})
+
+
+def _other_text(run: OpenedRun, spec: str, tokens: int) -> Examined:
+    """Encode another corpus with the run's tokenizer, no more of each split than is needed."""
+    corpus = open_corpus(spec, run.config.val_fraction, run.config.test_fraction)
+    limit = max(tokens or DEFAULT_TOKENS, MEANS_TOKENS) + 1
+    splits = {split: encode_split(corpus, run.tokenizer, split, limit) for split in ("train", "val")}
+    digest = storage.sha256_bytes(b"".join(ids.astype("<u4").tobytes() for ids in splits.values()))
+    return Examined(corpus.spec, digest, splits)
+
+
+def _default_split(text: Examined, tokens: int) -> str:
+    return "val" if len(text.splits["val"]) > max(tokens, 1) else "train"
+
+
+def _track(items: Iterable[Item], label: str) -> Iterable[Item]:
+    """Show a bar on stderr, unless that is no terminal."""
+    bar: Iterable[Item] = tqdm(items, desc=label, disable=None, file=sys.stderr, leave=False, dynamic_ncols=True)
+    return bar
