@@ -119,6 +119,8 @@ def life_events(layers: int, steps: int) -> list[dict[str, Any]]:
 
 
 def add_life(run: Path, layers: int, steps: int) -> None:
-    """Append the events to a run's log."""
-    with (run / "metrics.jsonl").open("a", encoding="utf-8") as log:
-        log.writelines(json.dumps(event) + "\n" for event in life_events(layers, steps))
+    """Put these events into a run's log, in place of its own."""
+    log = run / "metrics.jsonl"
+    others = [line for line in log.read_text(encoding="utf-8").splitlines() if '"neurons_' not in line]
+    events = [json.dumps(event) for event in life_events(layers, steps)]
+    log.write_text("\n".join([*others, *events, ""]), encoding="utf-8")

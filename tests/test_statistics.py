@@ -57,7 +57,7 @@ def test_equivalence_is_the_ninety_percent_interval_within_the_margin():
     verdicts = []
     for seed in range(200):
         found = statistics.paired_tests(drawn(6, seed, mean=0.002, sd=0.007), MARGIN)
-        inside = -MARGIN < found.low90 and found.high90 < MARGIN
+        inside = found.low90 > -MARGIN and found.high90 < MARGIN
         assert (found.p_tost < ALPHA) == inside
         verdicts.append(inside)
     assert 20 < sum(verdicts) < 180
@@ -251,7 +251,7 @@ def test_the_number_of_seeds_that_decides_is_the_first_that_does(mean: float, sd
 
 
 def test_a_textbook_sample_size():
-    """A paired t test of half a standard deviation at 5 %, 80 %: 34 pairs (Cohen 1988), a margin being out of the way."""
+    """A paired t test of half a standard deviation at 5 %, 80 %: 34 pairs (Cohen 1988), with no margin in the way."""
     assert statistics.seeds_to_decide(0.5, 1.0, 1e-9, 0.05) == 34
 
 
@@ -285,8 +285,11 @@ def without_effect() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def p_without_effect(without_effect: np.ndarray) -> list[list[float]]:
-    """p of every comparison of every such ablation."""
-    return [[statistics.t_test_p(differences) for differences in ablation] for ablation in without_effect]
+    """p of every comparison of every such ablation, by scipy at once; ours is shown to be the same on some."""
+    p_values = stats.ttest_1samp(without_effect, 0, axis=2).pvalue.tolist()
+    for ablation, expected in zip(without_effect[:40], p_values, strict=False):
+        assert [statistics.t_test_p(differences) for differences in ablation] == pytest.approx(expected)
+    return p_values
 
 
 @pytest.mark.parametrize("margin", [1e-9, MARGIN])
@@ -313,11 +316,10 @@ def test_error_stays_nominal_without_an_effect(
 
 
 def test_equivalence_is_not_claimed_of_arms_that_differ_by_the_margin():
-    """The other error: of arms exactly a margin apart at most 5 % of ablations may call any equivalent."""
-    differences = np.random.default_rng(9).normal(MARGIN, 0.006, (ABLATIONS, 2, 8))
-    adjusted = (statistics.holm([statistics.tost_p(pair, MARGIN) for pair in ablation]) for ablation in differences)
-    claimed = sum(any(p is not None and p < ALPHA for p in family) for family in adjusted)
-    assert 20 <= claimed <= stats.binom.isf(0.001, ABLATIONS, ALPHA)
+    """The other error: of arms exactly a margin apart, 5 % are called equivalent; small for any truth further out."""
+    differences = np.random.default_rng(9).normal(MARGIN, 0.006, (ABLATIONS, 8))
+    claimed = sum(statistics.tost_p(pair, MARGIN) < ALPHA for pair in differences)
+    assert 25 <= claimed <= stats.binom.isf(0.001, ABLATIONS, ALPHA)
 
 
 def test_a_planted_effect_is_found_at_the_promised_rate(p_without_effect: list[list[float]]):

@@ -21,15 +21,19 @@ def ablation_page(directory: Path) -> str:
 
     analysis = read_analysis(directory)
     contents = sections(analysis)
-    return environment().get_template(TEMPLATE).render(
-        analysis=analysis,
-        subtitle=subtitle(analysis),
-        warnings=[warning for warning in (unfinished(analysis), *warnings(analysis)) if warning],
-        sections=contents,
-        verdicts=VERDICTS,
-        figures={
-            section.figure: Markup(FIGURES[section.figure](analysis))  # figures escape what they are given
-            for section in contents
-            if section.figure is not None
-        },
+    return (
+        environment()
+        .get_template(TEMPLATE)
+        .render(
+            analysis=analysis,
+            subtitle=subtitle(analysis),
+            warnings=[warning for warning in (unfinished(analysis), *warnings(analysis)) if warning],
+            sections=contents,
+            verdicts=VERDICTS,
+            figures={
+                section.figure: Markup(FIGURES[section.figure](analysis))  # figures escape what they are given
+                for section in contents
+                if section.figure is not None
+            },
+        )
     )

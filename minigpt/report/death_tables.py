@@ -15,7 +15,7 @@ from minigpt.report.formats import MISSING
 MAX_STEPS = 16
 MAX_ROWS = 500
 MAX_INTERVALS = 8
-DIED, REVIVED = "neurons_died", "neurons_revived"
+DIED, REVIVED, RECYCLED = "neurons_died", "neurons_revived", "neurons_recycled"
 _LEVELS = 8
 
 
@@ -55,11 +55,12 @@ class Tally:
 
 @dataclass(frozen=True)
 class LifeRow:
-    """One layer of the life table."""
+    """One layer of the life table; `dead` are the neurons that are dead at the end of the log."""
 
     layer: int
     total: Tally = field(default_factory=Tally)
     intervals: list[Tally] = field(default_factory=list)
+    dead: set[int] = field(default_factory=set)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ class LifeTable:
 
     ends: list[int]
     rows: list[LifeRow]
+    recycled: int
 
 
 def dead_heatmap(evaluations: list[Record]) -> Heatmap | None:
@@ -108,8 +110,9 @@ def evaluation_rows(evaluations: list[Record]) -> tuple[list[str], list[list[Any
 
 
 def life_events(records: list[Record]) -> list[Record]:
-    """The records that say which neurons died or revived."""
-    return [record for record in records if record["kind"] == "event" and record.get("event") in (DIED, REVIVED)]
+    """The records that say which neurons died, revived or were recycled, in their order."""
+    told = (DIED, REVIVED, RECYCLED)
+    return [record for record in records if record["kind"] == "event" and record.get("event") in told]
 
 
 def watched(records: list[Record]) -> bool:
@@ -125,18 +128,25 @@ def life_table(records: list[Record]) -> LifeTable | None:
     last = max(record.get("step", 0) for record in records)
     ends = sorted({-(-last * part // MAX_INTERVALS) for part in range(1, MAX_INTERVALS + 1)})
     rows = [LifeRow(layer, intervals=[Tally() for _ in ends]) for layer in range(_layers(records))]
+    recycled = 0
     for event in events:
+        if event["event"] == RECYCLED:  # a neuron with new weights is not dead any more, and did not revive either
+            recycled += sum(event["counts"])
+            for row, neurons in zip(rows, event["neurons"], strict=False):
+                row.dead.difference_update(neurons)
+            continue
         row = rows[event["layer"]]
         interval = next(index for index, end in enumerate(ends) if event["step"] <= end)
         row.total.add(event)
         row.intervals[interval].add(event)
-    return LifeTable(ends, rows)
+        (row.dead.difference_update if event["event"] == REVIVED else row.dead.update)(event["neurons"])
+    return LifeTable(ends, rows, recycled)
 
 
 def _layers(records: list[Record]) -> int:
     """How many layers the records speak of."""
     listed = [len(record["layers"]) for record in records if record["kind"] == "eval"]
-    return max([*listed, *(int(event["layer"]) + 1 for event in life_events(records))])
+    return max([*listed, *(int(event["layer"]) + 1 for event in life_events(records) if "layer" in event)])
 
 
 def life_rows(life: LifeTable) -> tuple[list[str], list[list[Any]]]:
