@@ -70,6 +70,20 @@ def test_a_pruned_run_predicts_the_same(minigpt: Command, workplace: Path, haste
     assert minigpt("sample pruned --max-new-tokens 5") == 0
 
 
+def test_only_what_is_proven_dead_is_cut_on_request(
+    minigpt: Command, deadly: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the neurons silent on the text, --prune certified takes the proven ones: here, by decree, those even."""
+    even = torch.arange(64) % 2 == 0
+    monkeypatch.setattr(operation, "certified_dead", lambda block, dtype: even if block.layer else None)
+    silent = outcome_of(minigpt, capsys, "run --prune dead --out pruned")
+    proven = outcome_of(minigpt, capsys, "run --prune certified --out certified")
+    first, second = (layer["pruned"] for layer in proven["layers"])
+    assert first == []
+    assert second == [neuron for neuron in silent["layers"][1]["pruned"] if neuron % 2 == 0]
+    assert second != []
+
+
 def test_a_pruned_run_resumes_as_any_other(minigpt: Command, deadly: Path, workplace: Path, capsys: Capture) -> None:
     """From the middle to the end, to the same bits if it is stopped; its log is the original's and more."""
     outcome = outcome_of(minigpt, capsys, "run --checkpoint 10 --prune dead --out pruned")

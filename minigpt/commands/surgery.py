@@ -26,7 +26,10 @@ def add_flags(parser: Parser) -> None:
         "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025 or random:8 [none]"
     )
     parser.add_argument(
-        "--prune", default="none", choices=("none", "dead"), help="cut out what never fires, fold in what is constant"
+        "--prune",
+        default="none",
+        choices=("none", "dead", "certified"),
+        help="cut out what never fires and fold in what is constant, or only what the weights prove dead [none]",
     )
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the new run is written")
     parser.add_argument(

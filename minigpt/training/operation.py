@@ -22,8 +22,9 @@ from torch import Tensor
 
 from minigpt import storage
 from minigpt.errors import CheckpointError, DataError, DivergedError, UsageError
-from minigpt.model import GPT
+from minigpt.model import GPT, Block
 from minigpt.neurons.bounds import TRUSTED_TOKENS
+from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.life import LifeTable
 from minigpt.neurons.probe import LayerStatistics
 from minigpt.neurons.surgery import (
@@ -47,7 +48,7 @@ from minigpt.training.optimizers import build_optimizers, load_state_tensors, st
 from minigpt.training.recycling import recycling_event
 from minigpt.training.run import Progress, Run, assemble, log_up_to, write_description
 
-PRUNINGS = ("none", "dead")
+PRUNINGS = ("none", "dead", "certified")
 # What reordering the sums of a float32 forward pass may change, relative to the largest logit.
 ROUNDING = 1e-4
 
@@ -108,7 +109,7 @@ def operate(run: OpenedRun, out: Path, operation: Operation) -> Outcome:
     choice = _checked_choice(run, out, operation)
     held = "val" if operation.split == "train" else "train"
     store = _open_both_parts(run)
-    evidence = _probe(run.model, store, operation, held)
+    evidence = _probe(run, store, operation, held)
     model = prune(run.model, evidence.cuts)
     _check_unchanged(run, model, store.tokens(held))
     operated = _transplant(run, out, store, model, evidence.removed)
@@ -161,9 +162,9 @@ class _Evidence:
         return [cut.removed for cut in self.cuts]
 
 
-def _probe(model: GPT, store: TokenStore, operation: Operation, held_split: str) -> _Evidence:
+def _probe(run: OpenedRun, store: TokenStore, operation: Operation, held_split: str) -> _Evidence:
     """Watch the neurons on the probed tokens and then on the held ones; only what holds on both is evidence."""
-    removable = _removable(operation.prune, model)
+    model, removable = run.model, _removable(operation.prune, run)
     with watch_ranges(model) as ranges:
         probed = _evaluate(model, store, operation.split, operation.tokens)
         candidates = [cut.removed for cut in plan_cuts(model, ranges, removable)]
@@ -178,11 +179,16 @@ def _probe(model: GPT, store: TokenStore, operation: Operation, held_split: str)
     return _Evidence(probed, held, merged, cuts, fired)
 
 
-def _removable(pruning: str, model: GPT) -> list[Tensor] | None:
+def _removable(pruning: str, run: OpenedRun) -> list[Tensor] | None:
     """Which neurons (F,) of each layer may be cut at all, if they are silent or constant; None: every one."""
     if pruning == "dead":
         return None
-    return [torch.zeros(neurons, dtype=torch.bool) for neurons in model.config.layer_widths]
+    none = [torch.zeros(neurons, dtype=torch.bool) for neurons in run.model.config.layer_widths]
+    if pruning == "none":
+        return none
+    blocks = [block for block in run.model.blocks if isinstance(block, Block)]
+    proven = [certified_dead(block, run.config.dtype) for block in blocks]
+    return [mask if found is None else found for mask, found in zip(none, proven, strict=True)]
 
 
 def _evaluate(model: GPT, store: TokenStore, split: str, limit: int) -> Evaluation:
