@@ -14,6 +14,7 @@ from scipy import stats
 
 # A rank correlation of fewer cells says nothing.
 FEWEST_CELLS_TO_RANK = 8
+WEAK_CORRELATION = 0.3
 
 Record = dict[str, Any]
 
@@ -69,9 +70,8 @@ def _best(analysis: Record) -> str:
         return "Differences were found, but no arm is best: each has lost a comparison or has diverged cells."
     best = min(eligible, key=lambda arm: arm["loss"]["mean"])
     name = best["name"]
-    parts = [
-        f"Lowest mean loss: {name}, {best['loss']['mean']:.4f} nats per token (perplexity {best['perplexity']:.2f})"
-    ]
+    perplexity = "" if best["perplexity"] is None else f" (perplexity {best['perplexity']:.4g})"
+    parts = [f"Lowest mean loss: {name}, {best['loss']['mean']:.4f} nats per token{perplexity}"]
     others = [arm["name"] for arm in analysis["arms"] if arm["name"] != name]
     for what, names in (
         ("better than", beaten[name]),
@@ -177,9 +177,10 @@ def _dead_against_loss(analysis: Record) -> list[str]:
     if len(cells) < FEWEST_CELLS_TO_RANK or len(set(dead)) < 2 or len(set(losses)) < 2:
         return []
     rho = float(stats.spearmanr(dead, losses).statistic)
+    hardly = "hardly " if abs(rho) < WEAK_CORRELATION else ""
     direction = "higher" if rho > 0 else "lower"
     return [
-        f"Over {len(cells)} cells more dead neurons went with {direction} loss (rank correlation {_signed(rho, 2)}); "
+        f"Over {len(cells)} cells more dead neurons {hardly}went with {direction} loss (rank correlation {_signed(rho, 2)}); "
         "this describes these cells and is no verdict, as arms differ in more than their dead neurons."
     ]
 

@@ -1,8 +1,7 @@
 """What a result is the result of, besides its configuration: the text, and the version of the code.
 
-The version is a hash over the modules that can change what is learned or measured. Comments, docstrings and layout do
-not count, and neither do the modules that only show, check or time things. A module that is new counts until it is
-listed here as one that does not matter.
+The version is a hash over the modules that a training imports, directly or not, but for those that only store, show,
+check or time things. Comments, docstrings and layout do not count. A new module counts from its first import on.
 """
 
 from __future__ import annotations
@@ -18,20 +17,10 @@ from minigpt.text.store import TokenStore, prepare
 from minigpt.training.config import RunConfig
 
 PACKAGE = Path(__file__).parents[1]
-SHAPING_FOLDERS = ("text", "neurons", "training")
-SHAPING_FILES = ("randomness.py", "activation_functions.py", "activation_registry.py", "activations.py", "model.py")
-WITHOUT_INFLUENCE = frozenset(
+BEGINNING = "training/loop.py"
+WITHOUT_INFLUENCE = frozenset({"errors.py", "storage.py"}) | frozenset(
     f"training/{name}.py"
-    for name in (
-        "checkpoints",
-        "identity",
-        "inference",
-        "interrupts",
-        "operation",
-        "tensorboard",
-        "terminal",
-        "verification",
-    )
+    for name in ("checkpoints", "identity", "interrupts", "tensorboard", "terminal")
 )
 
 
@@ -51,16 +40,33 @@ def prepare_text(config: RunConfig) -> TokenStore:
 @functools.cache
 def code_hash() -> str:
     """SHA-256 over what the code says, for all modules that shape a result."""
-    modules = [PACKAGE / name for name in SHAPING_FILES]
-    for folder in SHAPING_FOLDERS:
-        modules += sorted((PACKAGE / folder).glob("*.py"))
-    named = {path.relative_to(PACKAGE).as_posix(): path for path in modules}
     parts = [
-        f"{name}\n{substance(path.read_text(encoding='utf-8'))}"
-        for name, path in named.items()
-        if name not in WITHOUT_INFLUENCE
+        f"{name}\n{substance((PACKAGE / name).read_text(encoding='utf-8'))}"
+        for name in sorted(imported_by(BEGINNING) - WITHOUT_INFLUENCE)
     ]
     return storage.sha256_bytes("\n".join(parts).encode("utf-8"))
+
+
+def imported_by(name: str) -> set[str]:
+    """The modules of this package that a module imports, directly or not, and itself; as paths within the package."""
+    reached: set[str] = set()
+    frontier = {name}
+    while frontier:
+        reached |= frontier
+        frontier = {found for module in frontier for found in _imports(PACKAGE / module)} - reached
+    return reached
+
+
+def _imports(path: Path) -> set[str]:
+    """What a module imports of this package, inside functions too."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    ours = (f"{name.removeprefix('minigpt.').replace('.', '/')}.py" for name in found if name.startswith("minigpt."))
+    return {name for name in ours if (PACKAGE / name).is_file()}
 
 
 def substance(source: str) -> str:
