@@ -26,7 +26,7 @@ import tqdm  # noqa: F401
 
 from minigpt import storage
 from minigpt.cli import main
-from minigpt.experiments import ablation, analysis  # noqa: F401
+from minigpt.experiments import ablation, analysis, plan, record  # noqa: F401
 from minigpt.neurons import health  # noqa: F401
 from minigpt.report import ablation_page, ablation_tables  # noqa: F401
 from minigpt.training import checkpoints, inference, loop, tensorboard, verification  # noqa: F401
@@ -177,9 +177,22 @@ def limit_files(step: int, size: int) -> None:
     checkpoints.save = limited
 
 
+def change_the_code(version: str) -> None:
+    """Let the code that shapes a result be another version."""
+    plan.code_hash = record.code_hash = ablation.code_hash = loop.code_hash = lambda: version  # type: ignore[assignment]
+
+
 ACCIDENTS = {
     accident.__name__: accident
-    for accident in (announce, cut_commit, cut_setup, slow_saves_after_a_signal, slow_preparation, limit_files)
+    for accident in (
+        announce,
+        cut_commit,
+        cut_setup,
+        slow_saves_after_a_signal,
+        slow_preparation,
+        limit_files,
+        change_the_code,
+    )
 }
 
 
