@@ -173,6 +173,7 @@ def test_holm_rejects_what_closed_testing_rejects(p_values: list[float], alpha: 
         (-0.02, 0.05, 1.0, "undecided"),
         (-0.02, 0.20, 0.9, "undecided"),
         (0.004, 0.01, 0.20, "undecided"),
+        (-0.004, 0.01, 0.20, "undecided"),
         (0.004, 0.01, 0.01, "equivalent"),
         (0.004, 0.30, 0.01, "equivalent"),
         (0.004, 0.30, 0.05, "undecided"),

@@ -180,8 +180,9 @@ def _dead_against_loss(analysis: Record) -> list[str]:
     hardly = "hardly " if abs(rho) < WEAK_CORRELATION else ""
     direction = "higher" if rho > 0 else "lower"
     return [
-        f"Over {len(cells)} cells more dead neurons {hardly}went with {direction} loss (rank correlation {_signed(rho, 2)}); "
-        "this describes these cells and is no verdict, as arms differ in more than their dead neurons."
+        f"Over {len(cells)} cells more dead neurons {hardly}went with {direction} loss "
+        f"(rank correlation {_signed(rho, 2)}); this describes these cells and is no verdict, "
+        "as arms differ in more than their dead neurons."
     ]
 
 
