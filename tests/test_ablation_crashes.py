@@ -19,7 +19,7 @@ KILLS = 50
 KILL_SEED = 3
 CELLS = 24
 BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 15 --eval-tokens 64 --checkpoint-every 5 --log-every 5"
-GRID = f"ablate --activations relu,gelu,swiglu --seeds {CELLS // 3} --workers 2 --steps 45 {BASE}"
+GRID = f"ablate --activations relu,gelu,swiglu --seeds {CELLS // 3} --workers 2 --steps 30 {BASE}"
 TABLES = ("cells.csv", "comparisons.csv", "arms.csv")
 
 pytestmark = needs_fork
@@ -80,7 +80,7 @@ def running_cells(place: Path) -> list[Path]:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_what_can_be_continued(start: Start, workplace: Path, number: int, code: int) -> None:
     """Every running cell commits a checkpoint, one line says how to go on, and the same command has the answer."""
-    command = f"{SMALL} --steps 150 --out a --cells-dir cells"
+    command = f"{SMALL} --steps 100 --out a --cells-dir cells"
     child = start(command)
     await_that(lambda: len(running_cells(workplace)) == 2, "two cells")
     child.signal(number)
