@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -338,6 +339,10 @@ def redirect_output(path: Path) -> None:
         for stream in (1, 2):
             os.dup2(descriptor, stream)
         os.close(descriptor)
+    sys.stdout, sys.stderr = (
+        open(stream, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115  (they stay open to the end)
+        for stream in (1, 2)
+    )
 
 
 def free_bytes(directory: Path) -> int:

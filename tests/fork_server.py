@@ -223,7 +223,7 @@ def serve() -> None:
     torch.set_num_threads(1)
     os.fsync = lambda descriptor: None  # a kill cannot tell a flush from none, and the disk takes its time
     for figure in ablation_page.FIGURES:  # drawing takes seconds, and other tests look at it
-        ablation_page.FIGURES[figure] = lambda analysis: ""
+        ablation_page.FIGURES[figure] = lambda drawn: ""
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -212,9 +212,9 @@ def test_the_least_active_go_first(model: GPT):
     base = loss_of(model, batches)
     activities = [layer.sum_abs_h / layer.tokens for layer in counted(model, batches)]
     points = zero_least_active(model, read_up_to(model, 0, batches), activities)
-    assert [point.neurons for point in points] == [0, 2, 5, 12, 24]
-    assert [point.share for point in points] == [count / 48 for count in (0, 2, 5, 12, 24)]
-    assert [point.loss for point in points] == pytest.approx([base] * 5, rel=1e-6)
+    assert [point.neurons for point in points] == [0, 0, 2, 5, 12, 24]
+    assert [point.share for point in points] == [count / 48 for count in (0, 0, 2, 5, 12, 24)]
+    assert [point.loss for point in points] == pytest.approx([base] * 6, rel=1e-6)
     assert abs(points[-1].random_loss - base) > 1e-3
 
 

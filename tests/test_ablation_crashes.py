@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import signal
 import time
@@ -19,7 +20,7 @@ KILLS = 50
 KILL_SEED = 3
 CELLS = 24
 BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 15 --eval-tokens 64 --checkpoint-every 5 --log-every 5"
-GRID = f"ablate --activations relu,gelu,swiglu --seeds {CELLS // 3} --workers 2 --steps 30 {BASE}"
+GRID = f"ablate --activations relu,gelu,swiglu --seeds {CELLS // 3} --workers 2 --steps 40 {BASE}"
 TABLES = ("cells.csv", "comparisons.csv", "arms.csv")
 
 pytestmark = needs_fork
@@ -48,7 +49,7 @@ def test_random_kills_change_nothing(start: Start, workplace: Path) -> None:
     while kills < KILLS:
         where = f"kill {kills} of seed {KILL_SEED}"
         parent = parent or start(f"{GRID} --out cut/ablation --cells-dir cut/cells")
-        time.sleep(chance.uniform(0.02, 0.2))
+        time.sleep(chance.uniform(0.01, 0.1))
         workers = children(parent.pid)
         if not workers:
             assert done(workplace / "cut") < CELLS, f"{where}: the end came too early to prove anything"
@@ -82,12 +83,13 @@ def test_a_signal_leaves_what_can_be_continued(start: Start, workplace: Path, nu
     """Every running cell commits a checkpoint, one line says how to go on, and the same command has the answer."""
     command = f"{SMALL} --steps 100 --out a --cells-dir cells"
     child = start(command)
-    await_that(lambda: len(running_cells(workplace)) == 2, "two cells")
+    await_that(lambda: len(running_cells(workplace)) >= 2, "two cells")
     child.signal(number)
     assert child.wait() == code
     error = (workplace / "child.err").read_text().splitlines()
-    assert "0 of 4 cells done; the same command continues" in error[-1]
-    assert all("stopped" in (path / "summary.json").read_text() for path in running_cells(workplace))
+    assert re.search(r"[0-2] of 4 cells done; the same command continues", error[-1])
+    begun = [path for path in running_cells(workplace) if read_result(path) is None]
+    assert all('"status": "stopped"' in (path / "summary.json").read_text() for path in begun)
     assert start(command).wait() == 0
     assert done(workplace) == 4
 
@@ -95,7 +97,7 @@ def test_a_signal_leaves_what_can_be_continued(start: Start, workplace: Path, nu
 def test_workers_leave_when_their_parent_is_gone(start: Start, workplace: Path) -> None:
     """An orphan would hold its cell for hours and train for nobody; it commits and leaves within a moment."""
     child = start(f"{SMALL} --steps 4000 --out a --cells-dir cells")
-    await_that(lambda: len(running_cells(workplace)) == 2, "two cells")
+    await_that(lambda: len(running_cells(workplace)) >= 2, "two cells")
     workers = children(child.pid)
     child.signal(signal.SIGKILL)
     child.wait()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import storage
-from minigpt.errors import CheckpointError, DivergedError, MinigptError
+from minigpt.errors import CheckpointError, DivergedError, MinigptError, StopRequestedError
 from minigpt.training import run_directory
 from minigpt.training.config import RunConfig
 
@@ -72,6 +72,8 @@ def read_result(directory: Path) -> dict[str, Any] | None:
             "seconds_per_step": _seconds_per_step(records, summary),
             "environment": {name: environment.get(name) for name in _ENVIRONMENT},
         }
+    except StopRequestedError:
+        raise
     except (MinigptError, KeyError, TypeError):
         return None
 

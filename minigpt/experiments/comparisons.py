@@ -144,12 +144,22 @@ def _figures(comparison: Measured) -> dict[str, Any]:
 def _verdict(comparison: Measured, adjusted: Adjusted, rule: Rule) -> statistics.Verdict:
     if adjusted.difference is None:
         return "no verdict"
+    size = _size(comparison)
+    return statistics.verdict(size, adjusted.difference, adjusted.equivalence, margin=rule.margin, alpha=rule.alpha)
+
+
+def _size(comparison: Measured) -> float:
+    """The difference to hold against the margin: the mean, or beside a sign test the median.
+
+    NOTE: the median is that of the survivors if few cells diverged, so it may not favour the arm that diverged more
+    often; of two middle values it is the smaller one, since between infinite ones there is no mean.
+    """
     if comparison.tests:
-        mean = comparison.tests.mean
-    else:
-        # The sign test tells a direction; where cells diverge, the difference is beyond any margin.
-        mean = math.copysign(math.inf, float(np.sign(comparison.informative).sum()))
-    return statistics.verdict(mean, adjusted.difference, adjusted.equivalence, margin=rule.margin, alpha=rule.alpha)
+        return comparison.tests.mean
+    ordered = sorted(comparison.informative)
+    median = min(ordered[(len(ordered) - 1) // 2], ordered[len(ordered) // 2], key=abs)
+    more_diverged = comparison.diverged["arm"] - comparison.diverged["reference"]
+    return 0.0 if median * more_diverged < 0 else median
 
 
 def _finding(comparison: Measured, adjusted: Adjusted, verdict: statistics.Verdict, rule: Rule) -> str:
@@ -158,7 +168,10 @@ def _finding(comparison: Measured, adjusted: Adjusted, verdict: statistics.Verdi
         return _too_little(comparison)
     difference = f"adjusted p = {adjusted.difference:.2g}"
     if adjusted.equivalence is None:
-        return f"a sign test over {len(comparison.informative)} pairs, as diverged cells have no mean ({difference})"
+        test = f"a sign test over {len(comparison.informative)} pairs, as diverged cells have no mean ({difference})"
+        if verdict == "undecided" and adjusted.difference < rule.alpha:
+            return f"{test}, but the arm ahead diverged more often or leads by less than the margin of {rule.margin:g}"
+        return test
     equivalence = f"adjusted p = {adjusted.equivalence:.2g}"
     if verdict in ("better", "worse"):
         return f"the mean difference reaches the margin of {rule.margin:g} and is hardly chance ({difference})"

@@ -21,6 +21,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+from tqdm import tqdm
+
 from minigpt import storage
 from minigpt.errors import (
     MinigptError,
@@ -148,6 +150,8 @@ def _work(job: Job, log: Path, parent: int, gpu: int | None) -> None:
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
     storage.redirect_output(log)
+    # NOTE: tqdm's lock is shared by forked processes, and one that is killed while it holds it would stop all others.
+    tqdm.set_lock(threading.RLock())
     threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
     sys.exit(_exit_code(job))
 
@@ -174,8 +178,10 @@ def _terminated(number: int, frame: FrameType | None) -> None:
 
 
 def _leave_with(parent: int) -> None:
-    """Ask this process to stop once its parent is gone."""
+    """Ask this process to stop once its parent is gone, and again if it happened not to hear."""
     started_by = multiprocessing.parent_process()
     while os.getppid() == parent if os.name == "posix" else started_by is not None and started_by.is_alive():
         time.sleep(_ORPHAN_POLL)
-    os.kill(os.getpid(), signal.SIGTERM)
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_AGAIN)
