@@ -55,7 +55,7 @@ def test_arms_can_be_given_equal_time(start: Start, workplace: Path) -> None:
     plan = record.read_plan(workplace / "a")
     shallow, deep = plan["steps"].values()
     assert shallow == 60
-    assert deep < 45
+    assert deep < shallow
     (workplace / "a/analysis.json").unlink()
     before = sorted((workplace / "cells").glob("*"))
     assert start(f"{command} --cells-dir cells").wait() == 0
