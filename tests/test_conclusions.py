@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from made_up_cells import DIVERGED, answer, noisy, text
+from made_up_cells import DIVERGED, ablation, answer, noisy, text
+
+from minigpt.experiments.analysis import analyse
 
 
 def test_every_verdict_has_its_sentence():
@@ -20,6 +22,12 @@ def test_every_verdict_has_its_sentence():
         assert " nats" in sentence
         assert "% interval [" in sentence
         assert "perplexity" in sentence
+    for arm, level in (("swiglu is", "95"), ("elu is", "95"), ("gelu and relu are", "90"), ("silu against", "95")):
+        [sentence] = [sentence for sentence in analysis["conclusion"] if sentence.startswith(arm)]
+        found = next(found for found in analysis["comparisons"] if found["arm"] == arm.split()[0])
+        ends = [found[key] for key in (("low90", "high90") if level == "90" else ("low", "high"))]
+        interval = ", ".join(f"{end:+.4f}" for end in ends).replace("-", "−")
+        assert f"{level} % interval [{interval}]" in sentence
     assert "4 comparisons were judged as one family (Holm, error rate 0.05)" in text(analysis)
     assert "less than 0.01 nats per token (1.0 % perplexity) does not matter" in text(analysis)
 
@@ -29,6 +37,41 @@ def test_the_best_arm_is_not_said_to_beat_what_it_never_met():
     analysis = answer({"relu": noisy(), "swiglu": noisy(-0.03, seed=1), "geglu": noisy(-0.032, seed=2)})
     assert analysis["conclusion"][0].startswith("Lowest mean loss: geglu, ")
     assert analysis["conclusion"][0].endswith("; better than relu; not compared with swiglu.")
+
+
+def test_of_all_pairs_the_best_has_beaten_the_others():
+    """Where everyone met everyone, nothing is left uncompared, and which of a pair is the reference does not matter."""
+    plan, results = ablation({"relu": noisy(), "swiglu": noisy(-0.03, seed=1), "elu": noisy(0.1, seed=2)})
+    plan["pairs"] = [["swiglu", "relu", "activation"], ["elu", "relu", "activation"], ["elu", "swiglu", "activation"]]
+    first = analyse(plan, results)["conclusion"][0]
+    assert first.startswith("Lowest mean loss: swiglu, ")
+    assert first.endswith("; better than relu and elu.")
+    plan["pairs"] = [[reference, arm, factor] for arm, reference, factor in plan["pairs"]]
+    assert analyse(plan, results)["conclusion"][0] == first
+
+
+def test_no_arm_is_best_if_all_have_lost_or_diverged():
+    """The lowest mean of survivors is no win."""
+    wild, lost = [DIVERGED, *noisy(-0.1)[1:]], [DIVERGED] * 8
+    analysis = answer({"relu": [*noisy(0.1)[:7], DIVERGED], "wild": wild, "elu": lost})
+    assert analysis["conclusion"][0].startswith("Differences were found, but no arm is best")
+
+
+def test_one_arm_alone_is_not_compared():
+    """Nothing is said to be better or judged, and its dead neurons are still told."""
+    analysis = answer({"relu": noisy()}, {"relu": 0.25})
+    assert analysis["conclusion"][0] == "Nothing was compared: there is only one arm."
+    assert "Dead neurons, silent on all 161,316 tokens: relu 25.0 %; " in text(analysis)
+    assert "family" not in text(analysis)
+
+
+def test_an_undecidable_arm_is_not_promised_a_number_of_seeds():
+    """A difference that lies at the margin is decided by no number of seeds."""
+    losses = noisy(n=4)
+    silu = [loss + 0.01 + noise for loss, noise in zip(losses, (-0.02, 0.02, -0.01, 0.01), strict=True)]
+    analysis = answer({"relu": losses, "silu": silu})
+    assert "silu against relu is undecided: +0.0100 nats per token" in text(analysis)
+    assert "not even 1000 seeds would be likely to decide" in text(analysis)
 
 
 def test_an_arm_with_diverged_cells_is_never_the_best():
