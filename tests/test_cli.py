@@ -158,7 +158,8 @@ def value_of(item: dataclasses.Field[Any], hint: Any) -> st.SearchStrategy[Any]:
         int: st.integers(0, 2**62),
         float: st.floats(allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
-        str: st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])),
+        # NOTE: argparse drops a value that is `--`; none of our flags has a use for it.
+        str: st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(lambda text: text != "--"),
         type(None): st.none(),
     }
     if item.name == "preset":

@@ -83,6 +83,7 @@ def test_an_exit_code_says_what_went_wrong(executor: LocalExecutor, error: Excep
 
 def test_a_killed_job_stops_no_other(executor: LocalExecutor) -> None:
     """tqdm shares a lock between forked processes: a job killed while holding it made all later ones wait for ever."""
+    tqdm.get_lock()  # made before the fork, as by the bar over the cells
     killed, alive = finish(executor, Job("killed", die_with_the_lock, ()), Job("alive", show_progress, ()))
     assert killed.exit_code == -signal.SIGKILL
     assert alive.exit_code == 0
