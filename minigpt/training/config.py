@@ -16,6 +16,8 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
+NORMS = ("layernorm", "rmsnorm", "batchnorm", "none")
+ATTENTIONS = ("auto", "fused", "written", "mean")
 EVAL_PARTS = ("all", "even", "odd")
 # What a resumed run may do differently: none of it changes what is learned.
 FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
@@ -85,13 +87,16 @@ class RunConfig:
     d_ff: int | str = flag(0, "model", "neurons of a layer; 0: all arms equal in size", at_least=0, below=1 << 20)
     block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
     bias: bool = flag(True, "model", "biases in linear layers and norms")
-    norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))
+    norm: str = flag("layernorm", "model", "normalisation; batchnorm leaks the future in training", choices=NORMS)
     position: str = flag("learned", "model", "position encoding", choices=("learned", "rope"))
     residual: bool = flag(True, "model", "residual paths: on or off")
     tie_embeddings: bool = flag(True, "model", "one matrix for embedding and head")
     dropout: float = flag(0.0, "model", "dropout rate", at_least=0, below=1)
     init: str = flag("gpt2", "model", "initial scale; matched: unit-variance hidden", choices=("gpt2", "matched"))
-    attention: str = flag("auto", "model", "how attention is computed", choices=("auto", "fused", "written"))
+    init_bias: float = flag(0.0, "model", "bias of neurons at the start, in standard deviations of their z")
+    attention: str = flag(
+        "auto", "model", "softmax, in one of two forms, or the mean of all so far", choices=ATTENTIONS
+    )
 
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
     batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1, below=1 << 20)
@@ -146,6 +151,10 @@ def check(config: RunConfig) -> None:
     if config.position == "rope" and config.n_embd // config.n_head % 2:
         head_width = config.n_embd // config.n_head
         raise UsageError(f"rotary positions need an even head width; got n-embd / n-head = {head_width}; choose others")
+    if config.position == "rope" and config.attention == "mean":
+        raise UsageError("rotary positions turn queries and keys; attention mean has none; use --position learned")
+    if config.init_bias and not config.bias:
+        raise UsageError(f"init-bias {config.init_bias:g} needs biases; bias is off; switch it on")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
     if (config.recycle == "none") is not (config.recycle_every == 0):

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from minigpt import randomness
 from minigpt.errors import DivergedError
-from minigpt.model import GPT, Block
+from minigpt.model import GPT, BatchNorm, Block
 from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.config import RunConfig
@@ -58,10 +58,11 @@ def take_step(
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss = 0.0
-    for micro_starts in torch.split(starts, config.batch_size):
-        between_batches()
-        inputs, targets = gather(ids, micro_starts, config.block_size)
-        loss += _accumulate_gradient(model, forward, inputs, targets, config)
+    with _statistics_restored_on_failure(model):
+        for micro_starts in torch.split(starts, config.batch_size):
+            between_batches()
+            inputs, targets = gather(ids, micro_starts, config.block_size)
+            loss += _accumulate_gradient(model, forward, inputs, targets, config)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -87,6 +88,19 @@ def _accumulate_gradient(
     penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / config.grad_accumulation
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
     return loss.item()
+
+
+@contextlib.contextmanager
+def _statistics_restored_on_failure(model: GPT) -> Iterator[None]:
+    """Give BatchNorm the running statistics back that it had, if a step is broken off between its batches."""
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    try:
+        yield
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        raise
 
 
 @contextlib.contextmanager
