@@ -80,6 +80,9 @@ class RunConfig:
     data_dir: str = flag("data", "text", "where prepared tokens are kept")
     allow_data_change: bool = flag(False, "text", "resume although the text is not the one trained on so far")
 
+    train_tokens: int = flag(0, "text", "train on the first so many tokens only; 0: all", at_least=0, below=1 << 63)
+    token_noise: float = flag(0.0, "text", "share of tokens to replace by random ones in training", at_least=0, below=1)
+
     activation: str = flag("relu", "model", "`minigpt activations` lists them; by layer: 0-1=relu,2-3=swiglu")
     n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
     n_head: int = flag(4, "model", "attention heads", at_least=1)
@@ -107,6 +110,7 @@ class RunConfig:
     schedule: str = flag("cosine", "training", "rate after warm-up; wsd falls in the last fifth", choices=SCHEDULES)
     warmup_steps: int | None = flag(None, "training", "default: a tenth of --steps, at most 100", at_least=0)
     weight_decay: float = flag(0.1, "training", "decay of matrices; vectors are not decayed", at_least=0)
+    decay_all: bool = flag(False, "training", "decay biases and other vectors too")
     beta1: float = flag(0.9, "training", "first-moment decay, or momentum", at_least=0, below=1)
     beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
     grad_clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", at_least=0)
@@ -146,6 +150,9 @@ def check(config: RunConfig) -> None:
     if config.val_fraction + config.test_fraction >= 1:
         held_out = config.val_fraction + config.test_fraction
         raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
+    if 0 < config.train_tokens <= config.block_size:
+        window = f"block-size {config.block_size} and the token after it"
+        raise UsageError(f"train-tokens {config.train_tokens} is less than a window; {window} are needed; raise it")
     if config.n_embd % config.n_head:
         raise UsageError(f"n-embd {config.n_embd} is not divisible by n-head {config.n_head}; choose a multiple")
     if config.position == "rope" and config.n_embd // config.n_head % 2:
