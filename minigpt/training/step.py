@@ -20,6 +20,7 @@ from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import set_learning_rate
+from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.runtime import autocast
 from minigpt.training.schedules import learning_rate
 
@@ -46,23 +47,28 @@ def take_step(
     step: int,
     between_batches: Callable[[], None],
     watch_neurons: bool = False,
+    ranks: Ranks = ALONE,
 ) -> StepResult:
     """Update `model` once; `forward` is the model or its compiled form. A pure function of weights, config and step.
+
+    Of several ranks each takes its part of the windows; the result is of all, and all make the same update.
 
     Raises:
         DivergedError: loss or gradient norm is not finite; the weights are as before the step.
     """
     if config.dropout:
-        randomness.seed_dropout(config.seed, step)
+        randomness.seed_dropout(config.seed, step, ranks.rank)
     starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss = 0.0
-    for micro_starts in torch.split(starts, config.batch_size):
+    for micro_starts in ranks.share(starts, config.batch_size):
         between_batches()
-        inputs, targets = gather(ids, micro_starts, config.block_size)
-        loss += _accumulate_gradient(model, forward, inputs, targets, config)
+        if len(micro_starts):
+            inputs, targets = gather(ids, micro_starts, config.block_size)
+            loss += _accumulate_gradient(model, forward, inputs, targets, config, len(starts) / len(micro_starts))
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    loss = _add_up(ranks, gradients, loss)
     grad_norm = nn.utils.get_total_norm(gradients).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
@@ -77,16 +83,25 @@ def take_step(
 
 
 def _accumulate_gradient(
-    model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig
+    model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig, parts: float
 ) -> float:
-    """Add one micro-batch's share to the gradients and return its share of the mean loss."""
+    """Add one micro-batch's share, one of so many `parts`, to the gradients; return its share of the mean loss."""
     inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
     with autocast(model.device, config.dtype), _hidden_magnitudes(model, config.l1) as magnitudes:
         logits = forward(inputs)  # (B,T,V)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / config.grad_accumulation
-    penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / config.grad_accumulation
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / parts
+    penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / parts
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
     return loss.item()
+
+
+def _add_up(ranks: Ranks, gradients: list[Tensor], loss: float) -> float:
+    """Replace the gradients by their sums over all ranks and return the sum of the losses."""
+    if ranks.size == 1:
+        return loss
+    *sums, total = ranks.sums([*gradients, gradients[0].new_tensor(loss)])
+    torch._foreach_copy_(gradients, sums)
+    return total.item()
 
 
 @contextlib.contextmanager
