@@ -213,7 +213,7 @@ def test_a_killed_process_ends_the_job(
     launch: Launch, minigpt: Command, workplace: Path, capsys: Capture, victim: int
 ) -> None:
     """Within seconds, with a line that says how to go on; nothing is saved after, and any number may go on."""
-    children = launch(f"{LONG} --steps 400 --out run", 3, announce={0: ["phases"]})
+    children = launch(f"{LONG} --steps 200 --out run", 3, announce={0: ["phases"]})
     await_that(lambda: "saved 50" in told(workplace / "phases"), "a checkpoint")
     children[victim].signal(signal.SIGKILL)
     begun = time.monotonic()
@@ -232,8 +232,8 @@ def test_a_killed_process_ends_the_job(
     else:
         assert ended(launch("train --resume run", 2)) == {0}
         assert "processes was 3 and is 2" in "\n".join(errors(workplace))
-    assert summary(workplace / "run")["steps"] == 400
-    assert [record["step"] for record in records(workplace / "run", "train")] == list(range(50, 401, 50))
+    assert summary(workplace / "run")["steps"] == 200
+    assert [record["step"] for record in records(workplace / "run", "train")] == list(range(50, 201, 50))
 
 
 @needs_fork
