@@ -172,6 +172,15 @@ def test_several_processes_train_as_one(
     assert minigpt("verify several") == 0
 
 
+@needs_fork
+def test_rank_0_prepares_the_text(launch: Launch, workplace: Path) -> None:
+    """The others, who would leave a file `preparing`, find it done."""
+    children = launch(f"train {TINY_RUN} --steps 1 --out run", 3, slow_preparation={1: [0.0], 2: [0.0]})
+    assert ended(children) == {0}
+    assert not (workplace / "preparing").exists()
+    assert len(list((workplace / "data").iterdir())) == 1
+
+
 def test_alone_nothing_is_initialised(tiny_run: Path) -> None:
     """A training in one process has no use for a process group."""
     assert not torch.distributed.is_initialized()
@@ -278,7 +287,14 @@ def test_torchrun_itself(minigpt: Command, workplace: Path) -> None:
     """The README's command trains as one process does; then rank 0 is killed, and one line says how to go on."""
     flags = f"{TINY_RUN} --schedule constant --warmup-steps 0 --eval-every 40 --checkpoint-every 40"
     assert minigpt(f"train {flags} --steps 40 --out one") == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", str(PROJECT / "train.py")]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(PROJECT / "train.py"),
+    ]
     job = subprocess.Popen(
         [*command, *flags.split(), "--steps", "100000", "--out", "two"],
         stdout=subprocess.PIPE,
