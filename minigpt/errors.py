@@ -58,6 +58,12 @@ class OutOfMemoryError(MinigptError):
     exit_code = 8
 
 
+class RankError(MinigptError):
+    """Another process of a training in several has gone, or no longer agrees with this one."""
+
+    exit_code = StorageError.exit_code
+
+
 class StopRequestedError(MinigptError):
     """Ctrl-C or SIGTERM arrived; raised once the state is safe, and ends with 128 + the signal's number."""
 

@@ -31,8 +31,8 @@ def generator(seed: int, purpose: str, step: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(key(seed, purpose, step))
 
 
-def seed_dropout(seed: int, step: int) -> None:
-    """Seed torch's global generators, which dropout reads, for one step."""
+def seed_dropout(seed: int, step: int, rank: int = 0) -> None:
+    """Seed torch's global generators, which dropout reads, for one step; of several ranks each drops other values."""
     import torch
 
-    torch.manual_seed(key(seed, "dropout", step))
+    torch.manual_seed(key(seed, f"dropout/{rank}" if rank else "dropout", step))

@@ -114,8 +114,8 @@ def cut_setup() -> None:
     class Reached(BaseException):
         pass
 
-    def cut(config: Any, directory: Path, store: Any, model: Any) -> Any:
-        run = assemble(config, directory, store, model)
+    def cut(config: Any, directory: Path, *others: Any) -> Any:
+        run = assemble(config, directory, *others)
         parent = os.getpid()
         copies: list[Path] = []
 
@@ -182,6 +182,28 @@ def change_the_code(version: str) -> None:
     plan.code_hash = record.code_hash = ablation.code_hash = loop.code_hash = lambda: version  # type: ignore[assignment]
 
 
+def take_part(rank: int, size: int, port: int) -> None:
+    """Be one of the processes that torchrun would start, with output of one's own."""
+    for descriptor, name in ((1, "out"), (2, "err")):
+        os.dup2(os.open(f"rank-{rank}.{name}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    places = {"RANK": rank, "WORLD_SIZE": size, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": size}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in (places | address).items()})
+
+
+def stray(step: int) -> None:
+    """Let this process's weights go astray after `step` updates."""
+    take_step = loop.take_step
+
+    def strayed(model: Any, *arguments: Any) -> Any:
+        result = take_step(model, *arguments)
+        if arguments[4] == step:
+            model.wte.weight.data[0, 0] += 1e-6
+        return result
+
+    loop.take_step = strayed
+
+
 ACCIDENTS = {
     accident.__name__: accident
     for accident in (
@@ -192,6 +214,8 @@ ACCIDENTS = {
         slow_preparation,
         limit_files,
         change_the_code,
+        take_part,
+        stray,
     )
 }
 

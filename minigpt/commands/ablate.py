@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,13 +105,13 @@ def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecut
     from minigpt.experiments.executors import LocalExecutor
     from minigpt.experiments.plan import arm_configs
     from minigpt.experiments.record import LOGS
-    from minigpt.training.runtime import resolve_device
+    from minigpt.training.runtime import resolve_device, usable_cores
 
     # NOTE: a process that has used threads of its own cannot be forked safely.
     torch.set_num_threads(1)
     device = resolve_device(question.base.get("device", RunConfig.device))
     gpus = torch.cuda.device_count() if str(device) == "cuda" else 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     slots = question.options.workers or (gpus if device.type != "cpu" else cores) or 1
     threads = max(1, cores // slots)
     arm_configs(question, threads)  # refuses what cannot be trained before anything is written

@@ -14,6 +14,7 @@ from minigpt.commands.streaming import printable
 from minigpt.errors import UsageError
 from minigpt.flags import Parser, add_fields, given, read_toml
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
+from minigpt.training.ranks import Ranks, joined
 
 if TYPE_CHECKING:
     from minigpt.training.inference import OpenedRun
@@ -37,7 +38,12 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(values: argparse.Namespace) -> int:
-    """Train; returns 0."""
+    """Train, alone or with the other processes of a torchrun; returns 0."""
+    with joined() as ranks:
+        return _train(values, ranks)
+
+
+def _train(values: argparse.Namespace, ranks: Ranks) -> int:
     asked = configured(values)
     config = dataclasses.replace(RunConfig(), **asked)
     if values.resume is not None and values.overwrite:
@@ -54,8 +60,9 @@ def run(values: argparse.Namespace) -> int:
             return 0
     else:
         config = runtime.resolve(config)
-    summary = train(config, directory, resume=values.resume is not None, overwrite=values.overwrite)
-    _show_result(directory, summary)
+    summary = train(config, directory, resume=values.resume is not None, overwrite=values.overwrite, ranks=ranks)
+    if ranks.leads:
+        _show_result(directory, summary)
     return 0
 
 

@@ -173,9 +173,10 @@ class NeuronProbe:
         while self._handles:
             self._handles.pop().remove()
 
-    def statistics(self) -> list[LayerStatistics]:
-        """What each layer did on the tokens seen so far."""
-        if not self._counters or any(counter.tokens == 0 for counter, _ in self._counters):
+    def statistics(self, of_a_part: bool = False) -> list[LayerStatistics]:
+        """What each layer did on the tokens seen so far; of a part of an evaluation, to be merged, that may be none."""
+        unseen = any(counter.tokens == 0 for counter, _ in self._counters)
+        if not self._counters or (unseen and not of_a_part):
             raise UsageError("the probe saw no token; run the plain model inside `with NeuronProbe(model)`")
         return [counter.statistics(deep.statistics() if deep else None) for counter, deep in self._counters]
 

@@ -16,6 +16,7 @@ from minigpt.neurons.ablation import perplexity
 from minigpt.neurons.health import LayerHealth, as_record, dead_fraction, model_health
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.text.batches import evaluation_batches
+from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.runtime import autocast
 
 # Tokens in one forward pass. On a CPU larger batches fall out of the cache and are slower.
@@ -60,6 +61,17 @@ def batch_size(model: GPT) -> int:
     return max(1, budget // model.config.block_size)
 
 
+def merge_over(ranks: Ranks, statistics: list[LayerStatistics]) -> list[LayerStatistics]:
+    """What the neurons did on the tokens of all ranks; counts are exact."""
+    if ranks.size == 1:
+        return statistics
+    counts = [value for layer in statistics for value in (torch.tensor(layer.tokens), layer.fired, layer.opened)]
+    sums = [value for layer in statistics for value in (layer.sum_h, layer.sum_abs_h, layer.sum_square_h)]
+    counts, sums = ranks.sums(counts), ranks.sums(sums)
+    columns = [*(counts[column::3] for column in range(3)), *(sums[column::3] for column in range(3))]
+    return [LayerStatistics(int(tokens), *others) for tokens, *others in zip(*columns, strict=True)]
+
+
 @torch.no_grad()
 def evaluate(
     model: GPT,
@@ -71,10 +83,12 @@ def evaluate(
     limit: int = 0,
     part: str = "all",
     between_batches: Callable[[], None] = lambda: None,
+    ranks: Ranks = ALONE,
 ) -> Evaluation:
     """Predict every token of `ids` once and count what the neurons do meanwhile.
 
     `limit` bounds the tokens; `part` takes every other window only. `between_batches` may raise to stop early.
+    Of several ranks each takes its part of the batches; the result is of all.
     Draws no random number and leaves the model's mode as it was.
 
     Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
@@ -86,17 +100,18 @@ def evaluate(
     model.eval()
     try:
         with NeuronProbe(model) as probe, autocast(device, dtype):
-            for inputs, targets in evaluation_batches(ids, model.config.block_size, batch_size(model), limit, part):
-                between_batches()
+            batches = evaluation_batches(ids, model.config.block_size, batch_size(model), limit, part)
+            for inputs, targets in ranks.deal(batches, between_batches):
                 logits = model(inputs.to(device))  # (B,T,V)
                 losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")
                 total_loss += losses
                 total_tokens += targets.numel()
                 total_bytes += int(byte_lengths[targets.numpy()].sum())
-            statistics = probe.statistics()
+            statistics = merge_over(ranks, probe.statistics(of_a_part=ranks.size > 1))
     finally:
         model.train(was_training)
-    nats = total_loss.item()
+    nats = ranks.sums([total_loss])[0].item()
+    total_tokens, total_bytes = ranks.sums([torch.tensor([total_tokens, total_bytes])])[0].tolist()
     return Evaluation(
         split=split,
         loss=nats / total_tokens,

@@ -11,34 +11,36 @@ from collections.abc import Iterator
 from types import FrameType
 
 from minigpt.errors import StopRequestedError
+from minigpt.training.ranks import ALONE, Ranks
 
 
 class StopFlag:
-    """Remembers that a signal asked for a stop; safe points ask `check`."""
+    """Remembers that a signal asked for a stop; safe points ask `check`, all ranks at the same ones."""
 
-    def __init__(self) -> None:
+    def __init__(self, ranks: Ranks = ALONE) -> None:
         self.signal_number = 0
+        self.ranks = ranks
 
     def check(self) -> None:
-        """Raise `StopRequestedError` if a signal has arrived."""
-        if self.signal_number:
-            raise StopRequestedError(self.signal_number)
+        """Raise `StopRequestedError` if a signal has arrived, at whichever rank."""
+        number = self.ranks.largest(self.signal_number)
+        if number:
+            raise StopRequestedError(number)
 
     def handle(self, signal_number: int, frame: FrameType | None) -> None:
         """Note the first signal; on a second Ctrl-C leave without cleaning up: files are consistent at any moment."""
         if self.signal_number and signal_number == signal.SIGINT:
             os._exit(128 + signal.SIGINT)
         self.signal_number = self.signal_number or signal_number
-        name = signal.Signals(signal_number).name
-        os.write(
-            sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{name}: stopping at the next safe point\n".encode()
-        )
+        if self.ranks.leads:
+            line = f"\n{signal.Signals(signal_number).name}: stopping at the next safe point\n"
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
 
 
 @contextlib.contextmanager
-def stop_on_signals() -> Iterator[StopFlag]:
+def stop_on_signals(ranks: Ranks = ALONE) -> Iterator[StopFlag]:
     """Turn SIGINT and SIGTERM into a flag inside this block; outside the main thread nothing is installed."""
-    flag = StopFlag()
+    flag = StopFlag(ranks)
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from minigpt.errors import (
     is_out_of_memory,
 )
 from minigpt.model import GPT
-from minigpt.neurons.life import silent_counts
+from minigpt.neurons.life import Event, silent_counts
 from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
@@ -32,6 +32,7 @@ from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.identity import code_hash, prepare_text
 from minigpt.training.inheritance import inherit, load_parent
 from minigpt.training.interrupts import StopFlag, stop_on_signals
+from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import (
     Progress,
@@ -50,9 +51,17 @@ if TYPE_CHECKING:
 
 
 def train(
-    config: RunConfig, directory: Path, *, resume: bool = False, overwrite: bool = False, quiet: bool = False
+    config: RunConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    quiet: bool = False,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train as configured, leave everything in `directory` and return the content of its `summary.json`.
+
+    Several ranks do so together; the summary is empty on those that do not lead.
 
     Raises:
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
@@ -60,11 +69,13 @@ def train(
     config = runtime.resolve(config)
     for spec in (config.recycle, config.init_surgery):
         check_choice(parse_choice(spec), model_config(config, vocab_size=1).layer_widths)
-    run_directory.refuse_occupied(directory, resume, overwrite)
+    ranks.check_work(config)
+    if ranks.leads:
+        run_directory.refuse_occupied(directory, resume, overwrite)
     if config.tensorboard:
         tensorboard.check_installed()
-    runtime.set_up(config)
-    store = prepare_text(config)
+    runtime.set_up(config, ranks)
+    store = ranks.leader_first(lambda: prepare_text(config))
     with _memory_advice(config):
         model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
     begun = resume and bool(checkpoints.committed_steps(directory))
@@ -72,17 +83,25 @@ def train(
     _check_space(directory, model)
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     config = runtime.resolve_compile(config, model.flops_per_token() * tokens_per_step)
-    with _memory_advice(config), storage.lock_directory(directory), stop_on_signals() as stop:
-        run = assemble(config, directory, store, model)
+    lock = storage.lock_directory(directory) if ranks.leads else contextlib.nullcontext()
+    ranks = replace(ranks, remedy=f"continue with --resume {directory}")
+    with _memory_advice(config), lock, stop_on_signals(ranks) as stop:
+        run = assemble(config, directory, store, model, ranks)
         progress = restore(run) if resume else None
         events = inherit(run, parent, stop.check) if parent and progress is None else []
-        if overwrite:
-            run_directory.clear(directory)
-        write_description(run)
-        if progress is None:
-            progress = Progress()
-            storage.write_bytes(run.metrics, b"".join(f"{storage.to_json(event)}\n".encode() for event in events))
-        return _train_to_the_end(run, progress, stop, quiet)
+        ranks.wait()
+        if ranks.leads:
+            _begin_directory(run, progress, overwrite, events)
+        return _train_to_the_end(run, progress or Progress(), stop, quiet or not ranks.leads)
+
+
+def _begin_directory(run: Run, progress: Progress | None, overwrite: bool, events: Sequence[Event]) -> None:
+    """Write what stands in a run directory before the first step."""
+    if overwrite:
+        run_directory.clear(run.directory)
+    write_description(run)
+    if progress is None:
+        storage.write_bytes(run.metrics, b"".join(f"{storage.to_json(event)}\n".encode() for event in events))
 
 
 def _check_space(directory: Path, model: GPT) -> None:
@@ -128,11 +147,13 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
         if at_end:
             return
         if _recycling_is_due(config, progress):
-            storage.append_json_line(run.metrics, recycle_neurons(run, config.recycle, progress.step, stop.check))
+            run.log(recycle_neurons(run, config.recycle, progress.step, stop.check))
             progress.recycled_step = progress.step
         step_begun = time.perf_counter()
         logged = is_due(config.log_every, progress.step + 1, config.steps)
-        result = take_step(run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check, logged)
+        result = take_step(
+            run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check, logged, run.ranks
+        )
         timed_steps, timed_seconds = timed_steps + 1, timed_seconds + time.perf_counter() - step_begun
         progress.step += 1
         progress.tokens += tokens_per_step
@@ -177,15 +198,16 @@ def _evaluate(run: Run, progress: Progress, stop: StopFlag) -> Evaluation:
         limit=0 if complete else config.eval_tokens,
         part=config.eval_part,
         between_batches=stop.check,
+        ranks=run.ranks,
     )
     if not math.isfinite(evaluation.loss):
         bad = first_bad_parameter(run.model)
         if bad:
             raise DivergedError(f"parameter {bad} is not finite at step {progress.step}; the last checkpoint is good")
         print_notice(f"warning: validation loss is {evaluation.loss} at step {progress.step}")
-    storage.append_json_line(run.metrics, evaluation.record(progress.step))
+    run.log(evaluation.record(progress.step))
     for event in run.life.see_evaluation(progress.step, evaluation.statistics):
-        storage.append_json_line(run.metrics, event)
+        run.log(event)
     progress.evaluated_step = progress.step
     if progress.best_loss is None or evaluation.loss < progress.best_loss - config.min_delta:
         progress.best_loss, progress.best_step = evaluation.loss, progress.step
@@ -199,7 +221,13 @@ def _commit(run: Run, progress: Progress) -> None:
     """Commit a checkpoint of this step, unless there is one already, and drop those no longer needed."""
     if progress.committed_step == progress.step:
         return
-    committed = replace(progress, committed_step=progress.step)
+    run.ranks.check_equal(lambda: checkpoints.parameter_hash(run.model))
+    if run.ranks.leads:
+        _save(run, replace(progress, committed_step=progress.step))
+    progress.committed_step = progress.step
+
+
+def _save(run: Run, progress: Progress) -> None:
     checkpoints.save(
         run.directory,
         progress.step,
@@ -207,10 +235,9 @@ def _commit(run: Run, progress: Progress) -> None:
         run.optimizers,
         run.life,
         identity=run.identity,
-        progress={**asdict(committed), "log_length": storage.flush(run.metrics)},
+        progress={**asdict(progress), "log_length": storage.flush(run.metrics)},
         environment=run.environment,
     )
-    progress.committed_step = progress.step
     checkpoints.prune(run.directory, keep_also={progress.best_step})
 
 
@@ -230,11 +257,13 @@ def _log_step(run: Run, progress: Progress, result: StepResult, tokens_per_secon
         "trapped": run.life.trapped_counts(),
     }
     for line in (record, *revivals):
-        storage.append_json_line(run.metrics, line)
+        run.log(line)
 
 
 def _write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
-    """Write the final figures, the last validation record among them, and return them."""
+    """Write the final figures, the last validation record among them, and return them, on the rank that writes."""
+    if not run.ranks.leads:
+        return {}
     records = run_directory.read_metrics(run.directory)
     evaluations = [record for record in records if record["kind"] == "eval" and record["split"] == "val"]
     log = storage.read_bytes(run.metrics, StorageError)
@@ -268,7 +297,7 @@ def _open_terminal(run: Run, progress: Progress, quiet: bool) -> Iterator[Termin
 
 @contextlib.contextmanager
 def _open_tensorboard(run: Run, progress: Progress) -> Iterator[SummaryWriter | None]:
-    if not run.config.tensorboard:
+    if not (run.config.tensorboard and run.ranks.leads):
         yield None
         return
     with contextlib.closing(tensorboard.open_writer(run.directory, progress.step)) as writer:

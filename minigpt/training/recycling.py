@@ -16,7 +16,7 @@ from minigpt.neurons.life import Event
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.neurons.surgery import choose, parse_choice, recycle
 from minigpt.text.batches import gather, window_starts
-from minigpt.training.evaluation import batch_size
+from minigpt.training.evaluation import batch_size, merge_over
 from minigpt.training.run import Run
 from minigpt.training.runtime import autocast
 
@@ -59,10 +59,9 @@ def _probe(run: Run, step: int, tokens: int, between_batches: Callable[[], None]
     run.model.eval()
     try:
         with NeuronProbe(run.model) as probe, autocast(run.model.device, config.dtype):
-            for some in torch.split(starts, batch_size(run.model)):
-                between_batches()
+            for some in run.ranks.deal(torch.split(starts, batch_size(run.model)), between_batches):
                 inputs, _ = gather(ids, some, config.block_size)
                 run.model(inputs.to(run.model.device))
-            return probe.statistics()
+            return merge_over(run.ranks, probe.statistics(of_a_part=run.ranks.size > 1))
     finally:
         run.model.train(was_training)

@@ -23,6 +23,7 @@ from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizers
+from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.terminal import print_notice
 
 
@@ -54,6 +55,7 @@ class Run:
     life: LifeTable
     identity: dict[str, str]
     environment: dict[str, Any]
+    ranks: Ranks = ALONE
 
     @property
     def training_ids(self) -> np.ndarray:
@@ -64,6 +66,11 @@ class Run:
     def metrics(self) -> Path:
         """The log."""
         return self.directory / run_directory.METRICS
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append a record to the log, on the rank that writes."""
+        if self.ranks.leads:
+            storage.append_json_line(self.metrics, record)
 
 
 def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
@@ -77,10 +84,10 @@ def vocabulary_hash(store: TokenStore) -> str:
     return storage.sha256_bytes(storage.json_document(store.tokenizer.to_json()))
 
 
-def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
+def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT, ranks: Ranks = ALONE) -> Run:
     """Build what trains the model and name what it must be resumed with; nothing is written."""
     environment = {
-        **runtime.environment(),
+        **runtime.environment(ranks),
         "corpus_sha256": store.sha256,
         "device": config.device,
         "dtype": config.dtype,
@@ -92,7 +99,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) 
     }
     forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
-    return Run(directory, config, store, model, forward, optimizers, LifeTable(model), identity, environment)
+    return Run(directory, config, store, model, forward, optimizers, LifeTable(model), identity, environment, ranks)
 
 
 def write_description(run: Run) -> None:
@@ -127,7 +134,9 @@ def restore(run: Run) -> Progress | None:
         raise CheckpointError(f"{checkpoint.directory} has other progress than this version keeps; {error}") from error
     if progress.step != checkpoint.step:
         raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
-    storage.write_bytes(run.metrics, log_up_to(run.metrics, log_length))
+    log = log_up_to(run.metrics, log_length)
+    if run.ranks.leads:
+        storage.write_bytes(run.metrics, log)
     return progress
 
 
@@ -150,7 +159,7 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
             f"the text of {run.config.corpus} is not the one {run.directory} was trained on; its hash differs; "
             "restore it, or accept that with --allow-data-change"
         )
-    for name, now in runtime.exactness().items():
+    for name, now in runtime.exactness(run.ranks).items():
         before = checkpoint.environment.get(name)
         if before != now:
             print_notice(f"warning: not bit-exact: {name} was {before} and is {now}")
@@ -176,9 +185,10 @@ def describe(run: Run) -> str:
     text = f"corpus {config.corpus}, {config.tokenizer}: {size:,} tokens of {store.tokenizer.vocab_size:,} kinds"
     model = f"{run.model.parameter_count() / 1e6:.2f} M parameters, {config.activation}"
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+    processes = f", {run.ranks.size} processes" if run.ranks.size > 1 else ""
     compiled = ", compiled" if config.compile == "on" else ""
     idle = " (this torch is built for CUDA and finds no usable GPU or driver)" if _lacks_its_gpu(config) else ""
-    return f"{text} | {model} | {config.device}{threads}, {config.dtype}{compiled}{idle}"
+    return f"{text} | {model} | {config.device}{processes}{threads}, {config.dtype}{compiled}{idle}"
 
 
 def _lacks_its_gpu(config: RunConfig) -> bool:

@@ -27,6 +27,7 @@ from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.errors import UsageError
 from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
+from minigpt.training.ranks import ALONE, Ranks
 
 # Fused attention has a slow backward pass at short contexts on a CPU (docs/performance-log.md).
 WRITTEN_ATTENTION_CONTEXT = 128
@@ -133,14 +134,39 @@ def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
     return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
-def set_up(config: RunConfig) -> None:
-    """Apply the process-wide settings of a resolved configuration."""
-    set_up_process(config.threads)
+def set_up(config: RunConfig, ranks: Ranks = ALONE) -> None:
+    """Apply the process-wide settings of a resolved configuration.
+
+    Raises:
+        UsageError: of several ranks not each has a GPU of its own.
+    """
+    if ranks.size == 1:
+        set_up_process(config.threads)
+    else:
+        # NOTE: torchrun allows each process one thread, whatever the machine has.
+        set_up_process(config.threads or max(1, usable_cores() // ranks.local_size))
+        _take_own_gpu(config.device, ranks)
     if torch.device(config.device).type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+
+
+def _take_own_gpu(device: str, ranks: Ranks) -> None:
+    """Let `cuda` mean another GPU for each rank of this machine."""
+    if device == "cpu":
+        return
+    gpus = torch.cuda.device_count()
+    if device != "cuda" or gpus < ranks.local_size:
+        got = f"{ranks.local_size} processes, device {device} and {gpus} GPUs"
+        raise UsageError(f"each process needs a GPU of its own; got {got}; use --device cuda or cpu, or fewer of them")
+    torch.cuda.set_device(ranks.local_rank)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def set_up_process(threads: int) -> None:
@@ -161,7 +187,7 @@ def keep_freed_memory() -> None:
     libc.mallopt(top_pad, 256 * 2**20)
 
 
-def environment() -> dict[str, Any]:
+def environment(ranks: Ranks = ALONE) -> dict[str, Any]:
     """What a run ran on: versions, source revision, processor, threads."""
     commit, dirty = _source_revision()
     return {
@@ -174,16 +200,17 @@ def environment() -> dict[str, Any]:
         "processor": _processor_name(),
         "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "command": sys.argv,
-        **exactness(),
+        **exactness(ranks),
     }
 
 
-def exactness() -> dict[str, Any]:
+def exactness(ranks: Ranks = ALONE) -> dict[str, Any]:
     """What must be equal for two runs of one configuration to agree in every bit on a CPU."""
     return {
         "torch_build": str(torch.__version__),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
+        "processes": ranks.size,
     }
 
 

@@ -21,6 +21,7 @@ from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import gather, token_noise, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import set_learning_rate
+from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.runtime import autocast
 from minigpt.training.schedules import learning_rate
 
@@ -47,26 +48,31 @@ def take_step(
     step: int,
     between_batches: Callable[[], None],
     watch_neurons: bool = False,
+    ranks: Ranks = ALONE,
 ) -> StepResult:
     """Update `model` once; `forward` is the model or its compiled form. A pure function of weights, config and step.
+
+    Of several ranks each takes its part of the windows; the result is of all, and all make the same update.
 
     Raises:
         DivergedError: loss or gradient norm is not finite; the weights are as before the step.
     """
     if config.dropout:
-        randomness.seed_dropout(config.seed, step)
+        randomness.seed_dropout(config.seed, step, ranks.rank)
     starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss = 0.0
-    with _statistics_restored_on_failure(model):
-        for micro_starts, noise in zip(
-            torch.split(starts, config.batch_size), _noise(model, config, step), strict=False
-        ):
+    noise = _noise(model, config, step, ranks)
+    with _statistics_restored_on_failure(model, config):
+        for micro_starts, micro_noise in zip(ranks.share(starts, config.batch_size), noise, strict=False):
             between_batches()
-            inputs, targets = gather(ids, micro_starts, config.block_size, noise)
-            loss += _accumulate_gradient(model, forward, inputs, targets, config)
+            if len(micro_starts):
+                inputs, targets = gather(ids, micro_starts, config.block_size, micro_noise)
+                parts = len(starts) / len(micro_starts)
+                loss += _accumulate_gradient(model, forward, inputs, targets, config, parts)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    loss = _add_up(ranks, gradients, loss)
     grad_norm = nn.utils.get_total_norm(gradients).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
@@ -80,31 +86,43 @@ def take_step(
     return StepResult(loss, grad_norm, lr, evidence)
 
 
-def _noise(model: GPT, config: RunConfig, step: int) -> Iterable[Tensor | None]:
+def _noise(model: GPT, config: RunConfig, step: int, ranks: Ranks) -> Iterable[Tensor | None]:
     """What replaces the tokens of each micro-batch, drawn for the whole step at once; None: they stay."""
     if not config.token_noise:
         return itertools.repeat(None)
     windows, vocab_size = config.batch_size * config.grad_accumulation, model.config.vocab_size
     noise = token_noise(config.seed, step, windows, config.block_size, vocab_size, config.token_noise)
-    return torch.split(noise, config.batch_size)
+    return ranks.share(noise, config.batch_size)
 
 
 def _accumulate_gradient(
-    model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig
+    model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig, parts: float
 ) -> float:
-    """Add one micro-batch's share to the gradients and return its share of the mean loss."""
+    """Add one micro-batch's share, one of so many `parts`, to the gradients; return its share of the mean loss."""
     inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
     with autocast(model.device, config.dtype), _hidden_magnitudes(model, config.l1) as magnitudes:
         logits = forward(inputs)  # (B,T,V)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / config.grad_accumulation
-    penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / config.grad_accumulation
+    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / parts
+    penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / parts
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
     return loss.item()
 
 
+def _add_up(ranks: Ranks, gradients: list[Tensor], loss: float) -> float:
+    """Replace the gradients by their sums over all ranks and return the sum of the losses."""
+    if ranks.size == 1:
+        return loss
+    *sums, total = ranks.sums([*gradients, gradients[0].new_tensor(loss)])
+    torch._foreach_copy_(gradients, sums)
+    return total.item()
+
+
 @contextlib.contextmanager
-def _statistics_restored_on_failure(model: GPT) -> Iterator[None]:
+def _statistics_restored_on_failure(model: GPT, config: RunConfig) -> Iterator[None]:
     """Give BatchNorm the running statistics back that it had, if a step is broken off between its batches."""
+    if config.norm != "batchnorm":
+        yield
+        return
     norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
     before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
     try:
