@@ -1,4 +1,4 @@
-"""The configuration of a run: every training flag, its default, what it may be, and the presets.
+"""The configuration of a run: every training flag, its default, and what it may be.
 
 Plain data without torch, so that `--help` answers at once. A field's metadata makes its flag, its help and its check;
 `config.json` is this dataclass after `resolve` in `runtime.py` has replaced each `auto` by what was chosen.
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from minigpt.errors import UsageError, did_you_mean
+from minigpt.training.presets import PRESETS
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
@@ -21,35 +22,6 @@ ATTENTIONS = ("auto", "fused", "written", "mean")
 EVAL_PARTS = ("all", "even", "odd")
 # What a resumed run may do differently: none of it changes what is learned.
 FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
-
-
-_NANOGPT = {"bias": False, "min_lr": 1e-4, "lr": 1e-3, "warmup_steps": 100, "beta2": 0.99, "test_fraction": 0.0}
-PRESETS: dict[str, dict[str, Any]] = {
-    "tiny": {},
-    "nanogpt-cpu": _NANOGPT
-    | {"n_layer": 4, "n_head": 4, "n_embd": 128, "block_size": 64, "batch_size": 12, "steps": 2000, "dropout": 0.0},
-    "nanogpt-char": _NANOGPT
-    | {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2},
-    "gpt2-small": {
-        "corpus": "fineweb-edu",
-        "tokenizer": "gpt2",
-        "n_layer": 12,
-        "n_head": 12,
-        "n_embd": 768,
-        "block_size": 1024,
-        "bias": False,
-        "batch_size": 12,
-        "grad_accumulation": 40,
-        "steps": 600_000,
-        "lr": 6e-4,
-        "min_lr": 6e-5,
-        "warmup_steps": 2000,
-        "beta2": 0.95,
-        "eval_every": 1000,
-        "eval_tokens": 1_048_576,
-        "checkpoint_every": 1000,
-    },
-}
 
 
 def flag(

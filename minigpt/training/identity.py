@@ -19,7 +19,7 @@ from minigpt.training.config import RunConfig
 PACKAGE = Path(__file__).parents[1]
 BEGINNING = "training/loop.py"
 WITHOUT_INFLUENCE = frozenset({"errors.py", "storage.py"}) | frozenset(
-    f"training/{name}.py" for name in ("checkpoints", "identity", "interrupts", "tensorboard", "terminal")
+    f"training/{name}.py" for name in ("checkpoints", "identity", "interrupts", "presets", "tensorboard", "terminal")
 )
 
 
