@@ -111,9 +111,10 @@ def other_program(config: RunConfig, text: Text, other: OtherModel, dtype: str) 
         windows = config.batch_size * config.grad_accumulation
         starts = window_starts(config.seed, step, windows, len(text.ids), config.block_size)
         for micro_starts in torch.split(starts, config.batch_size):
-            inputs, targets = gather(text.ids, micro_starts, config.block_size)
+            windows_of_ids = gather(text.ids, micro_starts, config.block_size)
+            inputs, targets = (part.contiguous().to(device) for part in windows_of_ids)  # (B,T), as nanoGPT needs them
             with autocast(device, dtype):
-                loss = other.loss(inputs.to(device), targets.to(device)) / config.grad_accumulation
+                loss = other.loss(inputs, targets) / config.grad_accumulation
             loss.backward()  # type: ignore[no-untyped-call]
         if config.grad_clip:
             nn.utils.clip_grad_norm_(other.module.parameters(), config.grad_clip)
