@@ -310,6 +310,7 @@ def test_a_run_beside_a_peer(minigpt: Command, nanogpt: Path, small_products: No
     assert train["mfu"] == pytest.approx(train["flops_per_second"] / rates["large"])
     assert train["share_of_ceiling"] == pytest.approx(train["flops_per_second"] / rates["ceiling"])
     assert [(each["samples"], len(each["peers"])) for each in measured["decode"]] == [(1, 1), (8, 1)]
+    assert all(each["first_token_seconds"] > 0 for each in measured["decode"])
     assert measured["instrument"]["training_ratio"]["blocks"] == 3
     points = measured["scaling"]
     assert [point["value"] for point in points if point["axis"] == "n_layer"] == [2, 8]

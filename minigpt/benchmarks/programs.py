@@ -7,6 +7,7 @@ measure; how other programs are built, `peers.py` knows.
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -44,10 +45,13 @@ class Text:
 
 @dataclass(frozen=True)
 class Program:
-    """`train(steps)` returns the last loss; `decode(samples, tokens)` continues one token in so many samples."""
+    """`train(steps)` returns the last loss; `decode(samples, tokens)` continues one token in so many samples.
+
+    `decode` returns the seconds until the first of these tokens came, or None if only all of them come together.
+    """
 
     train: Callable[[int], float]
-    decode: Callable[[int, int], None]
+    decode: Callable[[int, int], float | None]
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,14 @@ def own_program(config: RunConfig, text: Text) -> Program:
     model = build_model(config, text.vocab_size)
     prompt = torch.zeros(1, dtype=torch.int64)
 
-    def decode(samples: int, tokens: int) -> None:
-        for chosen in generate(model, prompt, max_new_tokens=tokens, num_samples=samples, seed=config.seed):
-            chosen.tolist()  # as `sample` reads each token when it comes
+    def decode(samples: int, tokens: int) -> float:
+        begun = time.perf_counter()
+        chosen = generate(model, prompt, max_new_tokens=tokens, num_samples=samples, seed=config.seed)
+        next(chosen).tolist()
+        first = time.perf_counter() - begun
+        for token in chosen:
+            token.tolist()  # as `sample` reads each when it comes
+        return first
 
     return Program(trainer(config, text, model), decode)
 

@@ -39,10 +39,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Timed:
-    """Seconds of some work, and the last loss if it was training."""
+    """Seconds of some work, and what the program's function returned."""
 
     seconds: float
-    loss: float | None
+    returned: float | None
 
 
 class Worker:
@@ -141,10 +141,10 @@ def _answers(task: Task) -> dict[str, Any]:
 
     def timed(work: Any, *arguments: int) -> tuple[float, float | None]:
         begun = time.perf_counter()
-        loss = work(*arguments)
+        returned = work(*arguments)
         if torch.device(config.device).type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - begun, loss
+        return time.perf_counter() - begun, returned
 
     return {
         "train": lambda steps: timed(program.train, steps),
