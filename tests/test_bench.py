@@ -187,6 +187,7 @@ def test_bytes_of_a_decoded_token() -> None:
 def test_points_of_the_curves() -> None:
     """One axis at a time; heads keep their width; the attention follows the context by its rule."""
     base = replace(RunConfig(), n_layer=4, n_head=4, n_embd=128, block_size=64, batch_size=12, device="cpu")
+    base = suite.runtime.resolve(base)
     found = {(axis, value): config for axis, value, config in scaling.points(base, scaling.AXES)}
     assert {config.n_embd // config.n_head for config in found.values()} == {32}
     assert found["n_embd", 768].n_layer == 4
@@ -199,7 +200,7 @@ def test_a_batch_that_does_not_fit_is_answered_with_one_that_does(monkeypatch: p
     """It is tried, not guessed."""
 
     class Small:
-        """A machine with memory for three windows."""
+        """A machine with memory for four windows."""
 
         def __init__(self, task: Task) -> None:
             self.task = task
@@ -210,7 +211,7 @@ def test_a_batch_that_does_not_fit_is_answered_with_one_that_does(monkeypatch: p
         def __exit__(self, *reason: object) -> None: ...
 
         def train(self, steps: int) -> Timed:
-            if self.task.config.batch_size > 3:
+            if self.task.config.batch_size > 4:
                 raise OutOfMemoryError("none left")
             return Timed(1.0, 1.0)
 
