@@ -1,7 +1,8 @@
 """How speed changes with layers, width, context and batch, beside the bound that the number of operations sets.
 
-Around a base each axis varies alone, uncompiled: compiling a point would take longer than measuring it. The bound of a point is what a large product reaches on this machine over the
-model's operations for a token, 6N + 12·L·C·T: no program that computes them all can be faster.
+Around a base each axis varies alone, uncompiled: compiling a point would take longer than measuring it. The bound of
+a point is what a large product reaches on this machine over the model's operations for a token, 6N + 12·L·C·T: no
+program that computes them all can be faster.
 """
 
 from __future__ import annotations
