@@ -24,7 +24,7 @@ from minigpt.benchmarks.measurement import alternate, paired_ratio, spread
 from minigpt.benchmarks.options import BenchOptions, Peer
 from minigpt.benchmarks.workers import Task, Timed, Worker
 from minigpt.errors import OutOfMemoryError, UsageError
-from minigpt.model import GPT, GPTConfig, KVCache
+from minigpt.model import GPT, GPTConfig
 from minigpt.report import benchmark_tables
 from minigpt.report.benchmark_figures import scaling_curves
 from minigpt.training.config import RunConfig
@@ -172,16 +172,12 @@ def test_the_ceiling_weighs_products_by_their_time() -> None:
 
 
 def test_bytes_of_a_decoded_token() -> None:
-    """The weights of all products once, and of every sample the filled part of the cache, on average."""
-    config = GPTConfig(11, block_size=16, n_layer=2, n_head=2, n_embd=8)
-    model, tokens, samples = GPT(config), 9, 3
-    weights = sum(
-        weight.nbytes for name, weight in model.named_parameters() if weight.dim() == 2 and name != "wpe.weight"
-    )
-    cache = KVCache(config, samples, torch.device("cpu"), torch.float32)
-    of_one_position = (cache.keys.nbytes + cache.values.nbytes) / config.block_size
-    read = [weights + length * of_one_position for length in range(1, tokens + 1)]
-    assert bytes_per_token(model, samples, tokens) == sum(read) / tokens
+    """The weights of all products once, and of every sample the filled part of the cache, on average; counted by hand."""
+    model = GPT(GPTConfig(11, block_size=16, n_layer=2, n_head=2, n_embd=8, d_ff=32))
+    weights = 2 * (3 * 8 * 8 + 8 * 8 + 8 * 32 + 32 * 8) + 8 * 11
+    filled = (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9) / 9  # positions that each of nine steps reads
+    keys_and_values = 2 * 2 * 8 * filled
+    assert bytes_per_token(model, samples=3, tokens=9) == 4 * (weights + 3 * keys_and_values) == 8416
 
 
 def test_points_of_the_curves() -> None:
