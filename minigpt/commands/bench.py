@@ -8,7 +8,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minigpt.benchmarks.options import DEFAULT_PARTS, PARTS, PRESET, BenchOptions, check_parts, check_peer
+from minigpt.benchmarks.options import (
+    DEFAULT_PARTS,
+    PARTS,
+    PEER_ACTIVATION,
+    PRESET,
+    BenchOptions,
+    check_parts,
+    check_peer,
+)
 from minigpt.errors import UsageError
 from minigpt.flags import Parser, add_fields, given
 from minigpt.storage import json_document, make_directory, to_json, write_bytes, write_text
@@ -20,6 +28,8 @@ Record = dict[str, Any]
 def add_flags(parser: Parser) -> None:
     """What to measure, how long, beside whom, and every training flag."""
     parser.usage = "minigpt bench [PART …] [--preset A,B,…] [--peer PEER …] [--flag VALUE …]"
+    preset = f"Here --preset is {PRESET} unless given, and may name several (A,B)."
+    parser.epilog = f"{preset} Beside a peer --activation is {PEER_ACTIVATION} unless given, as the peers have it."
     parts = f"{', '.join(PARTS)} [{' '.join(DEFAULT_PARTS)}]"
     parser.add_argument("parts", nargs="*", metavar="PART", help=parts)
     add_fields(parser, BenchOptions)
