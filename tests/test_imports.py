@@ -26,6 +26,7 @@ TIERS = (
     {"minigpt.neurons", "minigpt.sampling", "minigpt.text"},
     {"minigpt.training"},
     {"minigpt.experiments"},
+    {"minigpt.benchmarks"},
     {"minigpt.commands"},
     {"minigpt.cli"},
     {"minigpt.__main__"},
@@ -96,7 +97,7 @@ def is_allowed(importer: str, imported: str) -> bool:
     if importer.startswith("minigpt.report"):
         return imported.startswith("minigpt.report") or tier(imported) == 0
     if imported.startswith("minigpt.report"):
-        return tier(importer) > tier("minigpt.experiments")
+        return tier(importer) >= tier("minigpt.commands")
     same_package = importer.split(".")[:2] == imported.split(".")[:2]
     return same_package or tier(imported) < tier(importer)
 

@@ -215,9 +215,15 @@ def exactness(ranks: Ranks = ALONE) -> dict[str, Any]:
 
 
 def peak_memory_bytes(device: str) -> int | None:
-    """Most memory held so far: of a CUDA device what torch took there, else what was resident of this process."""
+    """Most memory held so far: of a CUDA device what torch took there, else what was resident of this process.
+
+    NOTE: Linux hands `ru_maxrss` on to children, through exec too: a small one would show its large parent's.
+    """
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError, StopIteration):
+        status = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))
     if sys.platform == "win32":
         return None
     import resource

@@ -1,0 +1,175 @@
+"""Programs in processes of their own: one works when it is told to, the others wait at the end of a pipe.
+
+Times are taken inside a process, around the work alone. A process that is told nothing uses no processor time; one
+whose parent is gone leaves. What goes wrong inside comes back as the error that it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import signal
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from types import TracebackType
+from typing import Any
+
+from minigpt.benchmarks.options import Peer
+from minigpt.errors import MinigptError, OutOfMemoryError, UsageError, error_of, is_out_of_memory
+from minigpt.training.config import RunConfig
+
+_PATIENCE = 5.0  # seconds until a process that was asked to leave is made to
+
+
+@dataclass(frozen=True)
+class Task:
+    """Which program, and what it trains: `peer` None is minigpt. `config` is resolved."""
+
+    config: RunConfig
+    peer: Peer | None = None
+    best: bool = False
+
+    @property
+    def name(self) -> str:
+        """The program's name."""
+        return "minigpt" if self.peer is None else self.peer.name
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Seconds of some work, and what the program's function returned."""
+
+    seconds: float
+    returned: float | None
+
+
+class Worker:
+    """A program in a process, for the length of a `with` block."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        # NOTE: spawned, not forked: a process with threads of its own cannot be forked safely.
+        context = multiprocessing.get_context("spawn")
+        self._connection, remote = context.Pipe()
+        self._process = context.Process(target=_serve, args=(remote, task), name=task.name, daemon=True)
+        self._process.start()
+        remote.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._connection.close()
+        self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._process.close()
+
+    def train(self, steps: int) -> Timed:
+        """Take so many more training steps."""
+        return Timed(*self._ask("train", steps))
+
+    def decode(self, samples: int, tokens: int) -> Timed:
+        """Continue one token by so many others, in so many samples at once."""
+        return Timed(*self._ask("decode", samples, tokens))
+
+    def peak_memory_bytes(self) -> int | None:
+        """Most memory held so far."""
+        peak: int | None = self._ask("peak")
+        return peak
+
+    def _ask(self, *request: Any) -> Any:
+        """Send a request and wait for its answer; the process raises here what it met there."""
+        try:
+            self._connection.send(request)
+            exit_code, answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            self._process.join(_PATIENCE)
+            if self._process.exitcode == -signal.SIGKILL:
+                raise OutOfMemoryError(
+                    f"out of memory; the system ended {self.task.name}; use a smaller batch"
+                ) from error
+            raise MinigptError(
+                f"{self.task.name} ended early; exit code {self._process.exitcode}; see above"
+            ) from error
+        if exit_code:
+            raise error_of(exit_code, f"{answer}")
+        return answer
+
+
+# ---------------------------------------------------------------------------------------------- inside the process
+
+
+def _serve(connection: Connection, task: Task) -> None:
+    """Answer requests until the other end closes; the first one waits until the program is built."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    with contextlib.suppress(EOFError, OSError), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            answers = _answers(task)
+        except Exception as error:
+            connection.recv()
+            connection.send(_told(error, task))
+            return
+        while True:
+            name, *arguments = connection.recv()
+            try:
+                reply = (0, answers[name](*arguments))
+            except Exception as error:
+                reply = _told(error, task)
+            connection.send(reply)
+
+
+def _answers(task: Task) -> dict[str, Any]:
+    """Build the program and return what it does for each kind of request."""
+    import torch
+
+    from minigpt.benchmarks import peers, programs
+    from minigpt.training import runtime
+
+    config = task.config
+    text = programs.read_text(config)
+    if task.peer is None:
+        runtime.set_up(config)
+        program = programs.own_program(config, text)
+    else:
+        how = peers.setting(task.peer, config.device, task.best)
+        _set_up_peer(config.threads, task.best)
+        program = programs.other_program(config, text, peers.build(task.peer, config, text.vocab_size, how), how.dtype)
+
+    def timed(work: Any, *arguments: int) -> tuple[float, float | None]:
+        begun = time.perf_counter()
+        returned = work(*arguments)
+        if torch.device(config.device).type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begun, returned
+
+    return {
+        "train": lambda steps: timed(program.train, steps),
+        "decode": lambda samples, tokens: timed(program.decode, samples, tokens),
+        "peak": lambda: runtime.peak_memory_bytes(config.device),
+    }
+
+
+def _set_up_peer(threads: int, best: bool) -> None:
+    """Threads as ours has them; the allocator's habits only for a peer at its best."""
+    import torch
+
+    from minigpt.training import runtime
+
+    if threads:
+        torch.set_num_threads(threads)
+    if best:
+        runtime.keep_freed_memory()
+
+
+def _told(error: Exception, task: Task) -> tuple[int, str]:
+    """The exit code and the words that tell of an error."""
+    if isinstance(error, MinigptError):
+        return error.exit_code, str(error)
+    if is_out_of_memory(error):
+        return OutOfMemoryError.exit_code, f"out of memory; {task.name} does not fit; use a smaller batch"
+    kind = MinigptError if task.peer is None else UsageError
+    return kind.exit_code, f"{task.name} failed; {type(error).__name__}: {error}; it cannot be measured here"
