@@ -106,14 +106,14 @@ def build_norm(config: GPTConfig) -> nn.Module:
     return nn.Identity()
 
 
-def rotate(x: Tensor, first: int) -> Tensor:
+def rotate(x: Tensor, first: int | Tensor) -> Tensor:
     """Turn each pair (x_i, x_{i+D/2}) of x (B,H,T,D) by its position's angle; positions begin at `first`.
 
     Source: Su et al. 2021, eq. 34, with the two members of a pair D/2 apart.
     """
     half = x.size(-1) // 2
     frequency = ROPE_BASE ** (-torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    position = torch.arange(first, first + x.size(-2), device=x.device, dtype=torch.float32)
+    position = first + torch.arange(x.size(-2), device=x.device, dtype=torch.float32)
     angle = position[:, None] * frequency  # (T,D/2)
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     left, right = x.chunk(2, dim=-1)

@@ -25,6 +25,7 @@ from torch._functorch import config as functorch_config
 import minigpt
 from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.errors import UsageError
+from minigpt.model import GPT
 from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
 
@@ -35,6 +36,11 @@ COMPILE_SECONDS = 25.0
 COMPILE_SAVING = 0.2
 CPU_FLOPS = 2.5e11
 GPU_COMPILE_STEPS = 500
+# A compiled decoding step saves about this much of each layer's time; below so many bytes, weights stay in the
+# processor's caches, where converting bfloat16 costs more than reading float32 (docs/performance-log.md).
+DECODING_COMPILE_SECONDS = 40.0
+DECODING_SAVED_SECONDS = 3e-5
+CACHED_BYTES = 16_000_000
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -108,9 +114,31 @@ def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
     """Why this configuration cannot be compiled here, and what to do; an empty string if it can."""
     if config.l1:
         return "the L1 term reads hidden values, which a compiled model hides; use --compile off"
-    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
-        return "no C++ compiler was found; install g++ or clang++, or use --compile off"
-    return ""
+    return _missing_compiler() if device.type == "cpu" else ""
+
+
+def _missing_compiler() -> str:
+    if shutil.which("g++") or shutil.which("clang++") or shutil.which("cl"):
+        return ""
+    return "no C++ compiler was found; install g++ or clang++, or use --compile off"
+
+
+def resolve_decoding(model: GPT, dtype: str, compile_: str, max_new_tokens: int) -> tuple[torch.dtype, bool]:
+    """Decide in which dtype a text is decoded, and whether compiled: if it is long enough to repay that.
+
+    Raises:
+        UsageError: compiling is asked for and cannot be had.
+    """
+    on_cpu = model.device.type == "cpu"
+    obstacle = _missing_compiler() if on_cpu else f"on {model.device} decoding is not compiled; use --compile off"
+    if compile_ == "on" and obstacle:
+        raise UsageError(f"cannot compile; {obstacle}")
+    saved = DECODING_SAVED_SECONDS * model.config.n_layer * max_new_tokens
+    compiled = not obstacle and (compile_ == "on" or (compile_ == "auto" and saved > 2 * DECODING_COMPILE_SECONDS))
+    if dtype == "auto":
+        large = 4 * model.parameter_count() > CACHED_BYTES
+        dtype = fastest_dtype(model.device) if compiled and large else "float32"
+    return (torch.bfloat16 if dtype == "bfloat16" else torch.float32), compiled
 
 
 def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
