@@ -104,6 +104,9 @@ class Decoder:
     @torch.no_grad()
     def read(self, window: Tensor) -> Tensor:
         """Forget everything, read window (B,T) and return the logits (B,V) of what follows it."""
+        if window.size(1) == 1:
+            self._cache.length = 0
+            return self.advance(window[:, 0])
         prefix = KVCache(self._model.config, window.size(0), window.device, self._model.wte.weight.dtype)
         logits: Tensor = self._model(window, prefix)[:, -1].float()
         self._cache.keys.copy_(prefix.keys)

@@ -74,34 +74,33 @@ def generate(
     model.eval()
     try:
         decoder = Decoder(model, num_samples, dtype, compiled) if cached and max_new_tokens else None
-        known = 0  # tokens of the window that the decoder has read
+        added: list[Tensor] = []  # tokens after the window, each (B,)
         for _ in range(max_new_tokens):
-            if window.size(1) > context:
-                window = window[:, -max(1, context // 2) :]
-                known = 0
-            logits = _next_logits(model, decoder, window, known)  # (B,V)
-            known = window.size(1)
+            if window.size(1) + len(added) > context:
+                window = torch.cat((window, torch.stack(added, dim=1)), dim=1)[:, -max(1, context // 2) :]
+                added = []
+            logits = _next_logits(model, decoder, window, added)  # (B,V)
             chosen = _choose(logits, temperature, top_k, top_p, uniforms)  # (B,)
             yield chosen
-            window = torch.cat((window, chosen[:, None]), dim=1)
+            added.append(chosen)
     finally:
         model.train(was_training)
 
 
-@torch.no_grad()
-def _next_logits(model: GPT, decoder: Decoder | None, window: Tensor, known: int) -> Tensor:
-    if decoder is None:
-        logits: Tensor = model(window)[:, -1].float()
-        return logits
-    return decoder.advance(window[:, -1]) if known else decoder.read(window)
+def _next_logits(model: GPT, decoder: Decoder | None, window: Tensor, added: list[Tensor]) -> Tensor:
+    if decoder is not None:
+        return decoder.advance(added[-1]) if added else decoder.read(window)
+    with torch.no_grad():
+        logits: Tensor = model(torch.cat((window, *(token[:, None] for token in added)), dim=1))[:, -1].float()
+    return logits
 
 
 def _uniforms(seed: int, num_samples: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield uniform numbers (num_samples,), those of each sample from a generator of its own."""
+    """Yield uniform numbers (num_samples,1), those of each sample from a generator of its own."""
     randoms = [randomness.generator(seed, "sample", sample) for sample in range(num_samples)]
     while True:
         ahead = [torch.rand(UNIFORMS_AHEAD, generator=random, dtype=torch.float64) for random in randoms]
-        yield from torch.stack(ahead, dim=1).to(device)  # (UNIFORMS_AHEAD,num_samples)
+        yield from torch.stack(ahead, dim=1)[..., None].to(device).unbind()  # UNIFORMS_AHEAD of (num_samples,1)
 
 
 def _choose(logits: Tensor, temperature: float, top_k: int, top_p: float, uniforms: Iterator[Tensor]) -> Tensor:
@@ -117,6 +116,6 @@ def _choose(logits: Tensor, temperature: float, top_k: int, top_p: float, unifor
         cumulative = probabilities.cumsum(dim=-1)
         probabilities[cumulative - probabilities >= top_p * cumulative[:, -1:]] = 0
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    threshold = next(uniforms)[:, None] * cumulative[:, -1:]
+    threshold = next(uniforms) * cumulative[:, -1:]
     place = torch.searchsorted(cumulative, threshold, right=True)  # (B,1)
     return tokens.gather(1, place).squeeze(1)

@@ -41,7 +41,7 @@ def text(model: GPT, prompt: list[int] | None = None, length: int = 40, **settin
 def draws(logits: Tensor, count: int, **settings: float) -> Tensor:
     """Draw `count` tokens from one row of logits."""
     chosen = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
-    uniforms = iter([torch.rand(count, generator=randomness.generator(0, "test"), dtype=torch.float64)])
+    uniforms = iter([torch.rand(count, 1, generator=randomness.generator(0, "test"), dtype=torch.float64)])
     return _choose(
         logits.expand(count, -1).clone(), chosen["temperature"], int(chosen["top_k"]), chosen["top_p"], uniforms
     )
@@ -195,7 +195,7 @@ def test_extreme_random_numbers_draw_possible_tokens(uniform: float, token: int)
     """A uniform number of 0, just below 1, or on the border of two tokens must not land on one of probability 0."""
     logits = torch.full((50,), -math.inf)
     logits[[7, 30]] = 0.0  # a half each; the lower index comes first
-    chosen = _choose(logits[None], 1.0, 0, 1.0, iter([torch.tensor([uniform], dtype=torch.float64)]))
+    chosen = _choose(logits[None], 1.0, 0, 1.0, iter([torch.tensor([[uniform]], dtype=torch.float64)]))
     assert chosen.item() == token
 
 
