@@ -89,7 +89,7 @@ def _attend_written(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Te
 class Decoder:
     """A model with a cache of keys and values for `batch` samples of equal length.
 
-    Compiling takes the better part of a minute on a CPU and is worth it for long texts only.
+    Compiling takes a minute or more on a CPU and is worth it for long texts only.
     """
 
     def __init__(self, model: GPT, batch: int, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:

@@ -100,7 +100,7 @@ def _mention_what_takes_long(emulated: bool, compiled: bool) -> None:
     if emulated:
         print("note: this machine has no bfloat16 of its own and emulates it, which is slow", file=sys.stderr)
     if compiled:
-        print("note: compiling, which takes half a minute or more; --compile off starts at once", file=sys.stderr)
+        print("note: compiling, which takes a minute or more; --compile off starts at once", file=sys.stderr)
 
 
 def _print_samples(prompt: str, tokens: Iterator[Tensor], tokenizer: Tokenizer, samples: int) -> None:
