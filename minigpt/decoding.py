@@ -8,7 +8,9 @@ Choosing tokens, and when compiling repays, is not decided here.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import io
 import math
 import tempfile
 import warnings
@@ -139,8 +141,10 @@ def _compile(step: TokenStep, example: tuple[Tensor, Tensor, list[Tensor], list[
 
     Ahead of time, because calling what `torch.compile` returns takes 20 µs, a quarter of a small model's token.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of itself
+    # torch warns of itself, and writes tables of what it tried to stderr.
+    silence = contextlib.redirect_stderr(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), silence:
+        warnings.simplefilter("ignore")
         program = torch.export.export(step, example)
         path = torch._inductor.aoti_compile_and_package(
             program, package_path=str(Path(folder) / "step.pt2"), inductor_configs=_INDUCTOR
