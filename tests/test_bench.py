@@ -177,7 +177,7 @@ def test_bytes_of_a_decoded_token() -> None:
     weights = 2 * (3 * 8 * 8 + 8 * 8 + 8 * 32 + 32 * 8) + 8 * 11
     filled = (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9) / 9  # positions that each of nine steps reads
     keys_and_values = 2 * 2 * 8 * filled
-    assert bytes_per_token(model, samples=3, tokens=9) == 4 * (weights + 3 * keys_and_values) == 8416
+    assert bytes_per_token(model, samples=3, tokens=9, width=4) == 4 * (weights + 3 * keys_and_values) == 8416
 
 
 def test_points_of_the_curves() -> None:
@@ -277,7 +277,7 @@ def test_accidents_inside_a_process_come_back(workplace: Path) -> None:
     config = suite.runtime.resolve(config)
     raising = write_nanogpt(workplace / "raising", "raise ValueError('no such shape')")
     killed = write_nanogpt(workplace / "killed", f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})")
-    tasks = [Task(config, options.check_peer(str(path))) for path in (raising, killed)]
+    tasks = [Task(config, peer=options.check_peer(str(path))) for path in (raising, killed)]
     with Worker(tasks[0]) as first, Worker(tasks[1]) as second:
         with pytest.raises(UsageError, match="nanoGPT failed; ValueError: no such shape"):
             first.train(1)

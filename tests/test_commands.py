@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import TINY_MODEL, TINY_RUN, tree_hash
 
 from minigpt.activations import list_activations
@@ -19,10 +20,12 @@ from minigpt.cli import main
 from minigpt.commands import streaming
 from minigpt.commands.streaming import TextStream, printable
 from minigpt.errors import CheckpointError
+from minigpt.model import GPT, GPTConfig
 from minigpt.storage import parse_json
 from minigpt.text.grammar import grammar
 from minigpt.text.tokenizers import ByteTokenizer, Tokenizer
-from minigpt.training import checkpoints, run_directory
+from minigpt.training import checkpoints, run_directory, runtime
+from minigpt.training.inference import resolve_decoding
 
 Capture = pytest.CaptureFixture[str]
 PROJECT = Path(__file__).parents[1]
@@ -114,6 +117,56 @@ def test_temperature_zero_needs_no_seed(command) -> None:
     for flags in ("--temperature 0 --seed 2", "--top-k 1", "--temperature 1e-300", "--top-p 1e-9"):
         assert command(f"{sample} {flags}")[1] == greedy
     assert command(f"{sample} --top-k 999999")[1] == command(sample)[1] != greedy
+
+
+def test_how_it_is_decoded_does_not_change_the_text(command) -> None:
+    """Short texts are never worth compiling; weights in bfloat16 leave greedy text of a trained model nearly alone."""
+    sample = "sample --max-new-tokens 30 --temperature 0"
+    code, text, error = command(sample)
+    assert (code, error) == (0, "note: past 16 tokens the model goes on from the last 8\n")
+    for flags in ("--compile off", "--dtype float32", "--compile=off --dtype=float32"):
+        assert command(f"{sample} {flags}")[1] == text
+    assert len(command(f"{sample} --dtype bfloat16")[1]) == len(text)
+
+
+def test_compiling_without_a_compiler(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for, it is refused before anything is printed; `auto` does without."""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    code, output, error = command("sample --max-new-tokens 5 --compile on")
+    assert (code, output) == (2, "")
+    assert "no C++ compiler" in error
+    assert "--compile off" in error
+    assert command("sample --max-new-tokens 5")[0] == 0
+
+
+def test_bfloat16_where_it_is_emulated_is_slow_and_says_so(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It works, with a note on stderr; the default stays silent."""
+    monkeypatch.setattr(runtime, "fastest_dtype", lambda device: "float32")
+    code, _, error = command("sample --max-new-tokens 5 --dtype bfloat16")
+    assert code == 0
+    assert "no bfloat16" in error
+    assert command("sample --max-new-tokens 5")[2] == ""
+
+
+@pytest.mark.parametrize(
+    ("width", "tokens", "asked", "decided"),
+    [
+        (16, 400, ("auto", "auto"), (torch.float32, False)),
+        (16, 10**9, ("auto", "auto"), (torch.float32, True)),
+        (16, 10**9, ("auto", "off"), (torch.float32, False)),
+        (16, 1, ("auto", "on"), (torch.float32, True)),
+        (16, 1, ("bfloat16", "on"), (torch.bfloat16, True)),
+        (1024, 1, ("auto", "on"), (torch.bfloat16, True)),
+        (1024, 1, ("auto", "off"), (torch.float32, False)),
+        (1024, 1, ("float32", "on"), (torch.float32, True)),
+    ],
+)
+def test_what_auto_decides(width, tokens, asked, decided, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled if the text repays it; then in bfloat16 if the weights are too large for the processor's caches."""
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/" + name)
+    monkeypatch.setattr(runtime, "fastest_dtype", lambda device: "bfloat16")
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=width))
+    assert resolve_decoding(model, *asked, tokens) == decided
 
 
 def test_characters_never_seen_are_named(command) -> None:

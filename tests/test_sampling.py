@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import islice
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from minigpt import randomness
 from minigpt.errors import UsageError
 from minigpt.model import GPT, GPTConfig
-from minigpt.sampling import _choose, check_sampling, generate
+from minigpt.sampling import UNIFORMS_AHEAD, _choose, _uniforms, check_sampling, generate
 
 VOCAB = 23
 CONTEXT = 8
@@ -40,9 +41,9 @@ def text(model: GPT, prompt: list[int] | None = None, length: int = 40, **settin
 def draws(logits: Tensor, count: int, **settings: float) -> Tensor:
     """Draw `count` tokens from one row of logits."""
     chosen = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
-    randoms = [randomness.generator(0, "test", number) for number in range(count)]
+    uniforms = iter([torch.rand(count, 1, generator=randomness.generator(0, "test"), dtype=torch.float64)])
     return _choose(
-        logits.expand(count, -1).clone(), chosen["temperature"], int(chosen["top_k"]), chosen["top_p"], randoms
+        logits.expand(count, -1).clone(), chosen["temperature"], int(chosen["top_k"]), chosen["top_p"], uniforms
     )
 
 
@@ -190,12 +191,21 @@ def test_draws_follow_the_distribution(settings: dict[str, float], power: float,
 
 
 @pytest.mark.parametrize(("uniform", "token"), [(0.0, 7), (0.5 - 2**-54, 7), (0.5, 30), (1 - 2**-53, 30)])
-def test_extreme_random_numbers_draw_possible_tokens(uniform: float, token: int, monkeypatch: pytest.MonkeyPatch):
+def test_extreme_random_numbers_draw_possible_tokens(uniform: float, token: int):
     """A uniform number of 0, just below 1, or on the border of two tokens must not land on one of probability 0."""
     logits = torch.full((50,), -math.inf)
     logits[[7, 30]] = 0.0  # a half each; the lower index comes first
-    monkeypatch.setattr(torch, "rand", lambda *size, **options: torch.tensor([uniform], dtype=torch.float64))
-    assert draws(logits, 1).item() == token
+    chosen = _choose(logits[None], 1.0, 0, 1.0, iter([torch.tensor([[uniform]], dtype=torch.float64)]))
+    assert chosen.item() == token
+
+
+def test_random_numbers_drawn_ahead_are_those_drawn_singly():
+    """How many are drawn at once must not show in the text; nor how many samples there are."""
+    several = list(islice(_uniforms(5, 3, torch.device("cpu")), 2 * UNIFORMS_AHEAD + 1))
+    for sample in range(3):
+        random = randomness.generator(5, "sample", sample)
+        singly = [torch.rand(1, generator=random, dtype=torch.float64).item() for _ in several]
+        assert singly == [numbers[sample].item() for numbers in several]
 
 
 # Settings

@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import nn
 
+from minigpt.benchmarks.ceilings import DTYPES
 from minigpt.benchmarks.measurement import Track, alternate, paired_ratio, spread
 from minigpt.benchmarks.options import BenchOptions
 from minigpt.benchmarks.training_speed import describe_peer
@@ -51,13 +52,14 @@ def _measure(
     firsts.clear()
     seconds = alternate(programs, track(range(options.blocks), f"decoding {config.preset}, {samples} at once"))
     taken = spread(seconds[0])
-    dtype = str(model.wte.weight.dtype).removeprefix("torch.")
-    moved = bytes_per_token(model, samples, tokens)
+    dtype, compiled = workers[0].decoding(tokens)
+    moved = bytes_per_token(model, samples, tokens, DTYPES[dtype].itemsize)
     return {
         "preset": config.preset,
         "samples": samples,
         "tokens": tokens,
         "dtype": dtype,
+        "compiled": compiled,
         "first_token_seconds": spread(firsts).median,
         "token_seconds": asdict(taken),
         "tokens_per_second": samples / taken.median,
@@ -83,9 +85,12 @@ def _seconds_per_token(worker: Worker, samples: int, tokens: int, firsts: list[f
     return (timed.seconds - timed.returned) / (tokens - 1)
 
 
-def bytes_per_token(model: GPT, samples: int, tokens: int) -> int:
-    """Bytes that one step reads on average while `tokens` are added to a first one: weights once, each cache so far."""
-    config, width = model.config, model.wte.weight.dtype.itemsize
+def bytes_per_token(model: GPT, samples: int, tokens: int, width: int) -> int:
+    """Bytes that one step reads on average while `tokens` are added to a first one: weights once, each cache so far.
+
+    `width` is that of a number, in bytes.
+    """
+    config = model.config
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear))
     mean_length = (tokens + 1) / 2
     return round(width * (weights + samples * 2 * config.n_layer * config.n_embd * mean_length))

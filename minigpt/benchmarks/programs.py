@@ -22,6 +22,7 @@ from minigpt.sampling import generate
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.identity import prepare_text
+from minigpt.training.inference import resolve_decoding
 from minigpt.training.optimizers import build_optimizers, set_learning_rate
 from minigpt.training.run import model_config
 from minigpt.training.runtime import autocast, compiled
@@ -48,10 +49,12 @@ class Program:
     """`train(steps)` returns the last loss; `decode(samples, tokens)` continues one token in so many samples.
 
     `decode` returns the seconds until the first of these tokens came, or None if only all of them come together.
+    `decoding(tokens)` says in which precision so many are decoded, and whether compiled.
     """
 
     train: Callable[[int], float]
     decode: Callable[[int, int], float | None]
+    decoding: Callable[[int], tuple[str, bool]]
 
 
 @dataclass(frozen=True)
@@ -94,21 +97,34 @@ def trainer(config: RunConfig, text: Text, model: GPT) -> Callable[[int], float]
     return train
 
 
-def own_program(config: RunConfig, text: Text) -> Program:
-    """minigpt, with what `train` and `sample` use."""
+def own_program(config: RunConfig, text: Text, dtype: str, compile_: str) -> Program:
+    """minigpt, with what `train` and `sample` use; `dtype` and `compile_` as `sample` takes them."""
     model = build_model(config, text.vocab_size)
     prompt = torch.zeros(1, dtype=torch.int64)
 
     def decode(samples: int, tokens: int) -> float:
         begun = time.perf_counter()
-        chosen = generate(model, prompt, max_new_tokens=tokens, num_samples=samples, seed=config.seed)
+        weights, fast = resolve_decoding(model, dtype, compile_, tokens)
+        chosen = generate(
+            model,
+            prompt,
+            max_new_tokens=tokens,
+            num_samples=samples,
+            seed=config.seed,
+            dtype=weights,
+            compiled=fast,
+        )
         next(chosen).tolist()
         first = time.perf_counter() - begun
         for token in chosen:
             token.tolist()  # as `sample` reads each when it comes
         return first
 
-    return Program(trainer(config, text, model), decode)
+    def decoding(tokens: int) -> tuple[str, bool]:
+        weights, fast = resolve_decoding(model, dtype, compile_, tokens)
+        return str(weights).removeprefix("torch."), fast
+
+    return Program(trainer(config, text, model), decode, decoding)
 
 
 def other_program(config: RunConfig, text: Text, other: OtherModel, dtype: str) -> Program:
@@ -142,4 +158,4 @@ def other_program(config: RunConfig, text: Text, other: OtherModel, dtype: str) 
         with autocast(device, dtype):
             other.generate(torch.zeros((samples, 1), dtype=torch.int64, device=device), tokens)
 
-    return Program(train, decode)
+    return Program(train, decode, lambda tokens: (dtype, False))

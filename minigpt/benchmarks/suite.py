@@ -95,7 +95,7 @@ def _measure_preset(
         if set(parts) & COMPARED_WITH_CEILINGS:
             found["gemm"] = ceilings.measure_ceilings(model, config, _native(config), track)
         if set(parts) & {"train", "decode"}:
-            found |= _measure_programs(parts, config, model, peers, options, found["gemm"], track)
+            found |= _measure_programs(parts, config, model, asked, peers, options, found["gemm"], track)
         if "instrument" in parts:
             found["instrument"] = measure_instrument(config, text, options, track)
         if "start" in parts:
@@ -125,6 +125,7 @@ def _measure_programs(
     parts: Sequence[str],
     config: RunConfig,
     model: GPT,
+    asked: Mapping[str, Any],
     peers: Sequence[Peer],
     options: BenchOptions,
     gemm: Record,
@@ -134,7 +135,8 @@ def _measure_programs(
     found: Record = {}
     with ExitStack() as stack:
         states = (False, True) if options.peer_best else (False,)
-        tasks = [Task(config), *(Task(config, peer, best) for peer in peers for best in states)]
+        tasks = [Task(config, asked.get("dtype", "auto"), asked.get("compile", "auto"))]
+        tasks += [Task(config, peer=peer, best=best) for peer in peers for best in states]
         workers = [stack.enter_context(Worker(task)) for task in tasks]
         if "train" in parts:
             rates = gemm[config.dtype]

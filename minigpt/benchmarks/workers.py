@@ -25,9 +25,14 @@ _PATIENCE = 5.0  # seconds until a process that was asked to leave is made to
 
 @dataclass(frozen=True)
 class Task:
-    """Which program, and what it trains: `peer` None is minigpt. `config` is resolved."""
+    """Which program, and what it trains: `peer` None is minigpt.
+
+    `config` is resolved for training; `dtype` and `compile` are what was asked for, by which decoding is resolved.
+    """
 
     config: RunConfig
+    dtype: str = "auto"
+    compile: str = "auto"
     peer: Peer | None = None
     best: bool = False
 
@@ -75,6 +80,11 @@ class Worker:
     def decode(self, samples: int, tokens: int) -> Timed:
         """Continue one token by so many others, in so many samples at once."""
         return Timed(*self._ask("decode", samples, tokens))
+
+    def decoding(self, tokens: int) -> tuple[str, bool]:
+        """In which precision ours decodes so many tokens, and whether compiled."""
+        dtype, compiled = self._ask("decoding", tokens)
+        return dtype, compiled
 
     def peak_memory_bytes(self) -> int | None:
         """Most memory held so far."""
@@ -133,7 +143,7 @@ def _answers(task: Task) -> dict[str, Any]:
     text = programs.read_text(config)
     if task.peer is None:
         runtime.set_up(config)
-        program = programs.own_program(config, text)
+        program = programs.own_program(config, text, task.dtype, task.compile)
     else:
         how = peers.setting(task.peer, config.device, task.best)
         _set_up_peer(config.threads, task.best)
@@ -149,6 +159,7 @@ def _answers(task: Task) -> dict[str, Any]:
     return {
         "train": lambda steps: timed(program.train, steps),
         "decode": lambda samples, tokens: timed(program.decode, samples, tokens),
+        "decoding": program.decoding,
         "peak": lambda: runtime.peak_memory_bytes(config.device),
     }
 

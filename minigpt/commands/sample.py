@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from minigpt.commands.streaming import TextStream
 from minigpt.errors import UsageError
 from minigpt.flags import Parser
-from minigpt.training.config import MOST_THREADS
+from minigpt.training.config import DTYPES, MOST_THREADS
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,6 +33,8 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--skip-unknown", action="store_true", help="leave out characters the model has never seen")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto: what is faster [auto]")
+    parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"), help="auto: where it repays [auto]")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
 
 
@@ -45,8 +47,9 @@ def run(values: argparse.Namespace) -> int:
     import torch
 
     from minigpt.sampling import check_sampling, generate
-    from minigpt.training.inference import open_run
+    from minigpt.training.inference import open_run, resolve_decoding
     from minigpt.training.run_directory import newest_run
+    from minigpt.training.runtime import fastest_dtype
 
     check_sampling(values.temperature, values.top_k, values.top_p, values.max_new_tokens, values.num_samples)
     if values.threads:
@@ -55,6 +58,8 @@ def run(values: argparse.Namespace) -> int:
     prompt = _known_part(values.prompt, opened.tokenizer, values.skip_unknown)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)
     _mention_long_text(opened, len(ids), values.max_new_tokens)
+    dtype, compiled = resolve_decoding(opened.model, values.dtype, values.compile, values.max_new_tokens)
+    _mention_what_takes_long(dtype == torch.bfloat16 and fastest_dtype(opened.model.device) == "float32", compiled)
     tokens = generate(
         opened.model,
         ids,
@@ -64,6 +69,8 @@ def run(values: argparse.Namespace) -> int:
         top_k=values.top_k,
         top_p=values.top_p,
         seed=values.seed,
+        dtype=dtype,
+        compiled=compiled,
     )
     _print_samples(prompt, tokens, opened.tokenizer, values.num_samples)
     return 0
@@ -87,6 +94,13 @@ def _mention_long_text(opened: OpenedRun, prompt_tokens: int, new_tokens: int) -
         print(f"note: the prompt has {prompt_tokens} tokens; the model reads the last {context}", file=sys.stderr)
     elif prompt_tokens + new_tokens > context:
         print(f"note: past {context} tokens the model goes on from the last {max(1, context // 2)}", file=sys.stderr)
+
+
+def _mention_what_takes_long(emulated: bool, compiled: bool) -> None:
+    if emulated:
+        print("note: this machine has no bfloat16 of its own and emulates it, which is slow", file=sys.stderr)
+    if compiled:
+        print("note: compiling, which takes a minute or more; --compile off starts at once", file=sys.stderr)
 
 
 def _print_samples(prompt: str, tokens: Iterator[Tensor], tokenizer: Tokenizer, samples: int) -> None:

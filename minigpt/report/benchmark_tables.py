@@ -228,7 +228,7 @@ def _decoding(presets: Sequence[Record]) -> Iterable[Table]:
             formats.whole(each["tokens_per_second"]),
             *_milliseconds(each["token_seconds"], digits=3),
             _seconds(each["first_token_seconds"]),
-            each["dtype"],
+            each["dtype"] + (", compiled" if each["compiled"] else ""),
             formats.scaled(each["bytes_per_token"], "B"),
             formats.percent(each["share_of_bandwidth"]),
         ]

@@ -19,6 +19,12 @@ from minigpt.training.identity import prepare_text
 from minigpt.training.run import model_config
 from minigpt.training.terminal import print_notice
 
+# A compiled decoding step saves about this much of each layer's time; below so many bytes, weights stay in the
+# processor's caches, where converting bfloat16 costs more than reading float32 (docs/performance-log.md).
+DECODING_COMPILE_SECONDS = 60.0
+DECODING_SAVED_SECONDS = 5e-5
+CACHED_BYTES = 16_000_000
+
 
 @dataclass(frozen=True)
 class OpenedRun:
@@ -111,3 +117,23 @@ def exact_nats_per_token(run: OpenedRun, split: str) -> float | None:
     """Entropy of a split under the process that wrote it, in nats per token; None for text of people."""
     part = prepare_text(run.config).manifest["splits"][split]
     return part["exact_nats"] / part["tokens"] if "exact_nats" in part else None
+
+
+def resolve_decoding(model: GPT, dtype: str, compile_: str, max_new_tokens: int) -> tuple[torch.dtype, bool]:
+    """Decide in which dtype a text is decoded, and whether compiled: if it is long enough to repay that.
+
+    Raises:
+        UsageError: compiling is asked for and cannot be had.
+    """
+    on_cpu = model.device.type == "cpu"
+    obstacle = (
+        runtime.missing_compiler() if on_cpu else f"on {model.device} decoding is not compiled; use --compile off"
+    )
+    if compile_ == "on" and obstacle:
+        raise UsageError(f"cannot compile; {obstacle}")
+    saved = DECODING_SAVED_SECONDS * model.config.n_layer * max_new_tokens
+    compiled = not obstacle and (compile_ == "on" or (compile_ == "auto" and saved > 2 * DECODING_COMPILE_SECONDS))
+    if dtype == "auto":
+        large = 4 * model.parameter_count() > CACHED_BYTES
+        dtype = runtime.fastest_dtype(model.device) if compiled and large else "float32"
+    return (torch.bfloat16 if dtype == "bfloat16" else torch.float32), compiled

@@ -110,9 +110,14 @@ def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
     """Why this configuration cannot be compiled here, and what to do; an empty string if it can."""
     if config.l1:
         return "the L1 term reads hidden values, which a compiled model hides; use --compile off"
-    if device.type == "cpu" and not (shutil.which("g++") or shutil.which("clang++") or shutil.which("cl")):
-        return "no C++ compiler was found; install g++ or clang++, or use --compile off"
-    return ""
+    return missing_compiler() if device.type == "cpu" else ""
+
+
+def missing_compiler() -> str:
+    """What to do about a C++ compiler that is not there; an empty string if it is."""
+    if shutil.which("g++") or shutil.which("clang++") or shutil.which("cl"):
+        return ""
+    return "no C++ compiler was found; install g++ or clang++, or use --compile off"
 
 
 def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
