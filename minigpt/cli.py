@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from minigpt.commands import ablate, catalogue, inspect, neurons, sample, surgery, train
+from minigpt.commands import ablate, catalogue, claims, inspect, neurons, sample, surgery, train
 from minigpt.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -51,6 +51,7 @@ COMMANDS = {
         "check the installation, and the instrument on known answers", neurons.add_doctor_flags, neurons.run_doctor
     ),
     "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
+    "claims": Command("judge the claims of an article on ReLU in GPTs", claims.add_flags, claims.run),
     "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
     "report": Command("draw the page of a run or of an ablation", inspect.add_report_flags, inspect.run_report),
     "surgery": Command("cut out dead neurons or give them a new start, in a new run", surgery.add_flags, surgery.run),

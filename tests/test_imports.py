@@ -26,6 +26,7 @@ TIERS = (
     {"minigpt.neurons", "minigpt.sampling", "minigpt.text"},
     {"minigpt.training"},
     {"minigpt.experiments"},
+    {"minigpt.claims"},
     {"minigpt.commands"},
     {"minigpt.cli"},
     {"minigpt.__main__"},
