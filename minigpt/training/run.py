@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -55,6 +56,11 @@ class Run:
     environment: dict[str, Any]
 
     @property
+    def training_ids(self) -> np.ndarray:
+        """The tokens to train on (N,): all of the training part, or its first `train_tokens`."""
+        return self.store.tokens("train")[: self.config.train_tokens or None]
+
+    @property
     def metrics(self) -> Path:
         """The log."""
         return self.directory / run_directory.METRICS
@@ -64,6 +70,11 @@ def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
     """The architecture that a configuration describes; both name its parts alike."""
     shared = {item.name: getattr(config, item.name) for item in fields(GPTConfig) if item.name != "vocab_size"}
     return GPTConfig(vocab_size=vocab_size, **shared)
+
+
+def vocabulary_hash(store: TokenStore) -> str:
+    """SHA-256 of the tokenizer as a run keeps it."""
+    return storage.sha256_bytes(storage.json_document(store.tokenizer.to_json()))
 
 
 def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
@@ -77,7 +88,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) 
     identity = {
         "config": run_directory.config_hash(config),
         "data": store.sha256,
-        "tokenizer": storage.sha256_bytes(storage.json_document(store.tokenizer.to_json())),
+        "tokenizer": vocabulary_hash(store),
     }
     forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
@@ -104,6 +115,7 @@ def restore(run: Run) -> Progress | None:
         print_notice(f"nothing to resume in {run.directory}; starting at step 0")
         return None
     _check_identity(run, checkpoint)
+    keep_parent(run, checkpoint)
     checkpoints.load_model(checkpoint, run.model)
     checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
     checkpoints.load_life(checkpoint, run.life)
@@ -117,6 +129,12 @@ def restore(run: Run) -> Progress | None:
         raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
     storage.write_bytes(run.metrics, log_up_to(run.metrics, log_length))
     return progress
+
+
+def keep_parent(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
+    """Go on naming the weights that a run began with, if they were not random."""
+    if "parent" in checkpoint.identity:
+        run.identity["parent"] = checkpoint.identity["parent"]
 
 
 def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
