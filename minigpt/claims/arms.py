@@ -89,7 +89,10 @@ def _applied(base: dict[str, Any], name: str, value: Any) -> Any:
     """A setting as a flag takes it: multiples become what they are multiples of."""
     if not isinstance(value, Times):
         return value
-    default = base.get(name, RunConfig.__dataclass_fields__[name].default)
+    if name == "d_ff":
+        return max(1, round(4 * base.get("n_embd", RunConfig.n_embd) * value.factor))
+    # A final rate is a multiple of the peak's: its own default follows from that.
+    default = base.get("lr" if name == "min_lr" else name, RunConfig.__dataclass_fields__[name].default)
     scaled = default * value.factor
     return max(1, round(scaled)) if isinstance(default, int) else scaled
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -23,6 +23,16 @@ def activation(spec: str, **settings: object) -> Arm:
 def loss(evidence: Evidence, arm: str, seed: int) -> float:
     """Final validation loss, as tables and series take it."""
     return evidence.loss(arm, seed)
+
+
+def measured(measurement: str, key: str) -> Callable[[Evidence, str, int], float]:
+    """A measured figure of whichever arm, for tables and series."""
+    return lambda evidence, arm, seed: evidence.figure(arm, seed, measurement, key)
+
+
+def health(key: str) -> Callable[[Evidence, str, int], float]:
+    """A share of neurons on validation text at the end of training, for tables and series."""
+    return lambda evidence, arm, seed: evidence.health(arm, seed, key)
 
 
 def worse(arm: str, reference: str) -> Effect:

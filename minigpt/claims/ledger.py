@@ -54,7 +54,9 @@ def write_ledger(directory: Path, planner: Planner) -> Record:
     """Judge every claim by what is on disk now, write `ledger.json` and return its content."""
     earlier = _earlier_entries(directory)
     entries = [_entry(claim, planner, directory, earlier.get(claim.id)) for claim in CLAIMS.values()]
-    sizes = {family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)}
+    sizes = {
+        family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)
+    }
     scale = planner.scale
     ledger = {
         "format": FORMAT,

@@ -17,8 +17,8 @@ BASE: dict[str, Any] = {
     "batch_size": 12,
     "steps": 1000,
     "lr": 4e-3,
-    "eval_every": 250,
-    "eval_tokens": 16_384,
+    "eval_every": 50,
+    "eval_tokens": 8192,
     "checkpoint_every": 0,
     "compile": "off",
 }
