@@ -7,6 +7,7 @@ enough by Bonferroni. Claims of a family that have not been run count as p = 1: 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -65,20 +66,38 @@ def judge_condition(effects: Mapping[int, float], margin: float) -> JudgedCondit
         return JudgedCondition(mean, _finite(median), None, None, None, None, None, n, 1.0, False, False)
     if not all(map(math.isfinite, informative)):
         return _judge_signs(informative, margin, median)
-    tests = statistics.paired_tests(informative, max(margin, statistics.ROUNDING))
+    mean, sd = math.fsum(informative) / n, _spread(informative)
+    error = sd / math.sqrt(n)
+    half, half90 = (float(_critical(n, tail)) * error for tail in (ALPHA / 2, ALPHA))
     return JudgedCondition(
-        mean=tests.mean,
+        mean=mean,
         median=median,
-        sd=tests.sd,
-        low=tests.low,
-        high=tests.high,
-        low90=tests.low90,
-        high90=tests.high90,
+        sd=sd,
+        low=mean - half,
+        high=mean + half,
+        low90=mean - half90,
+        high90=mean + half90,
         n=n,
-        p=tests.p_t if tests.mean > 0 else 1.0,
-        meets=tests.mean >= margin,
-        excluded=tests.high90 < margin,
+        p=_p_value(mean, error, n) if mean > 0 else 1.0,
+        meets=mean >= margin,
+        excluded=mean + half90 < margin,
     )
+
+
+@functools.cache
+def _critical(n: int, tail: float) -> float:
+    return float(stats.t.isf(tail, n - 1))
+
+
+def _p_value(mean: float, error: float, n: int) -> float:
+    """p of the two-sided t test of a positive mean; its limit, 0, without any spread."""
+    return float(2 * stats.t.sf(mean / error, n - 1)) if error else 0.0
+
+
+def _spread(values: Sequence[float]) -> float:
+    """Sample standard deviation, exactly 0 for values that differ by rounding alone."""
+    largest = max(1.0, max(map(abs, values)))
+    return 0.0 if np.ptp(values) <= statistics.ROUNDING * largest else float(np.std(values, ddof=1))
 
 
 def _judge_signs(informative: Sequence[float], margin: float, median: float | None) -> JudgedCondition:

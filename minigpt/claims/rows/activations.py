@@ -127,7 +127,7 @@ C7 = Claim(
     forecast="a clear cost for GELU and SiLU",
     expected="SUPPORTED",
     arms=_compared(NEGATIVE),
-    measurements={spec: ("clamping",) for spec in NEGATIVE},
+    measurements=dict.fromkeys(NEGATIVE, ("clamping",)),
     conditions=tuple(
         Condition(f"rise of {spec}'s loss", "nats", DELTA, figure(spec, "clamping", "rise"))
         for spec in ("gelu", "silu")

@@ -85,7 +85,7 @@ C1 = Claim(
     forecast="0 to 20 % dead with the default recipe, 20 to 70 % when provoked",
     expected="SUPPORTED",
     arms={"default recipe": Arm(), **{name: dose(factor) for name, factor in DOSES.items()}},
-    measurements={name: ("deaths",) for name in ("default recipe", *DOSES)},
+    measurements=dict.fromkeys(("default recipe", *DOSES), ("deaths",)),
     conditions=(
         Condition(
             "dead at the highest dose, less 0.5 %", "share", 0.0, figure(HIGHEST, "deaths", "dead_fraction", LEAST_DEAD)
@@ -133,7 +133,7 @@ C2 = Claim(
     forecast="ReLU has more neurons that never open, not clearly more that can be spared",
     expected=None,
     arms={"relu": Arm(), **{spec: activation(spec) for spec in OTHERS}},
-    measurements={spec: ("expendability",) for spec in ("relu", *OTHERS)},
+    measurements=dict.fromkeys(("relu", *OTHERS), ("expendability",)),
     conditions=tuple(
         Condition(f"expendable, more than with {spec}", "share", LEAST_EXPENDABLE, _more_expendable_than(spec))
         for spec in OTHERS
@@ -169,7 +169,7 @@ C3 = Claim(
     arms={HURT: _HURT, **FORKS, **{name: _narrower(width) for name, width in WIDTHS.items()}},
     measurements={
         HURT: ("deaths", "rebuilding"),
-        **{name: ("deaths", "rebuilding") for name in FORKS},
+        **dict.fromkeys(FORKS, ("deaths", "rebuilding")),
         "width 1": ("rebuilding",),
     },
     conditions=(
