@@ -17,7 +17,6 @@ WINDOWS = 12
 
 
 @measurement("causality")
-@torch.no_grad()
 def causality(run: OpenedRun, store: TokenStore) -> Figures:
     """Largest change of any logit when only later tokens change: as in training, and as in use; in float64.
 
@@ -34,6 +33,7 @@ def causality(run: OpenedRun, store: TokenStore) -> Figures:
     return {"training": leak(model, inputs), "evaluation": in_use}
 
 
+@torch.no_grad()
 def leak(model: GPT, inputs: Tensor) -> float:
     """Largest change of the logits of the first half of windows (B,T) when their second half is another token each."""
     half = inputs.size(1) // 2

@@ -17,7 +17,6 @@ WINDOWS = 16
 
 
 @measurement("linearity")
-@torch.no_grad()
 def linearity(run: OpenedRun, store: TokenStore) -> Figures:
     """Relative error of superposition, f(a+b) + f(0) against f(a) + f(b), f being logits of embeddings.
 
@@ -31,6 +30,7 @@ def linearity(run: OpenedRun, store: TokenStore) -> Figures:
     return {"error": superposition_error(model, a, b)}
 
 
+@torch.no_grad()
 def superposition_error(model: GPT, a: Tensor, b: Tensor) -> float:
     """Size of f(a+b) − f(a) − f(b) + f(0), relative to f(a) + f(b) − 2 f(0), which a and b change together."""
     of_a, of_b, of_both, of_none = (_logits(model, x) for x in (a, b, a + b, torch.zeros_like(a)))
@@ -38,6 +38,7 @@ def superposition_error(model: GPT, a: Tensor, b: Tensor) -> float:
     return float((of_both - of_none - together).norm() / together.norm())
 
 
+@torch.no_grad()
 def _embeddings(model: GPT, ids: Tensor) -> Tensor:
     """What the first block reads (B,T,C)."""
     embedded: Tensor = model.wte(ids)

@@ -39,17 +39,22 @@ def _slope(state: str) -> Callable[[Evidence, str, int], float]:
     return lambda evidence, spec, seed: evidence.figure("relu", seed, "depth_gradients", f"{spec}/{state}")
 
 
-def _ratio(evidence: Evidence, key: str, seed: int) -> float:
-    """First over last layer's gradient norm in decades, by the key of the measurement that a point names."""
+def _decades(evidence: Evidence, key: str, seed: int) -> float:
+    """By the key of the measurement that a point names."""
     return evidence.figure("relu", seed, "depth_gradients", key)
 
 
-def _by_depth(state: str) -> Series:
-    lines = {spec: tuple((f"{spec}/{state}/{depth}", float(depth)) for depth in DEPTHS) for spec in EVERY}
-    title = f"First over last layer's gradient, {state} residual paths and LayerNorm"
-    return Series(title, "layers", "decades", lines, _ratio)
+def _by_depth(what: str, state: str, kind: str = "") -> Series:
+    lines = {spec: tuple((f"{spec}/{state}/{depth}{kind}", float(depth)) for depth in DEPTHS) for spec in EVERY}
+    return Series(f"{what}, {state} residual paths and LayerNorm", "layers", "log10", lines, _decades)
 
 
+_BY_DEPTH = (
+    _by_depth("First over last layer's gradient", WITH),
+    _by_depth("First over last layer's gradient", WITHOUT),
+    _by_depth("First layer's gradient", WITH, "/first"),
+    _by_depth("First layer's gradient", WITHOUT, "/first"),
+)
 _SLOPES = Table(
     "Slope of the first over the last layer's gradient, decades per layer",
     {"with residual paths and LayerNorm": _slope(WITH), "without": _slope(WITHOUT)},
@@ -80,7 +85,7 @@ C12 = Claim(
         Condition(f"{spec}: fall of the gradient", "decades per layer", LEAST_VANISHING, _vanishing(spec))
         for spec in SQUASHING
     ),
-    series=(_by_depth(WITH), _by_depth(WITHOUT)),
+    series=_BY_DEPTH,
     tables=(_SLOPES,),
 )
 
