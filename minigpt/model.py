@@ -24,10 +24,12 @@ from minigpt.errors import UsageError
 GPT2_STD = 0.02
 ROPE_BASE = 10_000.0
 RMSNORM_EPS = 1e-6
-NORMS = ("layernorm", "rmsnorm", "none")
+NORMS = ("layernorm", "rmsnorm", "batchnorm", "none")
 POSITIONS = ("learned", "rope")
 INITS = ("gpt2", "matched")
+# Two ways to compute softmax attention; `MEAN` is another function.
 ATTENTIONS = ("fused", "written")
+MEAN = "mean"
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class GPTConfig:
     tie_embeddings: bool = True
     dropout: float = 0.0
     init: str = "gpt2"
+    init_bias: float = 0.0
     attention: str = "fused"
 
     def __post_init__(self) -> None:
@@ -59,7 +62,12 @@ class GPTConfig:
         if self.position == "rope" and self.n_embd // self.n_head % 2:
             width = self.n_embd // self.n_head
             raise UsageError(f"rotary positions need an even head width; got n_embd / n_head = {width}")
-        for name, allowed in (("norm", NORMS), ("position", POSITIONS), ("init", INITS), ("attention", ATTENTIONS)):
+        if self.position == "rope" and self.attention == MEAN:
+            raise UsageError("rotary positions turn queries and keys; attention mean has none; use position learned")
+        if self.init_bias and not self.bias:
+            raise UsageError(f"init_bias {self.init_bias:g} needs biases; bias is off; switch it on")
+        attentions = (*ATTENTIONS, MEAN)
+        for name, allowed in (("norm", NORMS), ("position", POSITIONS), ("init", INITS), ("attention", attentions)):
             if getattr(self, name) not in allowed:
                 raise UsageError(f"unknown {name} {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
 
@@ -103,7 +111,26 @@ def build_norm(config: GPTConfig) -> nn.Module:
         return nn.LayerNorm(config.n_embd, bias=config.bias)
     if config.norm == "rmsnorm":
         return nn.RMSNorm(config.n_embd, eps=RMSNORM_EPS)
+    if config.norm == "batchnorm":
+        return BatchNorm(config)
     return nn.Identity()
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Each feature normalised over batch and time: by the batch's statistics in training, else by running ones.
+
+    NOTE: in training the statistics contain the tokens still to be predicted, so the future leaks into every logit.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167.
+    """
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__(config.n_embd)
+        if not config.bias:
+            self.register_parameter("bias", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, -2)).view_as(x)  # (B,T,C) -> (B·T,C) -> (B,T,C)
 
 
 def rotate(x: Tensor, first: int) -> Tensor:
@@ -175,6 +202,34 @@ class CausalSelfAttention(nn.Module):
         return self.causal_bias[first : first + q.size(-2), : k.size(-2)].to(q.dtype)
 
 
+class CausalMean(nn.Module):
+    """In the place of attention: each token takes the mean value of itself and all before it, whatever they are.
+
+    Without queries, keys and softmax it is linear in its input. Heads make no difference to it.
+    """
+
+    past: Tensor
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.n_head = config.n_head
+        self.dropout = config.dropout
+        self.w_v = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.w_out = nn.Linear(config.n_embd, config.n_embd, bias=config.bias)
+        self.register_buffer("past", torch.ones(config.block_size, config.block_size).tril(), persistent=False)
+
+    def forward(self, x: Tensor, cache: KVCache | None = None, layer: int = 0) -> Tensor:
+        batch, time, width = x.shape
+        v = self.w_v(x).view(batch, time, self.n_head, -1).transpose(1, 2)  # (B,H,T,D)
+        first = cache.length if cache is not None else 0
+        if cache is not None:
+            _, v = cache.extend(layer, v, v)  # (B,H,first+T,D)
+        past = self.past[first : first + time, : v.size(2)]  # (T,first+T)
+        y = (past.to(v.dtype) @ v) / past.sum(dim=1, keepdim=True)  # (B,H,T,D)
+        y = y.transpose(1, 2).reshape(batch, time, width)
+        return F.dropout(self.w_out(y), self.dropout, self.training)  # (B,T,C)
+
+
 class MLP(nn.Module):
     """w_out(act(w_in(x))); the activation, plain or gated, is the only part that differs between arms."""
 
@@ -200,7 +255,7 @@ class Block(nn.Module):
         self.layer = layer
         self.residual = config.residual
         self.ln_1 = build_norm(config)
-        self.attn = CausalSelfAttention(config)
+        self.attn = CausalMean(config) if config.attention == MEAN else CausalSelfAttention(config)
         self.ln_2 = build_norm(config)
         self.mlp = MLP(config, layer)
 
@@ -255,6 +310,12 @@ class GPT(nn.Module):
         """Where the parameters are."""
         return self.wte.weight.device
 
+    def stored_tensors(self) -> dict[str, Tensor]:
+        """All that has to be kept of the model, by name: parameters, tied ones once, and BatchNorm's statistics."""
+        kept = self.state_dict().keys()
+        running = {name: buffer for name, buffer in self.named_buffers() if name in kept}
+        return {**dict(self.named_parameters()), **running}
+
     def parameter_count(self) -> int:
         """Number of trainable values, tied ones once."""
         return sum(parameter.numel() for parameter in self.parameters())
@@ -262,15 +323,18 @@ class GPT(nn.Module):
     def flops_per_token(self) -> int:
         """Forward and backward operations per token: 6N + 12·L·C·T, N the weights used in products.
 
+        A mean takes half of the second term, for it has no product of queries and keys.
+
         Source: Chowdhery et al. 2022 (PaLM), appendix B; the saving of the causal mask is not counted.
         """
         products = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
         config = self.config
-        return 6 * products + 12 * config.n_layer * config.n_embd * config.block_size
+        per_pair = 6 if config.attention == MEAN else 12
+        return 6 * products + per_pair * config.n_layer * config.n_embd * config.block_size
 
 
 def _initialise(model: GPT, seed: int) -> None:
-    """Draw the weights, each tensor from a generator of its own, and set biases to zero.
+    """Draw the weights, each tensor from a generator of its own, and set biases to zero but for `init_bias`.
 
     So two configurations that share a seed share every tensor whose name and shape agree, up to its scale.
     """
@@ -279,6 +343,10 @@ def _initialise(model: GPT, seed: int) -> None:
         for module in model.modules():
             if isinstance(module, nn.Linear) and module.bias is not None:
                 module.bias.zero_()
+        for block in model.blocks:
+            if model.config.init_bias:
+                assert isinstance(block, Block)
+                block.mlp.w_in.bias[: block.mlp.d_ff] = model.config.init_bias * initial_spread(model.config)
         for name, parameter in model.named_parameters():
             if parameter in stds:
                 noise = torch.randn(parameter.shape, generator=randomness.generator(seed, f"init/{name}"))
@@ -288,6 +356,11 @@ def _initialise(model: GPT, seed: int) -> None:
 def incoming_std(config: GPTConfig) -> float:
     """Standard deviation at the start of `w_in`, and of whatever takes the place of its rows later."""
     return 1 / math.sqrt(config.n_embd) if config.init == "matched" else GPT2_STD
+
+
+def initial_spread(config: GPTConfig) -> float:
+    """Standard deviation of a neuron's z at the start, under a normalised input; the unit of `init_bias`."""
+    return incoming_std(config) * math.sqrt(config.n_embd)
 
 
 def _weight_stds(model: GPT) -> dict[Tensor, float]:
@@ -306,7 +379,9 @@ def _weight_stds(model: GPT) -> dict[Tensor, float]:
         assert isinstance(block, Block)
         mlp = block.mlp
         matched = config.init == "matched"
-        stds[block.attn.w_qkv.weight] = GPT2_STD
+        attention = block.attn
+        reading = attention.w_v if isinstance(attention, CausalMean) else attention.w_qkv
+        stds[reading.weight] = GPT2_STD
         stds[block.attn.w_out.weight] = residual_std
         stds[mlp.w_in.weight] = incoming_std(config)
         stds[mlp.w_out.weight] = residual_std * (init_gain(mlp.act.spec, mlp.d_ff) if matched else 1.0)

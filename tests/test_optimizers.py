@@ -105,22 +105,23 @@ def test_equals_its_formula_in_float64(name: str, by_hand):
         torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=1e-6, msg=parameter_name)
 
 
+@pytest.mark.parametrize("decay_all", [False, True])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_decay_touches_matrices_only(name: str):
-    """With gradients of zero only decay moves a weight, and only a matrix may move."""
+def test_decay_touches_matrices_and_only_if_asked_vectors(name: str, decay_all: bool):
+    """With gradients of zero only decay moves a weight."""
     model = small_model()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
     start = weights(model)
-    optimizers = build_optimizers(model, replace(CONFIG, optimizer=name))
+    optimizers = build_optimizers(model, replace(CONFIG, optimizer=name, decay_all=decay_all))
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     for optimizer in optimizers:
         optimizer.step()
     for parameter_name, value in weights(model).items():
         moved = not torch.equal(value, start[parameter_name])
-        assert moved == (value.dim() == 2), parameter_name
+        assert moved == (decay_all or value.dim() == 2), parameter_name
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

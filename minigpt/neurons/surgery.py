@@ -245,9 +245,9 @@ def without_neurons(tensors: Mapping[str, Tensor], model: GPT, removed: Sequence
 def prune(model: GPT, cuts: Sequence[Cut]) -> GPT:
     """Return a narrower model on the same device, in the same mode, that computes the same on the cuts' evidence."""
     pruned = GPT(_narrowed(model.config, cuts)).to(model.device).train(model.training)
-    kept = without_neurons(dict(model.named_parameters()), model, [cut.removed for cut in cuts])
-    for name, parameter in pruned.named_parameters():
-        parameter.copy_(kept[name])
+    kept = without_neurons(model.stored_tensors(), model, [cut.removed for cut in cuts])
+    for name, tensor in pruned.stored_tensors().items():
+        tensor.copy_(kept[name])
     for block, cut in zip(mlp_blocks(pruned), cuts, strict=True):
         if cut.folded:
             block.mlp.w_out.bias.copy_(block.mlp.w_out.bias.double().cpu() + cut.written)

@@ -17,10 +17,26 @@ def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: i
     return torch.randint(tokens - block_size, (windows,), generator=random)
 
 
-def gather(ids: np.ndarray, starts: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
-    """Read the windows beginning at `starts` (B,) as inputs and next-token targets, each int64 (B,T)."""
+def token_noise(seed: int, step: int, windows: int, block_size: int, vocab_size: int, share: float) -> Tensor:
+    """What takes the place of each token of a training step's windows: a random token, or −1 where it stays.
+
+    Shapes: (windows, T+1), so that a token is the same as target and as input; a pure function of its arguments.
+    """
+    random = randomness.generator(seed, "token noise", step)
+    shape = (windows, block_size + 1)
+    replaced = torch.rand(shape, generator=random) < share
+    return torch.where(replaced, torch.randint(vocab_size, shape, generator=random), -1)
+
+
+def gather(ids: np.ndarray, starts: Tensor, block_size: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Read the windows beginning at `starts` (B,) as inputs and next-token targets, each int64 (B,T).
+
+    `noise` (B,T+1) is what `token_noise` gave for these windows.
+    """
     positions = starts.numpy()[:, None] + np.arange(block_size + 1)
     windows = torch.from_numpy(ids[positions].astype(np.int64))  # (B,T+1)
+    if noise is not None:
+        windows = torch.where(noise < 0, windows, noise)
     return windows[:, :-1], windows[:, 1:]
 
 

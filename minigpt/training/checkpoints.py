@@ -83,7 +83,7 @@ def save(
         DivergedError: a parameter is not finite; nothing was written.
         StorageError: the disk refused; older checkpoints are as they were.
     """
-    weights = _model_tensors(model)
+    weights = model.stored_tensors()
     _check_finite(weights)
     directory = directory_of(run, step)
     storage.make_directory(directory)
@@ -158,7 +158,7 @@ def load_model(checkpoint: Checkpoint, model: GPT) -> None:
         DivergedError: a weight is not finite.
     """
     stored = _parse(checkpoint, MODEL_FILE)
-    expected = _model_tensors(model)
+    expected = model.stored_tensors()
     problems = [f"{name} is missing" for name in sorted(expected.keys() - stored.keys())]
     problems += [f"{name} is not of this model" for name in sorted(stored.keys() - expected.keys())]
     for name in sorted(expected.keys() & stored.keys()):
@@ -199,7 +199,7 @@ def prune(run: Path, keep_also: set[int], newest_kept: int = KEPT) -> None:
 
 def parameter_hash(model: GPT) -> str:
     """SHA-256 of all weights, to compare two trainings bit by bit."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _model_tensors(model).items()}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.stored_tensors().items()}
     return storage.sha256_bytes(safetensors.torch.save(tensors))
 
 
@@ -238,11 +238,6 @@ def _parse(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
         return safetensors.torch.load(checkpoint.data[name])
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.directory / name} is not safetensors; {error}; it was altered") from error
-
-
-def _model_tensors(model: GPT) -> dict[str, Tensor]:
-    """Named parameters, tied ones once."""
-    return dict(model.named_parameters())
 
 
 def _check_finite(tensors: dict[str, Tensor]) -> None:

@@ -16,6 +16,8 @@ OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 DTYPES = ("auto", "float32", "bfloat16")
+NORMS = ("layernorm", "rmsnorm", "batchnorm", "none")
+ATTENTIONS = ("auto", "fused", "written", "mean")
 EVAL_PARTS = ("all", "even", "odd")
 # What a resumed run may do differently: none of it changes what is learned.
 FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
@@ -78,6 +80,9 @@ class RunConfig:
     data_dir: str = flag("data", "text", "where prepared tokens are kept")
     allow_data_change: bool = flag(False, "text", "resume although the text is not the one trained on so far")
 
+    train_tokens: int = flag(0, "text", "train on the first so many tokens only; 0: all", at_least=0, below=1 << 63)
+    token_noise: float = flag(0.0, "text", "share of tokens to replace by random ones in training", at_least=0, below=1)
+
     activation: str = flag("relu", "model", "`minigpt activations` lists them; by layer: 0-1=relu,2-3=swiglu")
     n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
     n_head: int = flag(4, "model", "attention heads", at_least=1)
@@ -85,13 +90,16 @@ class RunConfig:
     d_ff: int | str = flag(0, "model", "neurons of a layer; 0: all arms equal in size", at_least=0, below=1 << 20)
     block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
     bias: bool = flag(True, "model", "biases in linear layers and norms")
-    norm: str = flag("layernorm", "model", "normalisation", choices=("layernorm", "rmsnorm", "none"))
+    norm: str = flag("layernorm", "model", "normalisation; batchnorm leaks the future in training", choices=NORMS)
     position: str = flag("learned", "model", "position encoding", choices=("learned", "rope"))
     residual: bool = flag(True, "model", "residual paths: on or off")
     tie_embeddings: bool = flag(True, "model", "one matrix for embedding and head")
     dropout: float = flag(0.0, "model", "dropout rate", at_least=0, below=1)
     init: str = flag("gpt2", "model", "initial scale; matched: unit-variance hidden", choices=("gpt2", "matched"))
-    attention: str = flag("auto", "model", "how attention is computed", choices=("auto", "fused", "written"))
+    init_bias: float = flag(0.0, "model", "bias of neurons at the start, in standard deviations of their z")
+    attention: str = flag(
+        "auto", "model", "softmax, in one of two forms, or the mean of all so far", choices=ATTENTIONS
+    )
 
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
     batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1, below=1 << 20)
@@ -102,6 +110,7 @@ class RunConfig:
     schedule: str = flag("cosine", "training", "rate after warm-up; wsd falls in the last fifth", choices=SCHEDULES)
     warmup_steps: int | None = flag(None, "training", "default: a tenth of --steps, at most 100", at_least=0)
     weight_decay: float = flag(0.1, "training", "decay of matrices; vectors are not decayed", at_least=0)
+    decay_all: bool = flag(False, "training", "decay biases and other vectors too")
     beta1: float = flag(0.9, "training", "first-moment decay, or momentum", at_least=0, below=1)
     beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
     grad_clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", at_least=0)
@@ -141,11 +150,18 @@ def check(config: RunConfig) -> None:
     if config.val_fraction + config.test_fraction >= 1:
         held_out = config.val_fraction + config.test_fraction
         raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
+    if 0 < config.train_tokens <= config.block_size:
+        window = f"block-size {config.block_size} and the token after it"
+        raise UsageError(f"train-tokens {config.train_tokens} is less than a window; {window} are needed; raise it")
     if config.n_embd % config.n_head:
         raise UsageError(f"n-embd {config.n_embd} is not divisible by n-head {config.n_head}; choose a multiple")
     if config.position == "rope" and config.n_embd // config.n_head % 2:
         head_width = config.n_embd // config.n_head
         raise UsageError(f"rotary positions need an even head width; got n-embd / n-head = {head_width}; choose others")
+    if config.position == "rope" and config.attention == "mean":
+        raise UsageError("rotary positions turn queries and keys; attention mean has none; use --position learned")
+    if config.init_bias and not config.bias:
+        raise UsageError(f"init-bias {config.init_bias:g} needs biases; bias is off; switch it on")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
     if (config.recycle == "none") is not (config.recycle_every == 0):

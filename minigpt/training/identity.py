@@ -27,13 +27,20 @@ def prepare_text(config: RunConfig) -> TokenStore:
     """Open the corpus and make sure that its tokens are prepared.
 
     Raises:
-        DataError: the corpus cannot be used, or there is no validation text and evaluations are asked for.
+        DataError: the corpus cannot be used, has fewer training tokens than asked for, or no validation text although
+            there are to be evaluations.
     """
     if config.eval_every and not config.val_fraction:
         raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
     corpus = open_corpus(config.corpus, config.val_fraction, config.test_fraction)
     windows = 1 if config.eval_part == "all" else 2
-    return prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=windows * config.block_size + 1)
+    store = prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=windows * config.block_size + 1)
+    if config.train_tokens > store.size("train"):
+        size = store.size("train")
+        raise DataError(
+            f"train-tokens {config.train_tokens:,} is more than there are; {size:,} are; lower it, or 0: all"
+        )
+    return store
 
 
 @functools.cache

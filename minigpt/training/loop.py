@@ -105,7 +105,7 @@ def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool)
 
 def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writer: SummaryWriter | None) -> None:
     """Evaluate, commit, update, until the last step or until patience runs out."""
-    config, ids = run.config, run.store.tokens("train")
+    config, ids = run.config, run.training_ids
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     begun = time.perf_counter() - progress.seconds
     timed_steps, timed_seconds = 0, 0.0

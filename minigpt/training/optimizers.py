@@ -48,7 +48,7 @@ def build_optimizers(model: GPT, config: RunConfig) -> list[Optimizer]:
     betas = (config.beta1, config.beta2)
     if config.optimizer == "muon":
         return _muon_and_adamw(model, config)
-    groups = _decay_groups(parameters, config.weight_decay)
+    groups = _decay_groups(parameters, config)
     if config.optimizer == "adamw":
         return [AdamW(groups, lr=config.lr, betas=betas, fused=True)]
     if config.optimizer == "adam":
@@ -65,15 +65,15 @@ def _muon_and_adamw(model: GPT, config: RunConfig) -> list[Optimizer]:
     chosen = {id(parameter) for parameter in hidden}
     others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
     muon = torch.optim.Muon(hidden, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    groups = _decay_groups(others, config.weight_decay)
+    groups = _decay_groups(others, config)
     return [muon, AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)]
 
 
-def _decay_groups(parameters: list[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; biases, gains and an activation's own parameters do not."""
+def _decay_groups(parameters: list[nn.Parameter], config: RunConfig) -> list[dict[str, Any]]:
+    """Matrices decay; biases, gains and an activation's own parameters only with `decay_all`."""
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": config.weight_decay * config.decay_all},
     ]
     return [group for group in groups if group["params"]]
 

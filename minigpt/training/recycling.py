@@ -49,7 +49,7 @@ def recycling_event(spec: str, step: int, chosen: list[Tensor]) -> Event:
 @torch.no_grad()
 def _probe(run: Run, step: int, between_batches: Callable[[], None]) -> list[LayerStatistics]:
     """What the neurons do on `TRUSTED_TOKENS` tokens of training text."""
-    config, ids = run.config, run.store.tokens("train")
+    config, ids = run.config, run.training_ids
     windows = -(-TRUSTED_TOKENS // config.block_size)
     starts = window_starts(config.seed, step, windows, len(ids), config.block_size, purpose="recycle/windows")
     was_training = run.model.training

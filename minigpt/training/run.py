@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
@@ -53,6 +54,11 @@ class Run:
     life: LifeTable
     identity: dict[str, str]
     environment: dict[str, Any]
+
+    @property
+    def training_ids(self) -> np.ndarray:
+        """The tokens to train on (N,): all of the training part, or its first `train_tokens`."""
+        return self.store.tokens("train")[: self.config.train_tokens or None]
 
     @property
     def metrics(self) -> Path:

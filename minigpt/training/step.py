@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,9 +16,9 @@ from torch.optim import Optimizer
 
 from minigpt import randomness
 from minigpt.errors import DivergedError
-from minigpt.model import GPT, Block
+from minigpt.model import GPT, BatchNorm, Block
 from minigpt.neurons.life import LayerGradients, read_gradients
-from minigpt.text.batches import gather, window_starts
+from minigpt.text.batches import gather, token_noise, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import set_learning_rate
 from minigpt.training.runtime import autocast
@@ -58,10 +59,13 @@ def take_step(
     for optimizer in optimizers:
         optimizer.zero_grad(set_to_none=True)
     loss = 0.0
-    for micro_starts in torch.split(starts, config.batch_size):
-        between_batches()
-        inputs, targets = gather(ids, micro_starts, config.block_size)
-        loss += _accumulate_gradient(model, forward, inputs, targets, config)
+    with _statistics_restored_on_failure(model):
+        for micro_starts, noise in zip(
+            torch.split(starts, config.batch_size), _noise(model, config, step), strict=False
+        ):
+            between_batches()
+            inputs, targets = gather(ids, micro_starts, config.block_size, noise)
+            loss += _accumulate_gradient(model, forward, inputs, targets, config)
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     grad_norm = nn.utils.get_total_norm(gradients).item()
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
@@ -76,6 +80,15 @@ def take_step(
     return StepResult(loss, grad_norm, lr, evidence)
 
 
+def _noise(model: GPT, config: RunConfig, step: int) -> Iterable[Tensor | None]:
+    """What replaces the tokens of each micro-batch, drawn for the whole step at once; None: they stay."""
+    if not config.token_noise:
+        return itertools.repeat(None)
+    windows, vocab_size = config.batch_size * config.grad_accumulation, model.config.vocab_size
+    noise = token_noise(config.seed, step, windows, config.block_size, vocab_size, config.token_noise)
+    return torch.split(noise, config.batch_size)
+
+
 def _accumulate_gradient(
     model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig
 ) -> float:
@@ -87,6 +100,19 @@ def _accumulate_gradient(
     penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / config.grad_accumulation
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
     return loss.item()
+
+
+@contextlib.contextmanager
+def _statistics_restored_on_failure(model: GPT) -> Iterator[None]:
+    """Give BatchNorm the running statistics back that it had, if a step is broken off between its batches."""
+    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    try:
+        yield
+    except BaseException:
+        for norm, buffers in zip(norms, before, strict=True):
+            norm.load_state_dict(buffers, strict=False)
+        raise
 
 
 @contextlib.contextmanager
