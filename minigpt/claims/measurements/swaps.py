@@ -53,7 +53,7 @@ def late_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 def _late_losses(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     late = targets[:, open_places(inputs) :]
-    logits = model(inputs)[:, open_places(inputs) :].float()  # (B,T/4,V)
+    logits = model(inputs)[:, open_places(inputs) :]  # (B,T/4,V)
     return F.cross_entropy(logits.transpose(1, 2), late, reduction="none").mean(1)
 
 

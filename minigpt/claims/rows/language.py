@@ -161,7 +161,7 @@ C34 = Claim(
     quote="Improper use of training data augmentation",
     statement="Replacing a fifth of the training characters at random makes the model worse.",
     meaning=(
-        "In training, each token that is read is replaced by a random one with probability 5, 20 or 40 %; validation "
+        "In training, each token of the text is replaced by a random one with probability 5, 20 or 40 %; validation "
         "text stays clean. True if 20 % cost at least 0.01 nats."
     ),
     tag="measurable",
