@@ -224,9 +224,9 @@ def test_ngram_probabilities_sum_to_one(order: int) -> None:
         assert min(chances) > 0
 
 
-def _witten_bell(text: list[int], context: tuple[int, ...], letter: int) -> float:
+def _witten_bell(text: list[int], context: tuple[int, ...], letter: int, vocabulary: int) -> float:
     """The recursion as it stands in the literature, by counting in a list."""
-    shorter = _witten_bell(text, context[1:], letter) if context else 1 / LETTERS
+    shorter = _witten_bell(text, context[1:], letter, vocabulary) if context else 1 / vocabulary
     size = len(context)
     followed = Counter(text[i + size] for i in range(len(text) - size) if tuple(text[i : i + size]) == context)
     if not followed:
@@ -234,13 +234,16 @@ def _witten_bell(text: list[int], context: tuple[int, ...], letter: int) -> floa
     return (followed[letter] + len(followed) * shorter) / (followed.total() + len(followed))
 
 
-def test_ngrams_agree_with_counting_in_a_list() -> None:
-    predicted = np.random.default_rng(8).integers(0, LETTERS, 25)
-    text = [*COUNTED.tolist(), *predicted.tolist()]
-    for order, found in enumerate(ngrams.probabilities(COUNTED, predicted, LETTERS, 5), start=1):
-        for place, chance in enumerate(found, start=len(COUNTED)):
+@pytest.mark.parametrize("vocabulary", [LETTERS, 50_000])
+def test_ngrams_agree_with_counting_in_a_list(vocabulary: int) -> None:
+    """In a large vocabulary too, where the number of possible contexts fits into no integer."""
+    counted = (COUNTED * (vocabulary // LETTERS)).tolist()
+    predicted = (np.random.default_rng(8).integers(0, LETTERS, 25) * (vocabulary // LETTERS)).tolist()
+    text = [*counted, *predicted]
+    for order, found in enumerate(ngrams.probabilities(counted, predicted, vocabulary, 5), start=1):
+        for place, chance in enumerate(found, start=len(counted)):
             context = tuple(text[place - order + 1 : place])
-            assert chance == pytest.approx(_witten_bell(COUNTED.tolist(), context, text[place]))
+            assert chance == pytest.approx(_witten_bell(counted, context, text[place], vocabulary))
 
 
 def test_a_text_that_repeats_itself_is_predicted_by_its_past(tmp_path: Path) -> None:
@@ -260,6 +263,13 @@ def test_a_text_that_repeats_itself_is_predicted_by_its_past(tmp_path: Path) -> 
 def windows() -> tuple[torch.Tensor, torch.Tensor]:
     ids = torch.randint(TINY.vocab_size, (6, TINY.block_size + 1), generator=torch.Generator().manual_seed(1))
     return ids[:, :-1], ids[:, 1:]
+
+
+def test_what_is_judged_comes_after_what_may_be_replaced(windows: tuple[torch.Tensor, torch.Tensor]) -> None:
+    model, (inputs, targets) = random_model(), windows
+    with torch.no_grad():
+        chances = model(inputs).log_softmax(-1).gather(2, targets[..., None])[..., 0]  # (B,T)
+    torch.testing.assert_close(swaps.late_losses(model, inputs, targets), -chances[:, 12:].mean(1))
 
 
 def test_promised_rises_are_derivatives(windows: tuple[torch.Tensor, torch.Tensor]) -> None:
