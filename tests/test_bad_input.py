@@ -54,7 +54,7 @@ from minigpt.training.config import RunConfig
         ("train --preset tinny", ("unknown preset 'tinny'", "did you mean 'tiny'?", "nanogpt-cpu")),
         ("train --optimizer adamv", ("unknown optimizer 'adamv'", "adamw")),
         ("train --schedule cosin", ("unknown schedule 'cosin'", "cosine")),
-        ("train --norm batchnorm", ("unknown norm 'batchnorm'", "rmsnorm")),
+        ("train --norm groupnorm", ("unknown norm 'groupnorm'", "rmsnorm")),
         ("train --position alibi", ("unknown position 'alibi'", "rope")),
         ("train --dtype float8", ("unknown dtype 'float8'", "bfloat16")),
         ("train --compile maybe", ("unknown compile 'maybe'", "auto, on, off")),

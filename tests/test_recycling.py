@@ -98,8 +98,8 @@ def test_a_stop_between_recycling_and_update(
         flag[:] = [self]
         check(self)
 
-    def stopped_after(run, step, between):  # type: ignore[no-untyped-def]
-        event = recycle_neurons(run, step, between)
+    def stopped_after(run, spec, step, between):  # type: ignore[no-untyped-def]
+        event = recycle_neurons(run, spec, step, between)
         flag[0].signal_number = signal.SIGTERM
         return event
 

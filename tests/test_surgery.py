@@ -103,6 +103,22 @@ def test_the_chosen_are_those_meant() -> None:
     assert not any(mask.any() for mask in choose(parse_choice("none"), model, None, 1, 0))
 
 
+def test_random_living_ones_are_as_many_as_are_dead() -> None:
+    """The control of recycling the dead: another set of equal size, drawn anew for each step and layer."""
+    model = planted()
+    _, statistics = watched(model)
+    dead = choose(parse_choice("dead"), model, statistics, 1, 0)
+    drawn = [choose(parse_choice("random:dead"), model, statistics, 1, step) for step in range(8)]
+    for masks in drawn:
+        for mask, silent in zip(masks, dead, strict=True):
+            assert int(mask.sum()) == int(silent.sum())
+            assert not (mask & silent).any()
+    assert all(map(torch.equal, drawn[0], choose(parse_choice("random:dead"), model, statistics, 1, 0)))
+    assert len({tuple(masks[0].tolist()) for masks in drawn}) > 1
+    mostly_dead = [replace(counted, fired=(torch.arange(len(counted.fired)) < 3).long()) for counted in statistics]
+    assert [int(mask.sum()) for mask in choose(parse_choice("random:dead"), model, mostly_dead, 1, 0)] == [3, 3]
+
+
 def test_more_than_a_layer_has_is_refused() -> None:
     """By the narrowest layer."""
     check_choice(parse_choice("random:12"), CONFIG.layer_widths)

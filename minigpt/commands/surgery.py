@@ -23,7 +23,7 @@ def add_flags(parser: Parser) -> None:
     """The run, what to do to its neurons, and on what evidence."""
     parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
     parser.add_argument(
-        "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025 or random:8 [none]"
+        "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025, random:8 or random:dead [none]"
     )
     parser.add_argument(
         "--prune",

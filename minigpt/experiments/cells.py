@@ -45,8 +45,8 @@ class Cell:
 
 
 def cell_id(identity: dict[str, str]) -> str:
-    """The name of the cell whose configuration, text and code have these hashes."""
-    parts = [identity[part] for part in ("config", "data", "code")]
+    """The name of the cell whose configuration, text, code and, if it has one, parent have these hashes."""
+    parts = [identity[part] for part in ("config", "data", "code", "parent") if part in identity or part != "parent"]
     return storage.sha256_bytes("/".join(parts).encode())[:_ID_CHARACTERS]
 
 
@@ -89,17 +89,22 @@ def share_done(cell: Cell) -> float:
 
 def stale_cells(cells: list[Cell], cells_dir: Path) -> list[dict[str, Any]]:
     """Trainings of the same configurations on the same text that another version of the code finished."""
-    wanted = {(cell.identity["config"], cell.identity["data"]): cell for cell in cells}
+    wanted = {_besides_code(cell.identity): cell for cell in cells}
     found = []
     for path in sorted(cells_dir.glob(f"*/{run_directory.SUMMARY}")):
         try:
             identity = run_directory.read_summary(path.parent)["identity"]
-            cell = wanted.get((identity["config"], identity["data"]))
+            cell = wanted.get(_besides_code(identity))
         except (MinigptError, KeyError, TypeError):
             continue
         if cell is not None and cell.id != path.parent.name and cell_id(identity) == path.parent.name:
             found.append({"id": path.parent.name, "arm": cell.arm, "seed": cell.config.seed, "code": identity["code"]})
     return found
+
+
+def _besides_code(identity: dict[str, str]) -> tuple[str, str, str | None]:
+    """What a training is of, whichever version of the code it was made with."""
+    return identity["config"], identity["data"], identity.get("parent")
 
 
 def train_cell(cell: Cell) -> None:

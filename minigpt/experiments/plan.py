@@ -19,6 +19,7 @@ from minigpt.model import GPT, Block
 from minigpt.training import run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.identity import code_hash
+from minigpt.training.inheritance import parent_identity
 from minigpt.training.run import model_config
 
 # Seeds that choose a rate must not be seeds that judge it.
@@ -168,6 +169,7 @@ def _with_rate(config: RunConfig, rate: float | None) -> RunConfig:
 
 def _cell(question: Question, arm: ResolvedArm, config: RunConfig, purpose: str, data: str) -> Cell:
     identity = {"config": run_directory.config_hash(config), "data": data, "code": code_hash()}
+    identity |= parent_identity(config)
     return Cell(arm.name, purpose, config, identity, Path(question.options.cells_dir))
 
 

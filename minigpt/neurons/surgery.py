@@ -30,6 +30,7 @@ from minigpt.model import GPT, Block, GPTConfig, incoming_std
 from minigpt.neurons.probe import LayerStatistics
 
 KINDS = ("none", "dead", "dormant", "random")
+SPECS = "none, dead, dormant:0.025, random:8, random:dead"
 
 
 def mlp_blocks(model: GPT) -> list[Block]:
@@ -42,7 +43,10 @@ def mlp_blocks(model: GPT) -> list[Block]:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which neurons of a layer are meant, and by what amount: τ of `dormant`, K of `random`."""
+    """Which neurons of a layer are meant, and by what amount: τ of `dormant`, K of `random`.
+
+    `living` are random ones that fire, as many as are dead: what `random:dead` asks for.
+    """
 
     kind: str
     amount: float = 0.0
@@ -50,11 +54,11 @@ class Choice:
     @property
     def needs_probing(self) -> bool:
         """Whether it depends on what the neurons do."""
-        return self.kind in ("dead", "dormant")
+        return self.kind in ("dead", "dormant", "living")
 
 
 def parse_choice(spec: str) -> Choice:
-    """Read `none`, `dead`, `dormant:τ` or `random:K`.
+    """Read `none`, `dead`, `dormant:τ`, `random:K` or `random:dead`.
 
     Raises:
         UsageError: anything else.
@@ -62,15 +66,18 @@ def parse_choice(spec: str) -> Choice:
     kind, colon, text = spec.partition(":")
     if kind not in KINDS:
         hint = did_you_mean(kind, KINDS) or ";"
-        raise UsageError(f"unknown neurons {spec!r:.100}{hint} allowed: none, dead, dormant:0.025, random:8")
+        raise UsageError(f"unknown neurons {spec!r:.100}{hint} allowed: {SPECS}")
     if kind in ("none", "dead"):
         if colon:
             raise UsageError(f"{kind} takes no argument; got {spec!r:.100}; leave it out")
         return Choice(kind)
     if kind == "dormant":
         return Choice(kind, _threshold(text))
+    if text == "dead":
+        return Choice("living")
     if not re.fullmatch(r"0*[1-9][0-9]{0,8}", text):
-        raise UsageError(f"random needs a number of neurons of each layer; got {spec!r:.100}; write random:8")
+        allowed = "write random:8, or random:dead for as many as are dead"
+        raise UsageError(f"random needs a number of neurons of each layer; got {spec!r:.100}; {allowed}")
     return Choice(kind, int(text))
 
 
@@ -96,18 +103,22 @@ def check_choice(choice: Choice, widths: Sequence[int]) -> None:
 def choose(
     choice: Choice, model: GPT, statistics: Sequence[LayerStatistics] | None, seed: int, step: int
 ) -> list[Tensor]:
-    """Return the mask (F,) of the chosen neurons of each layer; `statistics` may be None unless it needs probing."""
-    if choice.needs_probing:
-        assert statistics is not None
-        return [_judge(choice, counted) for counted in statistics]
+    """Return the mask (F,) of the chosen neurons of each layer; `statistics` may be None unless it needs probing.
+
+    Where more are dead than alive, `living` are all that are alive.
+    """
+    assert statistics is not None or not choice.needs_probing
+    if choice.kind in ("dead", "dormant"):
+        return [_judge(choice, counted) for counted in statistics or ()]
     masks = []
     for layer, block in enumerate(mlp_blocks(model)):
         mask = torch.zeros(block.mlp.d_ff, dtype=torch.bool)
-        if choice.kind == "random":
-            order = torch.randperm(
-                block.mlp.d_ff, generator=randomness.generator(seed, f"recycle/choose/{layer}", step)
-            )
-            mask[order[: int(choice.amount)]] = True
+        order = torch.randperm(block.mlp.d_ff, generator=randomness.generator(seed, f"recycle/choose/{layer}", step))
+        wanted = int(choice.amount)
+        if choice.kind == "living" and statistics is not None:
+            dead = statistics[layer].fired == 0
+            order, wanted = order[~dead[order]], int(dead.sum())
+        mask[order[:wanted]] = True
         masks.append(mask)
     return masks
 

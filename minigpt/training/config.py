@@ -101,6 +101,10 @@ class RunConfig:
         "auto", "model", "softmax, in one of two forms, or the mean of all so far", choices=ATTENTIONS
     )
 
+    init_from: str | None = flag(None, "start", "run whose newest weights to start from; default: random weights")
+    init_moments: bool = flag(False, "start", "take over that run's optimizer state too")
+    init_surgery: str = flag("none", "start", "which of its neurons get new weights first; as --recycle")
+
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
     batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1, below=1 << 20)
     grad_accumulation: int = flag(1, "training", "forward passes in one step", at_least=1, below=1 << 20)
@@ -115,7 +119,7 @@ class RunConfig:
     beta2: float = flag(0.99, "training", "second-moment decay", at_least=0, below=1)
     grad_clip: float = flag(1.0, "training", "largest gradient norm; 0: no clipping", at_least=0)
     l1: float = flag(0.0, "training", "weight of the mean |h| of all neurons in the loss", at_least=0)
-    recycle: str = flag("none", "training", "which neurons get new weights: none, dead, dormant:0.025, random:8")
+    recycle: str = flag("none", "training", "which neurons get new weights: none, dead, dormant:0.025, random:8|dead")
     recycle_every: int = flag(0, "training", "steps between recyclings; 0: never", at_least=0)
     patience: int = flag(0, "training", "stop after so many evaluations without improvement; 0: never", at_least=0)
     min_delta: float = flag(0.0, "training", "improvement, in nats, that patience counts", at_least=0)
@@ -164,6 +168,9 @@ def check(config: RunConfig) -> None:
         raise UsageError(f"init-bias {config.init_bias:g} needs biases; bias is off; switch it on")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
+    if config.init_from is None and (config.init_moments or config.init_surgery != "none"):
+        wanted = "init-moments" if config.init_moments else f"init-surgery {config.init_surgery}"
+        raise UsageError(f"{wanted} needs a run to start from; got none; add --init-from RUN")
     if (config.recycle == "none") is not (config.recycle_every == 0):
         got = f"recycle {config.recycle} and recycle-every {config.recycle_every}"
         raise UsageError(f"recycling needs both what and how often; got {got}; give both or neither")

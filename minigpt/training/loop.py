@@ -30,6 +30,7 @@ from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.identity import code_hash, prepare_text
+from minigpt.training.inheritance import inherit, load_parent
 from minigpt.training.interrupts import StopFlag, stop_on_signals
 from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import (
@@ -57,7 +58,8 @@ def train(
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
     """
     config = runtime.resolve(config)
-    check_choice(parse_choice(config.recycle), model_config(config, vocab_size=1).layer_widths)
+    for spec in (config.recycle, config.init_surgery):
+        check_choice(parse_choice(spec), model_config(config, vocab_size=1).layer_widths)
     run_directory.refuse_occupied(directory, resume, overwrite)
     if config.tensorboard:
         tensorboard.check_installed()
@@ -65,18 +67,21 @@ def train(
     store = prepare_text(config)
     with _memory_advice(config):
         model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
+    begun = resume and bool(checkpoints.committed_steps(directory))
+    parent = None if begun else load_parent(config, directory, store, model)
     _check_space(directory, model)
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     config = runtime.resolve_compile(config, model.flops_per_token() * tokens_per_step)
     with _memory_advice(config), storage.lock_directory(directory), stop_on_signals() as stop:
         run = assemble(config, directory, store, model)
         progress = restore(run) if resume else None
+        events = inherit(run, parent, stop.check) if parent and progress is None else []
         if overwrite:
             run_directory.clear(directory)
         write_description(run)
         if progress is None:
             progress = Progress()
-            storage.write_bytes(run.metrics, b"")
+            storage.write_bytes(run.metrics, b"".join(f"{storage.to_json(event)}\n".encode() for event in events))
         return _train_to_the_end(run, progress, stop, quiet)
 
 
@@ -123,7 +128,7 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
         if at_end:
             return
         if _recycling_is_due(config, progress):
-            storage.append_json_line(run.metrics, recycle_neurons(run, progress.step, stop.check))
+            storage.append_json_line(run.metrics, recycle_neurons(run, config.recycle, progress.step, stop.check))
             progress.recycled_step = progress.step
         step_begun = time.perf_counter()
         logged = is_due(config.log_every, progress.step + 1, config.steps)

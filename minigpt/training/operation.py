@@ -46,7 +46,7 @@ from minigpt.training.evaluation import Evaluation, batch_size, evaluate
 from minigpt.training.inference import OpenedRun, open_text
 from minigpt.training.optimizers import build_optimizers, load_state_tensors, state_tensors
 from minigpt.training.recycling import recycling_event
-from minigpt.training.run import Progress, Run, assemble, log_up_to, write_description
+from minigpt.training.run import Progress, Run, assemble, keep_parent, log_up_to, write_description
 
 PRUNINGS = ("none", "dead", "certified")
 # What reordering the sums of a float32 forward pass may change, relative to the largest logit.
@@ -211,6 +211,7 @@ def _transplant(run: OpenedRun, out: Path, store: TokenStore, model: GPT, remove
     """Build the run of the operated model around it: its optimizers and life table are cut as it was."""
     stored = run_directory.read_config(run.directory)
     operated = assemble(replace(stored, d_ff=model.config.d_ff), out, store, model)
+    keep_parent(operated, run.checkpoint)
     optimizers = build_optimizers(run.model, stored)
     checkpoints.load_optimizers(run.checkpoint, run.model, optimizers)
     moments = without_neurons(state_tensors(run.model, optimizers), run.model, removed)

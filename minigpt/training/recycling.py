@@ -1,4 +1,4 @@
-"""Recycling while training (`--recycle-every`): neurons that do nothing get new weights, and the run says which.
+"""Recycling while training (`--recycle-every`) or before it (`--init-surgery`): some neurons get new weights.
 
 Which ones is judged on training text alone, so that nothing of the validation part reaches the weights, and on windows
 drawn for this step: a pure function of weights, configuration and step. How it is done stands in `neurons/surgery.py`.
@@ -21,17 +21,20 @@ from minigpt.training.run import Run
 from minigpt.training.runtime import autocast
 
 
-def recycle_neurons(run: Run, step: int, between_batches: Callable[[], None]) -> Event:
-    """Recycle what the configuration names and return the record of it.
+def recycle_neurons(
+    run: Run, spec: str, step: int, between_batches: Callable[[], None], tokens: int | None = None
+) -> Event:
+    """Recycle the neurons that `spec` names and return the record of it; judged on `tokens`, or `TRUSTED_TOKENS`.
 
     `between_batches` may raise to stop early; nothing has changed then.
     """
-    choice = parse_choice(run.config.recycle)
-    statistics = _probe(run, step, between_batches) if choice.needs_probing else None
+    choice = parse_choice(spec)
+    judged_on = TRUSTED_TOKENS if tokens is None else tokens
+    statistics = _probe(run, step, judged_on, between_batches) if choice.needs_probing else None
     chosen = choose(choice, run.model, statistics, run.config.seed, step)
     recycle(run.model, run.optimizers, chosen, run.config.seed, step)
     run.life.begin_anew(chosen)
-    return recycling_event(run.config.recycle, step, chosen)
+    return recycling_event(spec, step, chosen)
 
 
 def recycling_event(spec: str, step: int, chosen: list[Tensor]) -> Event:
@@ -47,10 +50,10 @@ def recycling_event(spec: str, step: int, chosen: list[Tensor]) -> Event:
 
 
 @torch.no_grad()
-def _probe(run: Run, step: int, between_batches: Callable[[], None]) -> list[LayerStatistics]:
-    """What the neurons do on `TRUSTED_TOKENS` tokens of training text."""
+def _probe(run: Run, step: int, tokens: int, between_batches: Callable[[], None]) -> list[LayerStatistics]:
+    """What the neurons do on so many tokens of training text."""
     config, ids = run.config, run.training_ids
-    windows = -(-TRUSTED_TOKENS // config.block_size)
+    windows = -(-tokens // config.block_size)
     starts = window_starts(config.seed, step, windows, len(ids), config.block_size, purpose="recycle/windows")
     was_training = run.model.training
     run.model.eval()

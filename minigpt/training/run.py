@@ -72,6 +72,11 @@ def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
     return GPTConfig(vocab_size=vocab_size, **shared)
 
 
+def vocabulary_hash(store: TokenStore) -> str:
+    """SHA-256 of the tokenizer as a run keeps it."""
+    return storage.sha256_bytes(storage.json_document(store.tokenizer.to_json()))
+
+
 def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) -> Run:
     """Build what trains the model and name what it must be resumed with; nothing is written."""
     environment = {
@@ -83,7 +88,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT) 
     identity = {
         "config": run_directory.config_hash(config),
         "data": store.sha256,
-        "tokenizer": storage.sha256_bytes(storage.json_document(store.tokenizer.to_json())),
+        "tokenizer": vocabulary_hash(store),
     }
     forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
     optimizers = build_optimizers(model, config)
@@ -110,6 +115,7 @@ def restore(run: Run) -> Progress | None:
         print_notice(f"nothing to resume in {run.directory}; starting at step 0")
         return None
     _check_identity(run, checkpoint)
+    keep_parent(run, checkpoint)
     checkpoints.load_model(checkpoint, run.model)
     checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
     checkpoints.load_life(checkpoint, run.life)
@@ -123,6 +129,12 @@ def restore(run: Run) -> Progress | None:
         raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
     storage.write_bytes(run.metrics, log_up_to(run.metrics, log_length))
     return progress
+
+
+def keep_parent(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
+    """Go on naming the weights that a run began with, if they were not random."""
+    if "parent" in checkpoint.identity:
+        run.identity["parent"] = checkpoint.identity["parent"]
 
 
 def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:

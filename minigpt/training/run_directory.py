@@ -97,8 +97,13 @@ def config_json(config: RunConfig) -> dict[str, Any]:
 
 
 def config_hash(config: RunConfig) -> str:
-    """SHA-256 of whatever in a configuration shapes what is learned; a preset only names where values came from."""
-    shaping = {n: value for n, value in config_json(config).items() if n not in FREE_ON_RESUME and n != "preset"}
+    """SHA-256 of whatever in a configuration shapes what is learned.
+
+    A preset only names where values came from, and `init_from` a place: the weights found there have a hash of their
+    own beside this one.
+    """
+    shapeless = FREE_ON_RESUME | {"preset", "init_from"}
+    shaping = {name: value for name, value in config_json(config).items() if name not in shapeless}
     return storage.sha256_bytes(storage.to_json(shaping).encode())
 
 

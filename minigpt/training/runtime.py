@@ -44,7 +44,8 @@ def resolve(config: RunConfig) -> RunConfig:
         UsageError: a value is not allowed, or this machine lacks what it needs.
     """
     check(config)
-    parse_choice(config.recycle)
+    for spec in (config.recycle, config.init_surgery):
+        parse_choice(spec)
     device = resolve_device(config.device)
     if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
         raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
