@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
-from minigpt.commands import ablate, bench, catalogue, inspect, neurons, sample, surgery, train
+from minigpt.commands import ablate, bench, catalogue, claims, inspect, neurons, sample, surgery, train
 from minigpt.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -51,6 +51,7 @@ COMMANDS = {
         "check the installation, and the instrument on known answers", neurons.add_doctor_flags, neurons.run_doctor
     ),
     "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
+    "claims": Command("judge the claims of an article on ReLU in GPTs", claims.add_flags, claims.run),
     "bench": Command(
         "how fast it is here, against what the machine can do and other programs", bench.add_flags, bench.run
     ),

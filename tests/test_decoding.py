@@ -58,6 +58,8 @@ MODELS: dict[str, dict[str, object]] = {
     "no bias": {"bias": False},
     "no residual": {"residual": False},
     "untied": {"tie_embeddings": False},
+    "averages": {"attention": "mean"},
+    "batchnorm": {"norm": "batchnorm"},
     "by layer": {"activation": "0=softmax,1=swiglu", "d_ff": "0=24,1=40"},
     "dropout": {"dropout": 0.5},
 }

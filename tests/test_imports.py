@@ -27,7 +27,7 @@ TIERS = (
     {"minigpt.sampling"},
     {"minigpt.training"},
     {"minigpt.experiments"},
-    {"minigpt.benchmarks"},
+    {"minigpt.benchmarks", "minigpt.claims"},
     {"minigpt.commands"},
     {"minigpt.cli"},
     {"minigpt.__main__"},

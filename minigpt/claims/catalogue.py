@@ -1,0 +1,38 @@
+"""All rows of the ledger, in their order. Their words and their rules were fixed before the first run.
+
+Sections of the article: I opening table, W "What is the ReLU Function", D "Hidden Dangers", A "Exploring Activation
+Functions", N "Non-Linear Functions", G "Gradient Descent", B "Backpropagation", M "Misconceptions"; a number is a row.
+"""
+
+from __future__ import annotations
+
+from minigpt.claims.claim import Claim
+from minigpt.claims.rows import (
+    activations,
+    death,
+    gradients,
+    language,
+    overfitting,
+    practice,
+    selection,
+    unmeasured,
+)
+
+SOURCE = "ReLU Function: AI (Brace For These Hidden GPT Dangers)"
+
+CLAIMS: dict[str, Claim] = {
+    claim.id: claim
+    for claim in sorted(
+        (
+            *death.CLAIMS,
+            *activations.CLAIMS,
+            *gradients.CLAIMS,
+            *practice.CLAIMS,
+            *overfitting.CLAIMS,
+            *selection.CLAIMS,
+            *language.CLAIMS,
+            *unmeasured.CLAIMS,
+        ),
+        key=lambda claim: claim.number,
+    )
+}

@@ -1,0 +1,123 @@
+"""What a claim is: the article's words, and everything that decides about them, fixed before anything is trained.
+
+Plain data. An effect is one number for each seed, positive in the direction that the claim says; the seed is the unit.
+A condition is an effect and the least of it that matters. The rule is the same for all:
+
+    SUPPORTED     the mean effect is at least the margin, and differs from zero (paired t test, adjusted for the family)
+    REFUTED       the 90 % interval lies below the margin: every effect that would matter is excluded
+    INCONCLUSIVE  neither
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from minigpt.claims.evidence import Evidence
+
+Verdict = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE"]
+Tag = Literal["measurable", "when provoked", "proxy", "not measurable"]
+Effect = Callable[[Evidence, int], float]
+Settings = Mapping[str, Any]
+
+# The smallest difference of a loss that matters, in nats per token: about 1 % perplexity.
+DELTA = 0.010
+PRIMARY, EXPLORATORY = "primary", "exploratory"
+_LAST_PRIMARY = 16
+MOST_QUOTED_WORDS = 12
+
+
+@dataclass(frozen=True)
+class Times:
+    """A multiple of what the base has, for settings that must follow its scale."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting: flags over the ledger's base.
+
+    start: the arm whose trained cell of the same seed this one continues from; empty for fresh weights.
+    """
+
+    settings: Settings = field(default_factory=dict)
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One thing that must hold, as an effect for each seed; `unit` is nats, share, ratio, or another word."""
+
+    name: str
+    unit: str
+    margin: float
+    effect: Effect
+
+
+@dataclass(frozen=True)
+class Series:
+    """A picture: lines of points, each with a value for each seed. `points` gives line -> (arm, x) to draw."""
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, tuple[tuple[str, float], ...]]
+    value: Callable[[Evidence, str, int], float]
+    log_x: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Further figures on a claim's page: a value for each arm and column, averaged over seeds."""
+
+    title: str
+    columns: Mapping[str, Callable[[Evidence, str, int], float]]
+    arms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of the ledger.
+
+    quote: the article's words, at most twelve; where: section and row, see `catalogue.py`.
+    statement: the claim as this project can judge it, one sentence that may turn out true or false.
+    meaning: what is measured, and when the statement would be true, in plain words.
+    rule: whether all conditions must hold, or any one is enough.
+    forecast, expected: written before the first run; None where no verdict was forecast.
+    measurements: what is measured on trained cells: arm -> names in `measurements/`.
+    obstacle: why a small GPT cannot measure it, or why it has not been built.
+    """
+
+    id: str
+    where: str
+    quote: str
+    statement: str
+    meaning: str
+    tag: Tag
+    forecast: str
+    expected: Verdict | None = None
+    arms: Mapping[str, Arm] = field(default_factory=dict)
+    measurements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    conditions: tuple[Condition, ...] = ()
+    rule: Literal["all", "any"] = "all"
+    seeds: int = 8
+    series: tuple[Series, ...] = ()
+    tables: tuple[Table, ...] = ()
+    obstacle: str = ""
+
+    @property
+    def number(self) -> int:
+        """Its place in the ledger."""
+        return int(self.id.removeprefix("C"))
+
+    @property
+    def family(self) -> str:
+        """The family whose p-values are adjusted together."""
+        return PRIMARY if self.number <= _LAST_PRIMARY else EXPLORATORY
+
+    @property
+    def can_run(self) -> bool:
+        """Whether there is anything to measure."""
+        return bool(self.conditions)

@@ -1,0 +1,69 @@
+"""Effects that many claims share: one number for each seed, positive in the direction that the claim says."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from minigpt.claims.claim import DELTA, Arm, Effect, Times
+from minigpt.claims.evidence import Evidence
+
+# The best rate of each activation as a multiple of the base's, which is ReLU's (docs/claims.md says how it was found).
+RATES: Mapping[str, float] = {}
+
+
+def activation(spec: str, **settings: object) -> Arm:
+    """An arm with another activation, at its own rate."""
+    rate = {"lr": Times(RATES[spec])} if RATES.get(spec, 1.0) != 1.0 and "lr" not in settings else {}
+    return Arm({"activation": spec, **rate, **settings})
+
+
+def loss(evidence: Evidence, arm: str, seed: int) -> float:
+    """Final validation loss, as tables and series take it."""
+    return evidence.loss(arm, seed)
+
+
+def measured(measurement: str, key: str) -> Callable[[Evidence, str, int], float]:
+    """A measured figure of whichever arm, for tables and series."""
+    return lambda evidence, arm, seed: evidence.figure(arm, seed, measurement, key)
+
+
+def health(key: str) -> Callable[[Evidence, str, int], float]:
+    """A share of neurons on validation text at the end of training, for tables and series."""
+    return lambda evidence, arm, seed: evidence.health(arm, seed, key)
+
+
+def worse(arm: str, reference: str) -> Effect:
+    """How much more loss an arm has than its reference, in nats."""
+    return lambda evidence, seed: evidence.loss(arm, seed) - evidence.loss(reference, seed)
+
+
+def not_worse(arm: str, reference: str, allowed: float = DELTA) -> Effect:
+    """How far an arm stays below what it may lose on its reference, in nats: non-inferiority, with a margin of 0."""
+    return lambda evidence, seed: allowed - (evidence.loss(arm, seed) - evidence.loss(reference, seed))
+
+
+def figure(arm: str, measurement: str, key: str, minus: float = 0.0) -> Effect:
+    """A measured figure, less what would not yet count."""
+    return lambda evidence, seed: evidence.figure(arm, seed, measurement, key) - minus
+
+
+def slope(points: Sequence[tuple[float, float]]) -> float:
+    """Slope of y over x by least squares; NaN with fewer than two finite points."""
+    known = [(x, y) for x, y in points if math.isfinite(y)]
+    if len(known) < 2:
+        return math.nan
+    xs, ys = zip(*known, strict=True)
+    return float(np.polyfit(xs, ys, deg=1)[0])
+
+
+def chosen_elsewhere(evidence: Evidence, candidates: Sequence[str], seed: int, best: bool = True) -> str:
+    """The candidate with the smallest (or largest) mean loss on the other seeds: chosen on others, so judged fairly.
+
+    A candidate that diverged on any of them has an infinite mean.
+    """
+    others = sorted({other for _, other in evidence.results} - {seed}) or [seed]
+    means = {arm: math.fsum(evidence.loss(arm, other) for other in others) / len(others) for arm in candidates}
+    return (min if best else max)(candidates, key=lambda arm: means[arm])

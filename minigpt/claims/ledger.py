@@ -1,0 +1,179 @@
+"""The ledger on disk: `ledger.json`, derived anew from cells and measurements whenever it is asked for.
+
+An entry whose cells are of another version of the code, another text or another scale is kept and marked as stale; it
+is shown, but belongs to no family and is mixed with nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from minigpt import storage
+from minigpt.claims import judgement
+from minigpt.claims.arms import Planner
+from minigpt.claims.catalogue import CLAIMS
+from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
+from minigpt.claims.evidence import Evidence
+from minigpt.claims.measurement import read
+from minigpt.claims.options import LedgerOptions, Scale
+from minigpt.errors import CheckpointError, MinigptError, UsageError
+from minigpt.experiments.cells import Cell, read_result
+from minigpt.experiments.question import train_command, written
+from minigpt.training.identity import code_hash
+
+LEDGER_FILE = "ledger.json"
+FORMAT = 1
+Record = dict[str, Any]
+Cells = Mapping[tuple[str, int], Cell | None]
+
+
+def read_ledger(directory: Path) -> Record:
+    """Read `ledger.json`.
+
+    Raises:
+        CheckpointError: there is none, it was altered, or another version wrote it.
+    """
+    path = directory / LEDGER_FILE
+    if not path.is_file():
+        raise CheckpointError(f"no ledger at {directory}; it has no {LEDGER_FILE}; run a claim: minigpt claims run C5")
+    ledger = storage.read_json(path, CheckpointError)
+    if not isinstance(ledger, dict) or ledger.get("format") != FORMAT or ledger.pop("sha256", None) != _seal(ledger):
+        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims report`")
+    return ledger
+
+
+def scale_of(ledger: Record) -> Scale:
+    """The scale at which a ledger was run."""
+    return Scale(dict(ledger["scale"]["asked"]), LedgerOptions(**ledger["scale"]["options"]))
+
+
+def write_ledger(directory: Path, planner: Planner) -> Record:
+    """Judge every claim by what is on disk now, write `ledger.json` and return its content."""
+    earlier = _earlier_entries(directory)
+    entries = [_entry(claim, planner, directory, earlier.get(claim.id)) for claim in CLAIMS.values()]
+    sizes = {
+        family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)
+    }
+    scale = planner.scale
+    ledger = {
+        "format": FORMAT,
+        "scale": {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base},
+        "code": code_hash(),
+        "family_sizes": sizes,
+        "claims": judgement.with_verdicts(entries, sizes),
+    }
+    storage.make_directory(directory)
+    storage.write_json(directory / LEDGER_FILE, {**ledger, "sha256": _seal(ledger)})
+    return ledger
+
+
+def find_claim(claim: str) -> Claim:
+    """The claim of this id; raises `UsageError` for an unknown one."""
+    known = claim.upper()
+    if known not in CLAIMS:
+        raise UsageError(f"unknown claim {claim!r}; known: C1 to C{len(CLAIMS)}; `minigpt claims list` shows them")
+    return CLAIMS[known]
+
+
+def _entry(claim: Claim, planner: Planner, directory: Path, earlier: Record | None) -> Record:
+    """A claim judged on the seeds that are complete, or what an earlier ledger says of it, or that it was not run."""
+    if not claim.can_run:
+        return judgement.describe(claim)
+    cells = planner.cells(claim)
+    measured = {
+        (arm, seed, name): read(directory, cell.id, name)
+        for (arm, seed), cell in cells.items()
+        for name in claim.measurements.get(arm, ())
+        if cell is not None
+    }
+    results = {key: read_result(cell.directory) for key, cell in cells.items() if cell is not None}
+    seeds = _complete_seeds(claim, planner.scale.seeds(claim.seeds), results, measured)
+    if not seeds:
+        stale = earlier is not None and earlier["status"] in ("judged", "stale")
+        return {**earlier, "status": "stale"} if stale and earlier else judgement.describe(claim)
+    done = {key: result for key, result in results.items() if result is not None and key[1] in seeds}
+    figures = {key: found["figures"] for key, found in measured.items() if found is not None and key[1] in seeds}
+    entry = judgement.judged(claim, Evidence(done, figures), seeds)
+    return {
+        **entry,
+        "seeds_declared": len(planner.scale.seeds(claim.seeds)),
+        "arms": [_arm(claim, arm, seeds, cells, done) for arm in claim.arms],
+        "cost": _cost(cells, seeds, done, [found for found in measured.values() if found is not None]),
+        "command": _command(claim, planner.scale),
+        "provenance": _provenance(done),
+    }
+
+
+def _complete_seeds(
+    claim: Claim,
+    seeds: Sequence[int],
+    results: Mapping[tuple[str, int], Record | None],
+    measured: Mapping[tuple[str, int, str], Record | None],
+) -> list[int]:
+    """The seeds for which all arms are trained and measured."""
+    return [
+        seed
+        for seed in seeds
+        if all(results.get((arm, seed)) is not None for arm in claim.arms)
+        and all(measured.get((arm, seed, name)) for arm, names in claim.measurements.items() for name in names)
+    ]
+
+
+def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mapping[tuple[str, int], Record]) -> Record:
+    results = [done[arm, seed] for seed in seeds]
+    losses = [r["val"]["loss"] if r["status"] == "finished" else None for r in results]
+    first = cells[arm, seeds[0]]
+    assert first is not None
+    settings = {name: getattr(first.config, name) for name in claim.arms[arm].settings}
+    return {
+        "name": arm,
+        "settings": ", ".join(f"--{name.replace('_', '-')} {written(value)}" for name, value in settings.items()),
+        "start": claim.arms[arm].start or None,
+        "losses": losses,
+        "dead": [r["val"]["dead_fraction"] if r["status"] == "finished" else None for r in results],
+        "diverged": losses.count(None),
+        "cells": [cell.id for seed in seeds if (cell := cells[arm, seed]) is not None],
+        "command": train_command(first.config),
+    }
+
+
+def _cost(
+    cells: Cells, seeds: Sequence[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
+) -> Record:
+    """Core-seconds of the cells, those that other claims share included, and of what was measured on them."""
+    by_id = {
+        cell.id: done[key]["seconds"] * cell.config.threads
+        for key, cell in cells.items()
+        if cell is not None and key[1] in seeds
+    }
+    measuring = {(record["cell"], record["measurement"]): record["seconds"] for record in measured}
+    return {"cells": len(by_id), "training": sum(by_id.values()), "measuring": sum(measuring.values())}
+
+
+def _provenance(done: Mapping[tuple[str, int], Record]) -> Record:
+    """On what the cells were trained, and by which commit; several if several."""
+    environments = [result["environment"] for result in done.values()]
+    return {
+        name: sorted({str(environment[name]) for environment in environments})
+        for name in ("commit", "torch", "processor", "accelerator")
+    }
+
+
+def _command(claim: Claim, scale: Scale) -> str:
+    words = ["python -m minigpt claims run", claim.id]
+    words += [f"--{name.replace('_', '-')} {written(value)}" for name, value in scale.asked.items()]
+    return " ".join([*words, *([f"--seeds {scale.options.seeds}"] if scale.options.seeds else [])])
+
+
+def _earlier_entries(directory: Path) -> dict[str, Record]:
+    try:
+        return {entry["id"]: entry for entry in read_ledger(directory)["claims"]}
+    except MinigptError:
+        return {}
+
+
+def _seal(ledger: Record) -> str:
+    return storage.sha256_bytes(storage.to_json(ledger).encode())

@@ -1,0 +1,1 @@
+"""What is measured on trained cells, by subject; importing a file registers what it measures."""

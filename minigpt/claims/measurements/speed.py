@@ -1,0 +1,53 @@
+"""How long a training step takes with each activation, measured side by side."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from minigpt.claims.measurement import Figures, measurement
+from minigpt.model import GPT
+from minigpt.text.store import TokenStore
+from minigpt.training.config import RunConfig
+from minigpt.training.inference import OpenedRun
+from minigpt.training.optimizers import build_optimizers
+from minigpt.training.run import model_config
+from minigpt.training.step import take_step
+
+ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "reglu", "geglu", "swiglu")
+ROUNDS = 12
+STEPS = 4
+
+
+@measurement("speed", alone=True)
+def speed(run: OpenedRun, store: TokenStore) -> Figures:
+    """Milliseconds a step of each activation at equal parameters, and the share that it takes longer than ReLU.
+
+    Rounds of a few steps, every activation in each, so that whatever slows the machine slows all; ratios are medians
+    over rounds. Untrained models: what a step costs does not depend on the weights.
+    """
+    configs = {spec: replace(run.config, activation=spec, seed=run.config.seed) for spec in ACTIVATIONS}
+    steps = {spec: _stepper(config, store) for spec, config in configs.items()}
+    times: dict[str, list[float]] = {spec: [] for spec in steps}
+    for round_number in range(ROUNDS + 1):
+        for spec, step in steps.items():
+            begun = time.perf_counter()
+            for number in range(STEPS):
+                step(round_number * STEPS + number)
+            times[spec].append((time.perf_counter() - begun) / STEPS)
+    warm = {spec: found[1:] for spec, found in times.items()}
+    ratios = {
+        spec: statistics.median(a / b for a, b in zip(found, warm["relu"], strict=True)) for spec, found in warm.items()
+    }
+    return {f"{spec}/ms": 1000 * statistics.median(found) for spec, found in warm.items()} | {
+        f"{spec}/longer": ratio - 1 for spec, ratio in ratios.items()
+    }
+
+
+def _stepper(config: RunConfig, store: TokenStore) -> Callable[[int], object]:
+    """A fresh model and the function that trains it one step."""
+    model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device).train()
+    optimizers, ids = build_optimizers(model, config), store.tokens("train")
+    return lambda step: take_step(model, model, optimizers, ids, config, step, lambda: None)

@@ -1,0 +1,51 @@
+"""How the ledger is run: its scale, how many seeds, where results stand. Plain data without torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minigpt.training.config import flag, with_preset
+
+LEDGER = Path("runs/claims")
+
+# Small enough for hundreds of trainings on two cores. C is a multiple of 24, so that gated widths (8C/3) are whole.
+# The rate is about the best of all activations compared (docs/claims.md); biases are on, as in GPT-2.
+BASE: dict[str, Any] = {
+    "n_embd": 96,
+    "batch_size": 12,
+    "steps": 1000,
+    "lr": 4e-3,
+    "eval_every": 50,
+    "eval_tokens": 8192,
+    "checkpoint_every": 0,
+    "compile": "off",
+}
+
+
+@dataclass(frozen=True)
+class LedgerOptions:
+    """What is asked of the ledger besides training flags."""
+
+    seeds: int = flag(0, "ledger", "seeds of each arm; 0: as many as each claim declares", at_least=0, below=1 << 16)
+    workers: int = flag(0, "ledger", "trainings at a time; 0: one for each core, or GPU", at_least=0, below=1 << 12)
+    cells_dir: str = flag("runs/cells", "ledger", "where trainings are kept, shared with ablations")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What all claims are trained on and how: training flags over `BASE`, and the options."""
+
+    asked: dict[str, Any]
+    options: LedgerOptions
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The flags that all arms share, before their own settings."""
+        return with_preset({**BASE, **self.asked})
+
+    def seeds(self, declared: int) -> list[int]:
+        """The seeds of a claim's arms."""
+        first = int(self.base.get("seed", 1337))
+        return [first + number for number in range(self.options.seeds or declared)]

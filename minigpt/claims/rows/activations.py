@@ -1,0 +1,264 @@
+"""Claims that compare activation functions: instead of ReLU, better than it, cheaper, mixed (C5 to C11, C16)."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Table, Times
+from minigpt.claims.effects import activation, chosen_elsewhere, figure, health, loss, measured, not_worse, worse
+from minigpt.claims.evidence import Evidence
+
+INSTEAD = ("gelu", "silu", "swiglu", "leaky_relu")
+BETTER = ("leaky_relu", "leaky_relu:0.5", "elu")
+NEGATIVE = ("gelu", "silu", "elu", "leaky_relu:0.5")
+TIMED = ("gelu", "silu", "swiglu")
+ALL = ("relu", *INSTEAD, "leaky_relu:0.5", "elu", "relu2", "reglu", "tanh", "sigmoid", "identity")
+SANE = ("relu", "gelu", "silu")
+LEAST_IMPACT = 0.05  # nats: 5 % perplexity
+LEAST_LONGER = 0.02
+LEAST_SLOWER = 0.2
+MIXES = tuple(
+    ",".join(f"{layer}={spec}" for layer, spec in enumerate(layers))
+    for layers in itertools.product(("relu", "gelu"), repeat=4)
+    if len(set(layers)) > 1
+)
+UNIFORM = ("all relu", "all gelu")
+SLACK = 0.05  # nats that an unusual activation may lose on ReLU and still count as usable
+
+
+def _compared(specs: tuple[str, ...]) -> dict[str, Arm]:
+    return {spec: Arm() if spec == "relu" else activation(spec) for spec in specs}
+
+
+_NEURONS = {"loss": loss, "dead": health("dead_fraction"), "inert": health("inert_fraction")}
+
+
+def _extremes(evidence: Evidence, seed: int) -> float:
+    """Worst less best activation, both chosen on the other seeds: the largest of many would always stand out."""
+    worst = chosen_elsewhere(evidence, ALL, seed, best=False)
+    return evidence.loss(worst, seed) - evidence.loss(chosen_elsewhere(evidence, ALL, seed), seed)
+
+
+def steps_to_reach(evidence: Evidence, arm: str, seed: int, target: float) -> float:
+    """At which share of its steps an arm's curve first falls to `target`, between evaluations by a straight line.
+
+    1 if it only gets there at the end or never: then nothing is known but that it is not faster.
+    """
+    curve = evidence.curve(arm, seed)
+    for (before, high), (after, low) in itertools.pairwise(curve):
+        if low <= target:
+            passed = (high - target) / (high - low) if math.isfinite(high) and high > low else 1.0
+            return (before + max(0.0, passed) * (after - before)) / curve[-1][0]
+    return 1.0
+
+
+def _slower(evidence: Evidence, seed: int) -> float:
+    """Share of its steps that ReLU can spare to reach what the worst other activation, chosen elsewhere, ends with."""
+    worst = chosen_elsewhere(evidence, [spec for spec in ALL if spec != "relu"], seed, best=False)
+    return 1 - steps_to_reach(evidence, "relu", seed, evidence.loss(worst, seed))
+
+
+def _relu_needs(evidence: Evidence, arm: str, seed: int) -> float:
+    return steps_to_reach(evidence, "relu", seed, evidence.loss(arm, seed))
+
+
+def _mixing_gains(evidence: Evidence, seed: int) -> float:
+    """Best uniform model less best mix, both chosen on the other seeds."""
+    uniform, mix = (chosen_elsewhere(evidence, arms, seed) for arms in (UNIFORM, MIXES))
+    return evidence.loss(uniform, seed) - evidence.loss(mix, seed)
+
+
+def _relu_is_faster(other: str) -> Effect:
+    return lambda evidence, seed: evidence.figure("relu", seed, "speed", f"{other}/longer")
+
+
+C5 = Claim(
+    id="C5",
+    where="I4, M1",
+    quote="other activation functions can be used instead of ReLU",
+    statement="At least one of GELU, SiLU, SwiGLU and Leaky ReLU does as well as ReLU.",
+    meaning=(
+        "Equal parameters, each at its own learning rate, same windows. True if one of the four is shown to lose less "
+        "than 0.01 nats against ReLU (non-inferiority)."
+    ),
+    tag="measurable",
+    forecast="GELU and SiLU equal to ReLU, gated ones better",
+    expected="SUPPORTED",
+    arms=_compared(("relu", *INSTEAD)),
+    conditions=tuple(
+        Condition(f"{spec}: 0.01 nats less what it loses on ReLU", "nats", 0.0, not_worse(spec, "relu"))
+        for spec in INSTEAD
+    ),
+    rule="any",
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+C6 = Claim(
+    id="C6",
+    where="M2",
+    quote="other functions like LeakyReLU or ELU may perform better",
+    statement="Leaky ReLU or ELU does better than ReLU.",
+    meaning=(
+        "Leaky ReLU with slopes 0.01 and 0.5, and ELU, against ReLU, each at its own learning rate. True if one of "
+        "them ends at least 0.01 nats lower."
+    ),
+    tag="measurable",
+    forecast="Leaky ReLU about equal, ELU worse",
+    expected="REFUTED",
+    arms=_compared(("relu", *BETTER)),
+    conditions=tuple(
+        Condition(f"ReLU's loss, less that of {spec}", "nats", DELTA, worse("relu", spec)) for spec in BETTER
+    ),
+    rule="any",
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+C7 = Claim(
+    id="C7",
+    where="M2",
+    quote="dealing with negative values",
+    statement="Models with GELU or SiLU need the negative values that these let through.",
+    meaning=(
+        "In trained models all negative hidden values are set to 0. True if this costs GELU and SiLU each at least "
+        "0.01 nats; ELU and Leaky ReLU with slope 0.5 are shown beside."
+    ),
+    tag="measurable",
+    forecast="a clear cost for GELU and SiLU",
+    expected="SUPPORTED",
+    arms=_compared(NEGATIVE),
+    measurements=dict.fromkeys(NEGATIVE, ("clamping",)),
+    conditions=tuple(
+        Condition(f"rise of {spec}'s loss", "nats", DELTA, figure(spec, "clamping", "rise"))
+        for spec in ("gelu", "silu")
+    ),
+    tables=(
+        Table(
+            "Without negative values",
+            {
+                "loss": measured("clamping", "loss"),
+                "clamped": measured("clamping", "clamped_loss"),
+                "negative share": measured("clamping", "negative"),
+            },
+        ),
+    ),
+)
+
+C8 = Claim(
+    id="C8",
+    where="W3",
+    quote="a simple and computationally efficient way to introduce non-linearity",
+    statement="A training step with ReLU is faster than one with GELU, SiLU or SwiGLU of equal size.",
+    meaning=(
+        "Time of a whole training step, activations in turn in one process, medians of ratios. True if each of the "
+        "three takes at least 2 % longer than ReLU on the machine named."
+    ),
+    tag="measurable",
+    forecast="ReLU faster by a few per cent of a step",
+    expected="SUPPORTED",
+    arms={"relu": Arm()},
+    measurements={"relu": ("speed",)},
+    conditions=tuple(
+        Condition(f"{spec} takes longer by", "share", LEAST_LONGER, _relu_is_faster(spec)) for spec in TIMED
+    ),
+    tables=(
+        Table(
+            "Milliseconds a step",
+            {
+                spec: measured("speed", f"{spec}/ms")
+                for spec in ("relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "reglu", "geglu", "swiglu")
+            },
+        ),
+    ),
+)
+
+C9 = Claim(
+    id="C9",
+    where="W5",
+    quote="can have a significant impact on the model’s performance",
+    statement="Which of twelve activations a GPT has moves its loss by 0.05 nats or more.",
+    meaning=(
+        "Twelve activations at equal parameters, each at its own learning rate. True if the worst ends at least "
+        "0.05 nats (5 % perplexity) above the best, both chosen on the other seeds."
+    ),
+    tag="measurable",
+    forecast="a large range because of sigmoid and identity, at most 0.02 nats among ReLU, GELU and SiLU",
+    expected="SUPPORTED",
+    arms=_compared(ALL),
+    conditions=(Condition("worst less best of twelve", "nats", LEAST_IMPACT, _extremes),),
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+C10 = Claim(
+    id="C10",
+    where="W5",
+    quote="poor performance or slow convergence of the model",
+    statement="With a badly chosen activation a GPT learns much more slowly.",
+    meaning=(
+        "How early on its way ReLU reaches the loss with which the worst of the others, chosen on the other seeds, "
+        "ends. True if at least a fifth of the steps could be spared."
+    ),
+    tag="measurable",
+    forecast="0.8 to 1.3 times the steps among sane choices",
+    expected="SUPPORTED",
+    arms=_compared(ALL),
+    conditions=(Condition("share of steps that ReLU can spare", "share", LEAST_SLOWER, _slower),),
+    tables=(
+        Table("Share of its steps after which ReLU is as good", {"reached by ReLU after": _relu_needs, "loss": loss}),
+    ),
+)
+
+C11 = Claim(
+    id="C11",
+    where="A2",
+    quote="Using a single activation function for all layers",
+    statement="Some mix of ReLU and GELU over the layers beats both uniform models.",
+    meaning=(
+        "All fourteen mixes of ReLU and GELU over four layers, and both uniform models. True if the best mix, chosen "
+        "on the other seeds, ends at least 0.01 nats below the best uniform one, chosen likewise."
+    ),
+    tag="measurable",
+    forecast="no gain that matters",
+    expected="REFUTED",
+    arms={
+        "all relu": Arm({"steps": Times(0.5)}),
+        "all gelu": Arm({"activation": "gelu", "steps": Times(0.5)}),
+        **{mix: Arm({"activation": mix, "steps": Times(0.5)}) for mix in MIXES},
+    },
+    conditions=(Condition("best uniform less best mix", "nats", DELTA, _mixing_gains),),
+    seeds=4,
+    tables=(Table("Loss", {"loss": loss}),),
+)
+
+C16 = Claim(
+    id="C16",
+    where="A2",
+    quote="ELU, softmax, and binary step",
+    statement="Softmax and the binary step can serve as activation functions of a GPT's MLP.",
+    meaning=(
+        "Both in the place of ReLU. True if each loses less than 0.05 nats on it, and if at least half of the step's "
+        "neurons get a gradient that is not exactly zero."
+    ),
+    tag="measurable",
+    forecast="the step leaves its incoming weights as they began, since all its gradients are exactly zero",
+    expected="REFUTED",
+    arms=_compared(("relu", "softmax", "step")),
+    measurements={"step": ("trapping",), "relu": ("trapping",), "softmax": ("trapping",)},
+    conditions=(
+        Condition("softmax: 0.05 nats less what it loses on ReLU", "nats", 0.0, not_worse("softmax", "relu", SLACK)),
+        Condition("step: 0.05 nats less what it loses on ReLU", "nats", 0.0, not_worse("step", "relu", SLACK)),
+        Condition(
+            "step: share of neurons that learn, less a half",
+            "share",
+            0.0,
+            figure("step", "trapping", "learning_fraction", 0.5),
+        ),
+    ),
+    tables=(
+        Table(
+            "Loss, and neurons without gradient", {"loss": loss, "trapped": measured("trapping", "trapped_fraction")}
+        ),
+    ),
+)
+
+CLAIMS = (C5, C6, C7, C8, C9, C10, C11, C16)
