@@ -16,7 +16,8 @@ from minigpt.claims.options import Scale
 from minigpt.experiments.cells import MAIN, Cell, read_result
 from minigpt.training import run_directory, runtime
 from minigpt.training.config import RunConfig
-from minigpt.training.identity import code_hash, parent_identity, prepare_text
+from minigpt.training.identity import code_hash, prepare_text
+from minigpt.training.inheritance import parent_identity
 
 
 class Planner:
