@@ -1,4 +1,4 @@
-"""What tests of claims need: made-up evidence, arms at a tiny scale, and a model with a text as measurements get them."""
+"""What tests of claims need: made-up evidence, arms at a tiny scale, a model and a text as measurements get them."""
 
 from __future__ import annotations
 

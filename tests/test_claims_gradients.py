@@ -25,6 +25,7 @@ def test_whatever_a_row_names_exists(claim: Claim) -> None:
     """A misspelt arm or measurement would be noticed only after hours of training."""
     assert set(claim.measurements) <= set(claim.arms)
     assert {name for names in claim.measurements.values() for name in names} <= set(MEASUREMENTS)
+    assert all(MEASUREMENTS[name].version for names in claim.measurements.values() for name in names)
     assert len(claim.quote.split()) <= MOST_QUOTED_WORDS
     assert (measured.ACTIVATIONS, measured.DEPTHS) == (rows.EVERY, rows.DEPTHS)
 
@@ -84,7 +85,7 @@ def test_a_falling_gradient_counts_for_the_claim() -> None:
 
 
 def test_the_highest_survived_rate_is_counted() -> None:
-    """ReLU breaks at the highest rate by rising above its start, GLU diverges from the second on, GELU breaks always."""
+    """ReLU ends above its start at the highest rate, GLU diverges from the second on, GELU breaks at all."""
     ends = {"relu": [2.0, 2.0, 3.9, 4.1], "glu": [2.0, math.inf, math.inf, math.inf], "gelu": [5.0] * 4}
     losses = {
         (rows.at_rate(spec, rate), 0): loss
