@@ -21,7 +21,7 @@ from minigpt.text.tokenizers import CharTokenizer
 from minigpt.training.config import RunConfig
 from minigpt.training.run import model_config
 
-ALPHABET = "\n01abcdefgh"
+ALPHABET = "\n01=abcdefg"
 TINY = Scale({"n_embd": 24, "steps": 40, "device": "cpu", "dtype": "float32"}, LedgerOptions())
 Curve = list[tuple[int, float]]
 

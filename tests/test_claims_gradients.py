@@ -176,13 +176,13 @@ class Oracle(torch.nn.Module):
 
 
 def test_answers_are_found_and_counted() -> None:
-    """Lines of five; the model always says 1, so it is right where a line ends with it. Windows of 16 cut lines."""
+    """The model always says 1, so it is right where a line ends with it. Windows of 16 cut lines of five."""
     random = np.random.default_rng(2)
-    lines = ["".join(random.choice(list("abcd"), 3)) + str(random.integers(2)) for _ in range(101)]
-    text = "\n".join(lines) + "\n"
+    lines = ["".join(random.choice(list("01"), 2)) + "=" + str(random.integers(2)) for _ in range(101)]
     run = opened(Oracle())  # type: ignore[arg-type]
-    whole = [n for n in range(1, 101) if (5 * n - 1) // 16 == (5 * n + 3) // 16]
-    figures = accuracy.accuracy(run, store(val=run.tokenizer.encode(text)))
-    assert figures["answers"] == len(whole) > 50
-    assert figures["accuracy"] == pytest.approx(np.mean([lines[n].endswith("1") for n in whole]))
+    # Line n has its answer at 5n + 3 and the break before it at 5n − 1, both of which one window must hold.
+    seen = [n for n in range(1, 101) if 5 * n - 1 >= (5 * n + 2) // 16 * 16]
+    figures = accuracy.accuracy(run, store(val=run.tokenizer.encode("\n".join(lines) + "\n")))
+    assert figures["answers"] == len(seen) > 70
+    assert figures["accuracy"] == pytest.approx(np.mean([lines[n].endswith("1") for n in seen]))
     assert accuracy.accuracy(run, store(val=np.ones(40)))["accuracy"] is None
