@@ -1,4 +1,4 @@
-"""How often a model is right about the answers of a task, which stand at the end of lines."""
+"""How often a model is right about the answers of a task; where they stand in the text, the task itself knows."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
 from minigpt.neurons.ablation import Batch
 from minigpt.text.store import TokenStore
+from minigpt.text.tasks import answer_places
 from minigpt.training.inference import OpenedRun
 
 
@@ -15,23 +16,22 @@ from minigpt.training.inference import OpenedRun
 def accuracy(run: OpenedRun, store: TokenStore) -> Figures:
     """Share of the answers of the validation text that the model thinks likeliest, and how many there are.
 
-    An answer is the token before a line's end. Only those count whose line begins in the same window: of the others
-    the model cannot see the question.
+    Only those count whose whole line is in the window: of the others the model cannot see the question. Each symbol of
+    the text must be one token.
     """
-    newline = int(run.tokenizer.encode("\n")[0])
-    counts = [_count(run, batch, newline) for batch in batches(run.model, store.tokens("val"))]
+    counts = [_count(run, batch) for batch in batches(run.model, store.tokens("val"))]
     right, answers = (sum(column) for column in zip(*counts, strict=True))
     return {"accuracy": right / answers if answers else None, "answers": float(answers)}
 
 
 @torch.no_grad()
-def _count(run: OpenedRun, batch: Batch, newline: int) -> tuple[int, int]:
+def _count(run: OpenedRun, batch: Batch) -> tuple[int, int]:
     """Right answers, and all answers, of a batch."""
     inputs, targets = batch  # each (B,T)
     with precision(run):
         guesses = run.model(inputs.to(run.model.device)).argmax(dim=-1).cpu()  # (B,T)
-    line_began = (inputs == newline).cumsum(dim=1)[:, :-1] > 0
-    line_ends = targets[:, 1:] == newline
-    is_answer = line_began & line_ends & (targets[:, :-1] != newline)
-    right = is_answer & (guesses[:, :-1] == targets[:, :-1])
-    return int(right.sum()), int(is_answer.sum())
+    windows = torch.cat([inputs[:, :1], targets], dim=1).tolist()  # (B,T+1)
+    places = [answer_places(run.tokenizer.decode(window)) for window in windows]
+    is_right = (guesses == targets).tolist()
+    right = sum(is_right[row][place - 1] for row, found in enumerate(places) for place in found)
+    return right, sum(map(len, places))

@@ -1,0 +1,287 @@
+"""C17 to C27: arms differ in what they say, effects by hand, measurements against brute force."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from claim_examples import (
+    ALPHABET,
+    arm_model,
+    configuration,
+    differing,
+    evidence,
+    lively_model,
+    opened,
+    store,
+)
+from torch.nn import functional as F
+
+from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
+from minigpt.claims.measurement import MEASUREMENTS
+from minigpt.claims.measurements import accuracy, causality, gaps, noise, splits
+from minigpt.claims.rows import overfitting, practice, selection
+from minigpt.model import BatchNorm
+from minigpt.training.optimizers import build_optimizers
+
+MEASURED = {"accuracy": accuracy, "causality": causality, "gap": gaps, "gradient_noise": noise, "split_losses": splits}
+CLAIMS = {claim.id: claim for claim in (*practice.CLAIMS, *overfitting.CLAIMS, *selection.CLAIMS)}
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
+def test_whatever_a_row_names_exists(claim: Claim) -> None:
+    """A misspelt arm or measurement would be noticed only after hours of training."""
+    assert set(claim.measurements) <= set(claim.arms)
+    named = {name for names in claim.measurements.values() for name in names}
+    assert named <= set(MEASURED) & set(MEASUREMENTS)
+    assert all(MEASUREMENTS[name].version for name in named)
+    assert len(claim.quote.split()) <= MOST_QUOTED_WORDS
+    assert selection.SIZES == splits.SIZES
+
+
+# --------------------------------------------------------------------------------------------------------------- arms
+
+OVERTRAINED = ("plain", "dropout 0.1", "dropout 0.2", "dropout 0.4")
+
+
+@pytest.mark.parametrize(
+    ("claim", "arms", "flags"),
+    [
+        ("C17", tuple(practice.RATES), {"lr", "min_lr"}),
+        ("C18", tuple(practice.SGD_RATES), {"lr", "min_lr"}),
+        ("C18", ("SGD x25", "momentum x25"), {"optimizer"}),
+        ("C19", ("Adam", "AdamW"), {"optimizer", "weight_decay"}),
+        ("C19", tuple(practice.BETA2), {"beta2"}),
+        ("C20", tuple(practice.BATCHES), {"batch_size", "steps", "warmup_steps"}),
+        ("C21", OVERTRAINED, {"dropout"}),
+        ("C21", ("plain", "BatchNorm"), {"norm"}),
+        ("C22", ("plain", *overfitting.L2), {"weight_decay"}),
+        ("C22", ("plain", *overfitting.L1), {"l1"}),
+        ("C24", tuple(selection.NOISY), {"weight_decay", "beta2"}),
+        ("C26", ("relu", "without LayerNorm"), {"norm"}),
+        ("C27", ("1 layer", "plain", "16 layers"), {"n_layer", "n_embd"}),
+        ("C27", ("two steps, 1 layer", "two steps, 4 layers"), {"n_layer", "n_embd"}),
+    ],
+)
+def test_arms_differ_in_what_they_say_alone(claim: str, arms: tuple[str, ...], flags: set[str]) -> None:
+    """Whatever else differed would be held for an effect of what they are named after."""
+    assert differing(CLAIMS[claim], arms) == flags
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (("C17", "rate x1"), ("C19", "AdamW")),
+        (("C18", "momentum x25"), ("C19", "momentum x25")),
+        (("C21", "plain"), ("C22", "plain")),
+        (("C21", "plain"), ("C27", "plain")),
+        (("C20", "relu"), ("C26", "relu")),
+        (("C24", "β2 0.985"), ("C25", "β2 0.985")),
+    ],
+)
+def test_what_claims_share_is_one_training(one: tuple[str, str], other: tuple[str, str]) -> None:
+    """Computing time is limited; a setting written in two ways would be trained twice."""
+    (claim, arm), (second_claim, second_arm) = one, other
+    assert configuration(CLAIMS[claim], arm) == configuration(CLAIMS[second_claim], second_arm)
+
+
+def test_optimizers_are_the_ones_named() -> None:
+    def optimizer(claim: str, arm: str) -> torch.optim.Optimizer:
+        return build_optimizers(arm_model(CLAIMS[claim], arm), configuration(CLAIMS[claim], arm))[0]
+
+    sgd, momentum = optimizer("C18", "SGD x75"), optimizer("C18", "momentum x7.5")
+    assert type(sgd) is type(momentum) is torch.optim.SGD
+    assert [found.param_groups[0]["momentum"] for found in (sgd, momentum)] == [0.0, 0.9]
+    assert type(optimizer("C19", "Adam")) is torch.optim.Adam
+    assert type(optimizer("C19", "AdamW")) is torch.optim.AdamW
+    assert optimizer("C19", "β2 0.999").param_groups[0]["betas"] == (0.9, 0.999)
+    assert optimizer("C22", "weight decay 3").param_groups[0]["weight_decay"] == 3.0
+
+
+def test_batches_of_any_size_read_as_many_tokens() -> None:
+    """Up to whole steps."""
+    configs = [configuration(CLAIMS["C20"], arm) for arm in practice.BATCHES]
+    assert [config.batch_size for config in configs] == [4, 12, 48]
+    windows = [config.batch_size * config.steps for config in configs]
+    assert max(windows) - min(windows) <= 48
+
+
+def test_dropout_and_norms_are_in_the_models() -> None:
+    ids = torch.randint(len(ALPHABET), (2, 8), generator=torch.Generator().manual_seed(1))
+    dropped, plain = (arm_model(CLAIMS["C21"], arm).train() for arm in ("dropout 0.4", "plain"))
+    assert not torch.equal(dropped(ids), dropped(ids))
+    assert torch.equal(plain(ids), plain(ids))
+    norms = [module for module in arm_model(CLAIMS["C21"], "BatchNorm").modules() if isinstance(module, BatchNorm)]
+    assert len(norms) == 9
+    without = arm_model(CLAIMS["C26"], "without LayerNorm")
+    assert not any(isinstance(module, torch.nn.LayerNorm) for module in without.modules())
+
+
+def test_depths_have_as_many_parameters_in_their_layers() -> None:
+    models = [arm_model(CLAIMS["C27"], arm) for arm in ("1 layer", "plain", "16 layers")]
+    assert [len(model.blocks) for model in models] == [1, 4, 16]
+    matrices = [sum(p.numel() for p in model.blocks.parameters() if p.dim() == 2) for model in models]
+    assert max(matrices) == min(matrices)
+
+
+# ------------------------------------------------------------------------------------------------------------ effects
+
+
+def test_the_best_rate_is_chosen_on_other_seeds() -> None:
+    """On its own seed the extreme rate would be chosen, and its effect be 0 by construction."""
+    losses = {(rate, seed): 2.0 for rate in practice.RATES for seed in range(3)}
+    losses |= {("rate x2.5", seed): 1.9 for seed in range(3)}
+    losses |= {("rate x1/16", 0): 1.5, ("rate x1/16", 1): 3.0, ("rate x25", 0): math.inf}
+    low, high = (condition.effect(evidence(losses), 0) for condition in CLAIMS["C17"].conditions)
+    assert low == pytest.approx(1.5 - 1.9)
+    assert high == math.inf
+
+
+def test_optimizers_are_compared_at_their_best_rates() -> None:
+    losses = {(arm, seed): 3.0 for arm in (*practice.SGD_RATES, *practice.MOMENTUM_RATES) for seed in range(2)}
+    losses |= {(arm, seed): loss for arm, loss in (("SGD x75", 2.5), ("momentum x7.5", 2.2)) for seed in range(2)}
+    losses |= {(arm, seed): loss for arm, loss in (("Adam", 2.0), ("AdamW", 1.9)) for seed in range(2)}
+    found = evidence(losses)
+    assert [condition.effect(found, 0) for condition in CLAIMS["C18"].conditions] == pytest.approx([0.3])
+    assert [condition.effect(found, 0) for condition in CLAIMS["C19"].conditions] == pytest.approx([0.2, 0.3])
+
+
+def test_gaps_shrink_with_the_strength_chosen_elsewhere() -> None:
+    """Strength 3 has the smaller gap, but the larger loss on the other seed: it is not the one to be judged."""
+    arms = {"plain": (2.0, 0.8), "weight decay 1": (1.7, 0.5), "weight decay 3": (1.9, 0.1), "L1 0.1": (2.0, 0.8)}
+    arms |= {"L1 1": (1.95, 0.7), "L1 10": (3.0, 0.0)}
+    found = evidence(
+        losses={(arm, seed): loss for arm, (loss, _) in arms.items() for seed in range(2)},
+        figures={(arm, seed, "gap"): {"gap": gap} for arm, (_, gap) in arms.items() for seed in range(2)},
+    )
+    assert [condition.effect(found, 0) for condition in CLAIMS["C22"].conditions] == pytest.approx([0.3, 0.1])
+
+
+def test_stopping_is_judged_at_the_best_step_of_other_seeds() -> None:
+    curves = {
+        ("twice as long", 0): [(0, 4.0), (20, 2.5), (100, 2.0), (150, 1.7), (200, 2.2)],
+        ("twice as long", 1): [(0, 4.0), (20, 2.6), (100, 1.8), (150, 1.9), (200, 2.4)],
+    }
+    found = evidence(curves=curves)
+    late, early = (condition.effect(found, 0) for condition in CLAIMS["C23"].conditions)
+    assert late == pytest.approx(2.2 - 2.0)
+    assert early == pytest.approx(2.5 - 2.0)
+
+
+@pytest.mark.parametrize(("patience", "expected"), [(1, 1.0), (2, 0.5), (3, 0.0), (9, 0.0)])
+def test_patience_costs_what_comes_after_it(patience: int, expected: float) -> None:
+    """Losses rise once, then twice in a row, before their lowest."""
+    losses = [3.0, 2.0, 2.1, 1.5, 1.6, 1.7, 1.0, 1.2]
+    assert overfitting.regret(losses, patience) == pytest.approx(expected)
+
+
+def test_regret_and_optimism_by_hand() -> None:
+    """Two candidates, two chunks: the first wins the first chunk by luck, the second both on merit and on the rest."""
+    on_chunk = np.array([[1.0, 2.0], [1.2, 1.8]])
+    on_rest = np.array([[1.6, 1.6], [1.5, 1.5]])
+    assert selection.regret_of_choice(on_chunk, on_rest) == pytest.approx((0.1 + 0.0) / 2)
+    # Winners look better on their chunks than elsewhere by 0.6 and −0.3, the average candidates by 0.45 and −0.35.
+    assert selection.optimism(on_chunk, on_rest, 2) == pytest.approx((0.15 + 0.05) / 2)
+    assert selection.optimism(on_chunk, on_rest, 1) == pytest.approx(0.0)
+
+
+def test_optimism_grows_with_candidates_as_extremes_do() -> None:
+    """Equal candidates under noise: the winner of eight is as optimistic as the least of eight normal numbers."""
+    random = np.random.default_rng(7)
+    on_chunk = random.normal(2.0, 0.01, (8, 4000))
+    on_rest = np.full_like(on_chunk, 2.0)
+    expected = [0.5642, 1.0294, 1.4236]  # means of the largest of 2, 4, 8 standard normal numbers
+    found = [selection.optimism(on_chunk, on_rest, number) / 0.01 for number in (2, 4, 8)]
+    assert found == pytest.approx(expected, rel=0.03)
+
+
+# ------------------------------------------------------------------------------------------------------- measurements
+
+
+def losses_one_by_one(model: torch.nn.Module, ids: np.ndarray, block: int) -> np.ndarray:
+    """Loss of each token after the first, windows side by side, without any of the project's batching."""
+    found = []
+    with torch.no_grad():
+        for begin in range(0, len(ids) - 1, block):
+            window = torch.tensor(ids[begin : begin + block + 1].astype(int))
+            logits = model(window[None, :-1])[0].double()
+            found += [-float(F.log_softmax(row, dim=0)[target]) for row, target in zip(logits, window[1:], strict=True)]
+    return np.array(found)
+
+
+def test_the_gap_is_between_the_tokens_trained_on_and_new_ones() -> None:
+    """Of the training part only what was trained on, and without dropout."""
+    model, text = lively_model(dropout=0.5), store()
+    figures = gaps.gap(opened(model, train_tokens=500), text)
+    train, val = (
+        losses_one_by_one(model, text.tokens(part)[:n], 16).mean() for part, n in (("train", 500), ("val", 3000))
+    )
+    assert figures["train"] == pytest.approx(train, abs=1e-5)
+    assert figures["val"] == pytest.approx(val, abs=1e-5)
+    assert figures["gap"] == pytest.approx(val - train, abs=1e-5)
+
+
+@pytest.mark.parametrize(("norm", "leaks"), [("layernorm", False), ("batchnorm", True)])
+def test_batchnorm_fails_the_test_of_causality_in_training_alone(norm: str, leaks: bool) -> None:
+    """Its statistics of a batch contain the tokens that are to be predicted."""
+    model = lively_model(norm=norm, dropout=0.1)
+    before = copy.deepcopy(model.state_dict())
+    figures = causality.causality(opened(model), store())
+    assert figures["evaluation"] == 0.0
+    assert (figures["training"] or 0.0) > 1e-3 if leaks else figures["training"] == 0.0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_leak_is_seen() -> None:
+    """A model whose attention is told to look ahead."""
+    model = lively_model(attention="written").double()
+    for block in model.blocks:
+        block.attn.causal_bias.zero_()
+    inputs = torch.randint(len(ALPHABET), (2, 16), generator=torch.Generator().manual_seed(1))
+    assert causality.leak(model, inputs) > 1e-3
+
+
+def test_losses_of_chunks_and_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(splits, "SIZES", {"1k": 1024})
+    model, text = lively_model(), store()
+    figures = splits.split_losses(opened(model), text)
+    losses = losses_one_by_one(model, text.tokens("val"), 16)
+    assert figures["tokens"] == len(losses) == 2999
+    assert set(figures) == {"all", "tokens", "1k/0", "1k/1"}
+    found = evidence(figures={("a", 0, "split_losses"): figures})
+    on_chunk, on_rest = selection.chunks(found, ("a",), 0, "1k")
+    expected = [
+        (losses[:1024].mean(), losses[1024:].mean()),
+        (losses[1024:2048].mean(), np.delete(losses, slice(1024, 2048)).mean()),
+    ]
+    assert np.stack([on_chunk[0], on_rest[0]], axis=1) == pytest.approx(np.array(expected), abs=1e-5)
+
+
+def test_noise_and_signal_of_made_up_gradients() -> None:
+    """Known variance and known mean, many draws; few draws without the correction would find too long a mean."""
+    random = np.random.default_rng(4)
+    mean = np.full(50, 0.1)
+    found = [noise.noise_and_signal(torch.tensor(random.normal(mean, 2.0, (24, 50)))) for _ in range(400)]
+    variance, signal = np.mean(found, axis=0)
+    assert variance == pytest.approx(50 * 4.0, rel=0.02)
+    assert signal == pytest.approx(50 * 0.01, abs=0.3)
+    assert np.mean([f[1] for f in found]) + variance / 24 > 5 * signal
+
+
+def test_gradients_of_a_large_batch_are_those_of_its_windows_together() -> None:
+    model, ids = lively_model(spread=1.0), store().tokens("train")
+    starts = torch.arange(noise.TOGETHER + 5) * 16
+    windows = torch.tensor(np.stack([ids[s : s + 17] for s in starts.tolist()]).astype(int))
+    loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
+    parameters = list(model.parameters())
+    expected = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
+    assert torch.allclose(noise._gradient(model, ids, starts), expected, atol=1e-7)
+
+
+def test_noise_falls_as_the_batch_grows() -> None:
+    """Windows are independent draws, so sixteen times as many leave a sixteenth of the variance."""
+    figures = noise.gradient_noise(opened(lively_model(spread=1.0)), store())
+    assert figures["fall"] == pytest.approx(math.log10(16), abs=0.1)
