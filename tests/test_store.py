@@ -162,7 +162,7 @@ def test_directory_names_are_safe(tmp_path: Path) -> None:
 
 def test_grammar_records_how_surprising_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The exact code length of the validation text stands in the manifest: no honest model can beat it."""
-    monkeypatch.setattr("minigpt.text.corpora.GRAMMAR_CHARACTERS", 20_000)
+    monkeypatch.setattr("minigpt.text.corpora.GENERATED_CHARACTERS", 20_000)
     store = prepare(open_corpus("grammar:1"), "byte", tmp_path, 257)
     record = store.manifest["splits"]["val"]
     corpus = open_corpus("grammar:1")

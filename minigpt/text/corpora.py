@@ -1,7 +1,10 @@
 """The registry of corpora: which text a `--corpus` names, and how it is dealt to train, val and test.
 
     stdlib          prose from the running Python, the default       stdlib_prose.py
+    stdlib-code     Python source from the same place                stdlib_code.py
     grammar[:SEED]  random sentences whose entropy is known          grammar.py
+    professions:RATIO[:SEED]  sentences with a planted bias          professions.py
+    task:NAME[:SEED]  lines whose last symbol follows from the rest  tasks.py
     hf:NAME         a data set of the Hugging Face Hub, or an alias  hub.py
     PATH            .txt, .jsonl, .parquet, or a folder of them      files.py
 
@@ -19,12 +22,12 @@ from typing import Any
 
 from minigpt import storage
 from minigpt.errors import DataError, UsageError, did_you_mean
-from minigpt.text import files, hub, stdlib_prose
+from minigpt.text import files, hub, professions, stdlib_code, stdlib_prose, tasks
 from minigpt.text.grammar import grammar
 from minigpt.text.splits import CHUNK, SPLITS, Document, Fractions, in_chunks
 
-GRAMMAR_CHARACTERS = 2_000_000
-_GRAMMAR_SAMPLE = 10_000  # characters that tell whether two versions of minigpt write the same grammar
+GENERATED_CHARACTERS = 2_000_000
+_SAMPLE = 10_000  # characters that tell whether two versions of minigpt generate the same text
 _JOIN = "\n\n"
 
 Reader = Callable[[Collection[str]], Iterator[tuple[str, Document]]]
@@ -72,6 +75,10 @@ def describe_corpora() -> list[CorpusDescription]:
     return [
         CorpusDescription("stdlib", "English prose about Python, 1.7 MB", "the running Python", "PSF licence", False),
         CorpusDescription("grammar:SEED", "random sentences of known entropy, 2 MB", "generated", "none needed", False),
+        CorpusDescription("stdlib-code", "Python source, 2 MB", "the running Python", "PSF licence", False),
+        CorpusDescription("professions:RATIO", "pronouns planted at a ratio, 2 MB", "generated", "none needed", False),
+        CorpusDescription("task:parity", "strings of bits and their parity, 2 MB", "generated", "none needed", False),
+        CorpusDescription("task:twohop", "look-ups in two steps, 2 MB", "generated", "none needed", False),
         CorpusDescription("shakespeare", "plays, 1.1 MB", _source("shakespeare"), "public domain", True),
         CorpusDescription("tinystories", "simple stories, 1.9 GB", _source("tinystories"), "CDLA-Sharing-1.0", True),
         CorpusDescription("wikitext2", "Wikipedia, 13 MB", _source("wikitext2"), "CC-BY-SA-3.0, GFDL", True),
@@ -98,6 +105,12 @@ def open_corpus(spec: str, val_fraction: float = 0.10, test_fraction: float = 0.
     fractions = Fractions(val_fraction, test_fraction)
     if spec == "stdlib":
         return _stdlib(fractions, block)
+    if spec == "stdlib-code":
+        return _stdlib_code(fractions, block)
+    if spec.split(":")[0] == "professions":
+        return _professions(spec, fractions, block)
+    if spec.split(":")[0] == "task":
+        return _task(spec, fractions, block)
     if spec == "grammar" or spec.startswith("grammar:"):
         return _grammar(_grammar_seed(spec), fractions, block)
     if spec.startswith("hf:") or spec.split("@")[0] in hub.ALIASES:
@@ -126,6 +139,65 @@ def _stdlib(fractions: Fractions, block: int) -> Corpus:
     return Corpus("stdlib", fractions, lambda _: {"content": content}, read)
 
 
+def _stdlib_code(fractions: Fractions, block: int) -> Corpus:
+    if not stdlib_prose.is_available():
+        place = stdlib_prose.library()
+        raise DataError(f"this Python ships no sources; none were found in {place}; use another --corpus")
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, Document]]:
+        homes = [(fractions.split_of(module), module) for module in stdlib_code.modules()]
+        for split in SPLITS:
+            text = _JOIN.join(module for home, module in homes if home == split)
+            if split in wanted and text:
+                yield split, in_chunks([text], block)
+
+    content = {"python": sys.version, "library": str(stdlib_prose.library()), "version": stdlib_code.VERSION}
+    return Corpus("stdlib-code", fractions, lambda _: {"content": content}, read)
+
+
+def _professions(spec: str, fractions: Fractions, block: int) -> Corpus:
+    _, ratio, seed = _three_parts(spec)
+    if not (_is_number(ratio) and _is_number(seed) and 50 <= int(ratio) <= 100):
+        allowed = "write professions:RATIO or professions:RATIO:SEED, RATIO in percent from 50 to 100"
+        raise UsageError(f"professions needs whole numbers; got {spec!r:.100}; {allowed}")
+    write = functools.partial(professions.text, int(ratio), int(seed))
+    return _generated(f"professions:{int(ratio)}:{int(seed)}", write, fractions, block)
+
+
+def _task(spec: str, fractions: Fractions, block: int) -> Corpus:
+    _, task, seed = _three_parts(spec)
+    if task not in tasks.ASKS or not _is_number(seed):
+        hint = did_you_mean(task, tasks.ASKS) or ";"
+        raise UsageError(f"unknown task {spec!r:.100}{hint} allowed: task:parity, task:twohop, and :SEED behind them")
+    return _generated(f"task:{task}:{int(seed)}", functools.partial(tasks.text, task, int(seed)), fractions, block)
+
+
+def _three_parts(spec: str) -> tuple[str, str, str]:
+    name, _, rest = spec.partition(":")
+    what, _, seed = rest.partition(":")
+    return name, what, seed or "0"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
+
+
+def _generated(spec: str, write: Callable[[int, int], Iterator[str]], fractions: Fractions, block: int) -> Corpus:
+    """A corpus of three streams that `write` yields by number of stream and characters."""
+
+    def read(wanted: Collection[str]) -> Iterator[tuple[str, Document]]:
+        for split in SPLITS:
+            if split in wanted and fractions.of(split) > 0:
+                characters = round(GENERATED_CHARACTERS * fractions.of(split))
+                yield split, in_chunks(write(SPLITS.index(split), characters), block)
+
+    def fingerprint(_: Mapping[str, Any] | None) -> dict[str, Any]:
+        sample = "".join(write(0, _SAMPLE))
+        return {"content": {"spec": spec, "sample": storage.sha256_bytes(sample.encode("utf-8"))}}
+
+    return Corpus(spec, fractions, fingerprint, read)
+
+
 def _grammar_seed(spec: str) -> int:
     seed = spec.removeprefix("grammar").removeprefix(":") or "0"
     if not (seed.isascii() and seed.isdigit()):
@@ -137,7 +209,7 @@ def _grammar(seed: int, fractions: Fractions, block: int) -> Corpus:
     sentences = grammar(seed)
 
     def text(split: str) -> Iterator[str]:
-        return sentences.text(SPLITS.index(split), round(GRAMMAR_CHARACTERS * fractions.of(split)))
+        return sentences.text(SPLITS.index(split), round(GENERATED_CHARACTERS * fractions.of(split)))
 
     def read(wanted: Collection[str]) -> Iterator[tuple[str, Document]]:
         for split in SPLITS:
@@ -145,7 +217,7 @@ def _grammar(seed: int, fractions: Fractions, block: int) -> Corpus:
                 yield split, in_chunks(text(split), block)
 
     def fingerprint(_: Mapping[str, Any] | None) -> dict[str, Any]:
-        sample = "".join(sentences.text(0, _GRAMMAR_SAMPLE))
+        sample = "".join(sentences.text(0, _SAMPLE))
         return {"content": {"seed": seed, "sample": storage.sha256_bytes(sample.encode("utf-8"))}}
 
     def exact_nats(split: str) -> float:
@@ -171,7 +243,7 @@ def _files(spec: str, fractions: Fractions, block: int) -> Corpus:
     except OSError as reason:
         raise DataError(f"cannot read {spec!r}; {reason.strerror or reason}; give an existing text file") from reason
     if not exists:
-        known = ("stdlib", "grammar", *hub.ALIASES)
+        known = ("stdlib", "stdlib-code", "grammar", "professions:90", "task:parity", "task:twohop", *hub.ALIASES)
         hint = did_you_mean(spec, known)
         raise DataError(f"no such corpus or file: {spec!r}{hint}; allowed are {', '.join(known)}, hf:NAME, or a path")
     found = files.find_files(path)

@@ -60,8 +60,8 @@ def paragraphs() -> tuple[str, ...]:
 
 def _blocks() -> Iterator[str]:
     yield from _topics()
-    for path in _modules():
-        yield from _docstrings_and_comments(_source(path))
+    for path in modules():
+        yield from _docstrings_and_comments(source(path))
 
 
 def _topics() -> Iterator[str]:
@@ -71,14 +71,16 @@ def _topics() -> Iterator[str]:
         yield topics[name]
 
 
-def _modules() -> list[Path]:
+def modules() -> list[Path]:
+    """Return the modules of the library without its test suites, in an order that never varies."""
     root = library()
     unwanted = _TEST_FOLDERS | _FOREIGN_FOLDERS
     found = {path.relative_to(root).parts: path for path in root.rglob("*.py")}
     return [found[parts] for parts in sorted(found) if not unwanted.intersection(parts)]
 
 
-def _source(path: Path) -> str:
+def source(path: Path) -> str:
+    """Return the text of a module, decoded as it declares; an empty one if it cannot be read."""
     try:
         with tokenize.open(path) as file:
             return file.read()

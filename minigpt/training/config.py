@@ -73,7 +73,7 @@ class RunConfig:
 
     preset: str = flag("tiny", "preset", "starting values, which other flags override", choices=tuple(PRESETS))
 
-    corpus: str = flag("stdlib", "text", "stdlib, grammar:SEED, a .txt/.jsonl/.parquet file or folder, hf:NAME")
+    corpus: str = flag("stdlib", "text", "`minigpt corpora` lists them; a .txt/.jsonl/.parquet file or folder")
     tokenizer: str = flag("char", "text", "byte, char, bpe:N or gpt2")
     val_fraction: float = flag(0.1, "text", "share of the text kept for validation", at_least=0, below=1)
     test_fraction: float = flag(0.05, "text", "share of the text kept for the final test", at_least=0, below=1)
