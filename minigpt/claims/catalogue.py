@@ -7,7 +7,16 @@ Functions", N "Non-Linear Functions", G "Gradient Descent", B "Backpropagation",
 from __future__ import annotations
 
 from minigpt.claims.claim import Claim
-from minigpt.claims.rows import activations, death, gradients, language, practice, unmeasured
+from minigpt.claims.rows import (
+    activations,
+    death,
+    gradients,
+    language,
+    overfitting,
+    practice,
+    selection,
+    unmeasured,
+)
 
 SOURCE = "ReLU Function: AI (Brace For These Hidden GPT Dangers)"
 
@@ -19,6 +28,8 @@ CLAIMS: dict[str, Claim] = {
             *activations.CLAIMS,
             *gradients.CLAIMS,
             *practice.CLAIMS,
+            *overfitting.CLAIMS,
+            *selection.CLAIMS,
             *language.CLAIMS,
             *unmeasured.CLAIMS,
         ),

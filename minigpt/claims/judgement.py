@@ -1,4 +1,4 @@
-"""A ledger's entries judged: effects by seed, conditions, families, and what the pages draw. Reads nothing, trains nothing.
+"""A ledger's entries judged: effects by seed, conditions, families, and what the pages draw; reads and trains nothing.
 
 Entries are plain records, as `ledger.json` holds them; what does not exist is None.
 """

@@ -60,7 +60,7 @@ def judge_condition(effects: Mapping[int, float], margin: float) -> JudgedCondit
     """Judge the effects of one condition by seed; pairs in which both diverged are NaN and say nothing."""
     informative = [effect for effect in effects.values() if not math.isnan(effect)]
     n = len(informative)
-    median = float(np.median(informative)) if n else None
+    median = float(np.sort(informative)[(n - 1) // 2]) if n else None  # the lower one of two: they may be ±infinite
     if n < FEWEST_SEEDS:
         mean = informative[0] if n and math.isfinite(informative[0]) else None
         return JudgedCondition(mean, _finite(median), None, None, None, None, None, n, 1.0, False, False)

@@ -1,0 +1,275 @@
+"""Claims about overfitting: what prevents it, when to stop, and whether depth brings it on (C21 to C23, C27)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.effects import chosen_elsewhere, health, loss, measured, worse
+from minigpt.claims.evidence import Evidence
+
+PLAIN = "plain"
+OVERTRAINED = {"train_tokens": 40_000}  # so that the base's steps read the text about twenty times
+LEAST_GAP = 0.05  # nats between loss on the text trained on and on new text
+
+DROPOUTS = {PLAIN: 0.0, "dropout 0.1": 0.1, "dropout 0.2": 0.2, "dropout 0.4": 0.4}
+BATCHNORM = "BatchNorm"
+
+L2 = {"weight decay 1": 1.0, "weight decay 3": 3.0}
+L1 = {"L1 0.1": 0.1, "L1 1": 1.0, "L1 10": 10.0}
+
+LONG = "twice as long"
+EARLY_SHARE = 0.1
+PATIENCES = (1, 2, 3, 5)
+
+SHALLOW, DEEP = "1 layer", "16 layers"
+HOP = {"corpus": "task:twohop"}
+LEAST_ACCURACY = 0.1
+
+_FITTING = {
+    "loss on the text trained on": measured("gap", "train"),
+    "on new text": measured("gap", "val"),
+    "gap": measured("gap", "gap"),
+    "dead": health("dead_fraction"),
+}
+
+
+def _gap(evidence: Evidence, arm: str, seed: int) -> float:
+    return evidence.figure(arm, seed, "gap", "gap")
+
+
+def _wider_gap(arm: str, reference: str) -> Effect:
+    return lambda evidence, seed: _gap(evidence, arm, seed) - _gap(evidence, reference, seed)
+
+
+# --------------------------------------------------------------------------------------------------------- remedies
+
+C21 = Claim(
+    id="C21",
+    where="A4",
+    quote="Batch normalization and dropout regularization are techniques used to prevent overfitting",
+    statement="Dropout and batch normalisation make a GPT overfit less where text is scarce.",
+    meaning=(
+        "Trained on 40,000 tokens, over and over; gap: loss on new text less loss on the text trained on. True if "
+        "dropout 0.2 narrows it by 0.05 nats and lowers the loss by 0.01, and BatchNorm in the place of LayerNorm "
+        "narrows it by 0.05. Whether BatchNorm keeps the future out of a prediction is shown beside."
+    ),
+    tag="measurable",
+    forecast="helps only where text is scarce; BatchNorm lets future tokens leak into a prediction",
+    expected=None,
+    arms={
+        **{name: Arm({**OVERTRAINED, **({"dropout": rate} if rate else {})}) for name, rate in DROPOUTS.items()},
+        BATCHNORM: Arm({**OVERTRAINED, "norm": "batchnorm"}),
+    },
+    measurements={
+        **dict.fromkeys(DROPOUTS, ("gap",)),
+        PLAIN: ("gap", "causality"),
+        BATCHNORM: ("gap", "causality"),
+    },
+    conditions=(
+        Condition("dropout 0.2 narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, "dropout 0.2")),
+        Condition("dropout 0.2 lowers the loss", "nats", DELTA, worse(PLAIN, "dropout 0.2")),
+        Condition("BatchNorm narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, BATCHNORM)),
+    ),
+    seeds=5,
+    series=(
+        Series("Gap by dropout", "dropout", "gap, nats", {"relu": tuple(DROPOUTS.items())}, _gap),
+        Series("Loss by dropout", "dropout", "loss, nats", {"relu": tuple(DROPOUTS.items())}, loss),
+    ),
+    tables=(
+        Table("Losses on old and new text", _FITTING),
+        Table(
+            "Largest change of earlier logits when a later token changes",
+            {"in training mode": measured("causality", "training"), "in use": measured("causality", "evaluation")},
+            (PLAIN, BATCHNORM),
+        ),
+    ),
+)
+
+
+def _best_narrows(candidates: Sequence[str]) -> Effect:
+    """How much the gap shrinks with the strength whose loss is lowest on the other seeds."""
+    return lambda evidence, seed: (
+        _gap(evidence, PLAIN, seed) - _gap(evidence, chosen_elsewhere(evidence, candidates, seed), seed)
+    )
+
+
+C22 = Claim(
+    id="C22",
+    where="A6, G6",
+    quote="L1 and L2 regularization can be used to prevent overfitting",
+    statement="L1 and L2 regularisation each make a GPT overfit less.",
+    meaning=(
+        "Trained on 40,000 tokens, over and over. L2: weight decay of 1 or 3 in the place of 0.1; L1: a penalty on "
+        "the mean |h| of all neurons. True if the best strength of each, chosen by loss on the other seeds, narrows "
+        "the gap between new text and the text trained on by at least 0.05 nats."
+    ),
+    tag="measurable",
+    forecast="U-shape over strength; L1 on h raises the share of dead neurons",
+    expected="SUPPORTED",
+    arms={
+        PLAIN: Arm(OVERTRAINED),
+        **{name: Arm({**OVERTRAINED, "weight_decay": strength}) for name, strength in L2.items()},
+        **{name: Arm({**OVERTRAINED, "l1": strength}) for name, strength in L1.items()},
+    },
+    measurements=dict.fromkeys((PLAIN, *L2, *L1), ("gap",)),
+    conditions=(
+        Condition("L2 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L2))),
+        Condition("L1 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L1))),
+    ),
+    seeds=5,
+    series=(
+        Series(
+            "Dead neurons by L1",
+            "weight of mean |h|",
+            "dead, share",
+            {"relu": tuple(L1.items())},
+            health("dead_fraction"),
+            log_x=True,
+        ),
+    ),
+    tables=(Table("Losses on old and new text, and neurons", _FITTING),),
+)
+
+
+# --------------------------------------------------------------------------------------------------------- stopping
+
+
+def best_step_elsewhere(evidence: Evidence, arm: str, seed: int) -> int:
+    """The step with the lowest mean loss on the other seeds."""
+    others = sorted({other for _, other in evidence.results} - {seed}) or [seed]
+    curves = [dict(evidence.curve(arm, other)) for other in others]
+    steps = set.intersection(*(set(curve) for curve in curves))
+    return min(sorted(steps), key=lambda step: math.fsum(curve[step] for curve in curves))
+
+
+def loss_at(evidence: Evidence, arm: str, seed: int, step: float) -> float:
+    """Loss of the evaluation nearest to a step."""
+    return min(evidence.curve(arm, seed), key=lambda point: abs(point[0] - step))[1]
+
+
+def _best(evidence: Evidence, seed: int) -> float:
+    return loss_at(evidence, LONG, seed, best_step_elsewhere(evidence, LONG, seed))
+
+
+def _too_late(evidence: Evidence, seed: int) -> float:
+    return evidence.curve(LONG, seed)[-1][1] - _best(evidence, seed)
+
+
+def _too_early(evidence: Evidence, seed: int) -> float:
+    steps = evidence.curve(LONG, seed)[-1][0]
+    return loss_at(evidence, LONG, seed, EARLY_SHARE * steps) - _best(evidence, seed)
+
+
+def regret(losses: Sequence[float], patience: int) -> float:
+    """What it costs to stop after so many evaluations without a new best, and to keep the best until then."""
+    best, waited = math.inf, 0
+    for found in losses:
+        best, waited = (found, 0) if found < best else (best, waited + 1)
+        if waited == patience:
+            break
+    return best - min(losses)
+
+
+def _regret(patience: int) -> Callable[[Evidence, str, int], float]:
+    return lambda evidence, arm, seed: regret([found for _, found in evidence.curve(arm, seed)], patience)
+
+
+C23 = Claim(
+    id="C23",
+    where="G7",
+    quote="stopping training too late can lead to overfitting",
+    statement="Training can be stopped too late, and too early.",
+    meaning=(
+        "2000 steps on 40,000 tokens, evaluated on all validation text. True if the last evaluation lies at least "
+        "0.01 nats above the best step, which is chosen on the other seeds, and so does that after a tenth of the "
+        "steps."
+    ),
+    tag="measurable",
+    forecast="yes, where the text is read many times",
+    expected="SUPPORTED",
+    arms={LONG: Arm({**OVERTRAINED, "steps": Times(2), "eval_every": Times(2), "eval_tokens": 0})},
+    conditions=(
+        Condition("too late: last loss above the best", "nats", DELTA, _too_late),
+        Condition("too early: loss after a tenth of the steps above the best", "nats", DELTA, _too_early),
+    ),
+    seeds=5,
+    tables=(
+        Table(
+            "What patience costs: best loss seen before it stops, less the lowest of all",
+            {f"patience {patience}": _regret(patience) for patience in PATIENCES},
+        ),
+    ),
+)
+
+
+# ----------------------------------------------------------------------------------------------------------- depth
+
+
+def _depth(times: float, **settings: object) -> dict[str, object]:
+    """As many parameters in the blocks, in more or fewer of them: they go with layers times width squared."""
+    return {"n_layer": Times(times), "n_embd": Times(times**-0.5), **settings}
+
+
+def _accuracy(evidence: Evidence, arm: str, seed: int) -> float:
+    return evidence.figure(arm, seed, "accuracy", "accuracy")
+
+
+C27 = Claim(
+    id="C27",
+    where="B7",
+    quote="if the network is too deep, it can lead to overfitting",
+    statement="Of equally large GPTs, a deeper one overfits more, and a shallow one fails at a task of two steps.",
+    meaning=(
+        "1, 4 and 16 layers with equal parameters in them. True if on 40,000 tokens, read over and over, the gap "
+        "between new text and the text trained on is at least 0.05 nats wider with 16 layers than with 4, and if on "
+        "a task of two look-ups 4 layers are right at least 0.1 more often than one."
+    ),
+    tag="measurable",
+    forecast="gap flat; a shallow model fails at two steps",
+    expected="REFUTED",
+    arms={
+        SHALLOW: Arm(_depth(0.25, **OVERTRAINED)),
+        PLAIN: Arm(OVERTRAINED),
+        DEEP: Arm(_depth(4.0, **OVERTRAINED)),
+        "two steps, 1 layer": Arm(_depth(0.25, **HOP)),
+        "two steps, 4 layers": Arm(HOP),
+    },
+    measurements={
+        **dict.fromkeys((SHALLOW, PLAIN, DEEP), ("gap",)),
+        **dict.fromkeys(("two steps, 1 layer", "two steps, 4 layers"), ("accuracy",)),
+    },
+    conditions=(
+        Condition("16 layers widen the gap", "nats", LEAST_GAP, _wider_gap(DEEP, PLAIN)),
+        Condition(
+            "accuracy of 4 layers, less that of one",
+            "share",
+            LEAST_ACCURACY,
+            lambda evidence, seed: (
+                _accuracy(evidence, "two steps, 4 layers", seed) - _accuracy(evidence, "two steps, 1 layer", seed)
+            ),
+        ),
+    ),
+    seeds=5,
+    series=(
+        Series(
+            "Gap by depth",
+            "layers",
+            "gap, nats",
+            {"equal parameters": ((SHALLOW, 1.0), (PLAIN, 4.0), (DEEP, 16.0))},
+            _gap,
+            log_x=True,
+        ),
+    ),
+    tables=(
+        Table("Losses on old and new text", _FITTING, (SHALLOW, PLAIN, DEEP)),
+        Table(
+            "A task of two look-ups",
+            {"accuracy": _accuracy, "loss": loss},
+            ("two steps, 1 layer", "two steps, 4 layers"),
+        ),
+    ),
+)
+
+CLAIMS: tuple[Claim, ...] = (C21, C22, C23, C27)

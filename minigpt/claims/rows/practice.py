@@ -1,0 +1,216 @@
+"""Claims about how to train: rates, momentum, Adam, batches, normalised input (C17 to C20, C26)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.effects import chosen_elsewhere, figure, health, loss, measured, worse
+from minigpt.claims.evidence import Evidence
+from minigpt.claims.rows.death import dose
+
+HALF = Times(0.5)
+RATES = {"rate x1/16": 1 / 16, "rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5, "rate x25": 25.0}
+LOWEST, HIGHEST = "rate x1/16", "rate x25"
+
+# Decay of 0.1 is AdamW's: in the gradient it would act on SGD, at rates hundreds of times as high, as hundreds of times
+# as strong, and in Adam be blown up by the division.
+_UNDECAYED = {"steps": HALF, "weight_decay": 0.0}
+# Momentum of 0.9 makes steps ten times as long, so its rates are a tenth.
+SGD_RATES = {"SGD x25": 25.0, "SGD x75": 75.0, "SGD x250": 250.0}
+MOMENTUM_RATES = {"momentum x2.5": 2.5, "momentum x7.5": 7.5, "momentum x25": 25.0}
+_SGD_ARMS = {name: Arm({"optimizer": "sgd", "lr": Times(rate), **_UNDECAYED}) for name, rate in SGD_RATES.items()}
+_MOMENTUM_ARMS = {
+    name: Arm({"optimizer": "momentum", "lr": Times(rate), **_UNDECAYED}) for name, rate in MOMENTUM_RATES.items()
+}
+BETA2 = {"β2 0.95": 0.95, "β2 0.99": 0.99, "β2 0.999": 0.999}
+
+LEAST_NOISIER = 0.5  # decades of variance; an average of sixteen times as many windows should bring 1.2
+# Batches of 4, 12 and 48 windows of the base, as many tokens in all.
+BATCHES = {"batch x1/3": 1 / 3, "batch x1": 1.0, "batch x4": 4.0}
+_TOKENS = 1 / 3
+
+_NEURONS = {"loss": loss, "dead": health("dead_fraction")}
+
+
+def _by(factors: Mapping[str, float]) -> dict[str, tuple[tuple[str, float], ...]]:
+    """One line through the arms, over the factors by which they differ."""
+    return {"relu": tuple(factors.items())}
+
+
+def _worse_than_best(arm: str, candidates: Sequence[str]) -> Effect:
+    """How much more loss an arm has than the best candidate, chosen on the other seeds."""
+    return lambda evidence, seed: (
+        evidence.loss(arm, seed) - evidence.loss(chosen_elsewhere(evidence, candidates, seed), seed)
+    )
+
+
+C17 = Claim(
+    id="C17",
+    where="G3, B3, B5, B11",
+    quote="Setting the learning rate too high or too low",
+    statement="Learning rates far below and far above the best one both leave a higher loss.",
+    meaning=(
+        "Rates of 1/16 to 25 times the base's, with warm-up and cosine. True if the lowest and the highest of them "
+        "both end at least 0.01 nats above the best, which is chosen on the other seeds."
+    ),
+    tag="measurable",
+    forecast="U-shape; dead neurons rise with the rate",
+    expected="SUPPORTED",
+    arms={name: Arm({"lr": Times(factor), "steps": HALF}) for name, factor in RATES.items()},
+    conditions=(
+        Condition("lowest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(LOWEST, tuple(RATES))),
+        Condition("highest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(HIGHEST, tuple(RATES))),
+    ),
+    seeds=5,
+    series=(
+        Series("Loss by rate", "multiple of the base rate", "loss, nats", _by(RATES), loss, log_x=True),
+        Series(
+            "Dead by rate", "multiple of the base rate", "dead, share", _by(RATES), health("dead_fraction"), log_x=True
+        ),
+    ),
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+
+def _momentum_gains(evidence: Evidence, seed: int) -> float:
+    """Best SGD less best momentum, both chosen on the other seeds."""
+    sgd, momentum = (chosen_elsewhere(evidence, tuple(rates), seed) for rates in (SGD_RATES, MOMENTUM_RATES))
+    return evidence.loss(sgd, seed) - evidence.loss(momentum, seed)
+
+
+C18 = Claim(
+    id="C18",
+    where="G4",
+    quote="Momentum optimization can lead to faster convergence",
+    statement="SGD with momentum learns more than SGD without, in as many steps.",
+    meaning=(
+        "Three rates each, those with momentum a tenth of those without, since momentum 0.9 makes steps ten times as "
+        "long; no weight decay. True if the best rate with momentum ends at least 0.01 nats below the best without."
+    ),
+    tag="measurable",
+    forecast="faster",
+    expected="SUPPORTED",
+    arms={**_SGD_ARMS, **_MOMENTUM_ARMS},
+    conditions=(Condition("best SGD's loss, less that of the best momentum", "nats", DELTA, _momentum_gains),),
+    seeds=4,
+    series=(
+        Series(
+            "Loss by rate",
+            "rate / (1 − momentum), multiple of the base rate",
+            "loss, nats",
+            {
+                "SGD": tuple(SGD_RATES.items()),
+                "momentum": tuple((name, 10 * factor) for name, factor in MOMENTUM_RATES.items()),
+            },
+            loss,
+            log_x=True,
+        ),
+    ),
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+
+def _better_than_momentum(arm: str) -> Effect:
+    return lambda evidence, seed: (
+        evidence.loss(chosen_elsewhere(evidence, tuple(MOMENTUM_RATES), seed), seed) - evidence.loss(arm, seed)
+    )
+
+
+C19 = Claim(
+    id="C19",
+    where="G5",
+    quote="The Adam optimization algorithm can lead to faster convergence",
+    statement="Adam and AdamW learn more than SGD with momentum, in as many steps.",
+    meaning=(
+        "Adam without weight decay and AdamW with it, at the base's rate, and SGD with momentum at the best of three. "
+        "True if both end at least 0.01 nats below it. β2 at a high constant rate is shown beside, judged by nobody."
+    ),
+    tag="measurable",
+    forecast="far faster; β2 of 0.999 kills more neurons",
+    expected="SUPPORTED",
+    arms={
+        **_MOMENTUM_ARMS,
+        "Adam": Arm({"optimizer": "adam", **_UNDECAYED}),
+        "AdamW": Arm({"steps": HALF}),
+        **{name: dose(2.5, steps=HALF, beta2=beta2) for name, beta2 in BETA2.items()},
+    },
+    conditions=tuple(
+        Condition(f"best momentum's loss, less that of {arm}", "nats", DELTA, _better_than_momentum(arm))
+        for arm in ("Adam", "AdamW")
+    ),
+    seeds=4,
+    series=(
+        Series(
+            "Dead neurons by β2, at a high constant rate",
+            "1 − β2",
+            "dead, share",
+            {"AdamW": tuple((name, 1 - beta2) for name, beta2 in BETA2.items())},
+            health("dead_fraction"),
+            log_x=True,
+        ),
+    ),
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+
+C20 = Claim(
+    id="C20",
+    where="B9, B10, G2",
+    quote="batch size is too small, it can lead to noisy updates",
+    statement="Small batches make noisier updates, and large ones learn less from the same tokens.",
+    meaning=(
+        "Variance of the gradient between batches of 4 and of 64 windows, on the trained model. Then batches of a "
+        "third, one and four times the base's windows, at the same rate, on as many tokens. True if the variance "
+        "falls by half a decade and the largest batch ends at least 0.01 nats above the middle one."
+    ),
+    tag="measurable",
+    forecast="noise in inverse proportion to the batch; large batches cost tokens",
+    expected="SUPPORTED",
+    arms={
+        "relu": Arm(),
+        **{
+            name: Arm({"batch_size": Times(factor), "steps": Times(_TOKENS / factor)})
+            for name, factor in BATCHES.items()
+        },
+    },
+    measurements={"relu": ("gradient_noise",)},
+    conditions=(
+        Condition("fall of the noise", "decades", LEAST_NOISIER, figure("relu", "gradient_noise", "fall")),
+        Condition("large batches: loss above the middle ones'", "nats", DELTA, worse("batch x4", "batch x1")),
+    ),
+    seeds=5,
+    series=(Series("Loss by batch", "multiple of the base batch", "loss, nats", _by(BATCHES), loss, log_x=True),),
+    tables=(
+        Table("As many tokens in other batches", _NEURONS, tuple(BATCHES)),
+        Table(
+            "Gradient noise, log10 of the variance",
+            {
+                "4 windows": measured("gradient_noise", "4"),
+                "64 windows": measured("gradient_noise", "64"),
+                "squared length of the gradient": measured("gradient_noise", "signal"),
+            },
+            ("relu",),
+        ),
+    ),
+)
+
+C26 = Claim(
+    id="C26",
+    where="B1",
+    quote="if the input data is not normalized, it can lead to slow",
+    statement="A GPT whose layers read input that is not normalised learns less in as many steps.",
+    meaning=(
+        "With LayerNorm in front of attention, MLP and head, and without any normalisation, at the same rate. True if "
+        "the model without ends at least 0.01 nats above."
+    ),
+    tag="measurable",
+    forecast="LayerNorm absorbs the scale of whatever comes in; nothing is forecast of a model without it",
+    expected=None,
+    arms={"relu": Arm(), "without LayerNorm": Arm({"norm": "none"})},
+    conditions=(Condition("loss without LayerNorm, less with it", "nats", DELTA, worse("without LayerNorm", "relu")),),
+    seeds=5,
+    tables=(Table("Loss and neurons", _NEURONS),),
+)
+
+CLAIMS: tuple[Claim, ...] = (C17, C18, C19, C20, C26)
