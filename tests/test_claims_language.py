@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,7 +96,8 @@ def test_what_claims_share_is_one_training(
 
 
 def test_transfer_and_scratch_differ_in_their_start_alone(configurations: dict[tuple[str, str], RunConfig]) -> None:
-    assert configurations["C35", "then code"] == configurations["C35", "code from scratch"]
+    continued, scratch = configurations["C35", "then code"], configurations["C35", "code from scratch"]
+    assert replace(continued, init_from=None) == scratch
     assert ROWS["C35"].arms["then code"].start == "first on prose"
     assert configurations["C35", "first on prose"].tokenizer == configurations["C35", "then code"].tokenizer == "byte"
 
