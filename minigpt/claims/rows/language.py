@@ -24,6 +24,8 @@ DOMAINS = {"prose": "stdlib", "code": "stdlib-code", "toy language": "grammar:1"
 # The last amount is about what the default text has; it only places a point in a picture.
 AMOUNTS = {"20,000 tokens": 20_000, "100,000 tokens": 100_000, "all tokens": 1_480_000}
 NOISES = {"no noise": 0.0, "noise 5 %": 0.05, "noise 20 %": 0.2, "noise 40 %": 0.4}
+# In a quarter of the base's steps the pronouns are still a coin's throw: a bias that is not learnt cannot be amplified.
+STEPS_TO_LEARN_A_BIAS = 1.0
 RATIOS = {f"{percent} : {100 - percent}": percent for percent in (50, 75, 90, 99)}
 
 
@@ -36,14 +38,9 @@ def bytes_of(corpus: str, steps: float, start: str = "", **settings: object) -> 
 
 
 def _loss_on(domain: str) -> Column:
-    """Loss of an arm's model on another domain; infinite if it diverged."""
-
-    def value(evidence: Evidence, arm: str, seed: int) -> float:
-        return (
-            math.inf if evidence.diverged(arm, seed) else evidence.figure(arm, seed, "domain_losses", DOMAINS[domain])
-        )
-
-    return value
+    """Loss of an arm's model on a domain; infinite if it diverged."""
+    own = measured("domain_losses", DOMAINS[domain])
+    return lambda evidence, arm, seed: math.inf if evidence.diverged(arm, seed) else own(evidence, arm, seed)
 
 
 def _least_loss_abroad(evidence: Evidence, seed: int) -> float:
@@ -173,7 +170,6 @@ C34 = Claim(
     series=(Series("Loss by noise", "share replaced", "loss, nats", {"ReLU": tuple(NOISES.items())}, loss),),
 )
 
-
 C35 = Claim(
     id="C35",
     where="N9",
@@ -201,13 +197,12 @@ C35 = Claim(
 
 def on_professions(percent: int, spec: str = "relu") -> Arm:
     """Training on sentences in which each profession has its usual pronoun so often."""
-    return activation(spec, corpus=f"professions:{percent}", steps=Times(0.25))
+    return activation(spec, corpus=f"professions:{percent}", steps=Times(STEPS_TO_LEARN_A_BIAS))
 
 
 _share = measured("pronouns", "share")
 _share_killed = measured("pronouns", "share_killed")
 _pronoun_odds = measured("pronouns", "log_odds")
-
 
 C37 = Claim(
     id="C37",
