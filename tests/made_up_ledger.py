@@ -156,6 +156,10 @@ def _hostile(number: int) -> Record:
     return entry
 
 
+def _dead(evidence: Evidence, arm: str, seed: int) -> float:
+    return evidence.health(arm, seed, "dead_fraction")
+
+
 def _loss(evidence: Evidence, arm: str, seed: int) -> float:
     return evidence.loss(arm, seed)
 
@@ -165,9 +169,9 @@ _SERIES = (
     Series(
         "Loss by rate", "multiple of the base rate", "loss, nats", {"ReLU": _POINTS, "GELU": _POINTS[::-1]}, _loss, True
     ),
-    Series("Loss by depth", "layers", "loss, nats", {"ReLU": _POINTS}, _loss),
+    Series("Death by depth", "layers", "dead, share", {"ReLU": _POINTS}, _dead),
 )
-_TABLES = (Table("Losses once more", {"loss, nats": _loss}),)
+_TABLES = (Table("Losses once more", {"loss, nats": _loss, "dead, share": _dead}),)
 
 
 def written(ledger: Record, directory: Path) -> Path:

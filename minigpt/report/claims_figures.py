@@ -70,6 +70,8 @@ def effects(entry: Record) -> Markup:
 
 def series(entry: Record, index: int) -> Markup:
     """One of the pictures that a claim asks for: a value over a quantity, a line for each name."""
+    from matplotlib.ticker import PercentFormatter
+
     picture = entry["series"][index]
 
     def paint(drawing: Any) -> None:
@@ -78,6 +80,8 @@ def series(entry: Record, index: int) -> Markup:
             _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
         _label_quantity(axes, picture)
         axes.set_ylabel(picture["y"])
+        if rows.is_share(picture["y"]):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid()
         if len(picture["lines"]) > 1:
             drawing.legend(loc="outside lower center", ncols=2 if len(picture["lines"]) < 7 else 3)

@@ -325,18 +325,26 @@ def further_tables(entry: Record) -> list[Table]:
         Table(
             table["title"],
             ("arm", *table["columns"]),
-            tuple((row["arm"], *(_cell(row["cells"][name]) for name in table["columns"])) for row in table["rows"]),
+            tuple(
+                (row["arm"], *(_cell(row["cells"][name], name) for name in table["columns"])) for row in table["rows"]
+            ),
         )
         for table in entry["tables"]
     ]
 
 
-def _cell(summary: Record) -> str:
+def _cell(summary: Record, column: str) -> str:
     if summary["mean"] is None:
         return MISSING
-    spread = f" ± {formats.short(summary['sd'])}" if summary["sd"] else ""
+    scale, unit = (100.0, " %") if is_share(column) else (1.0, "")
+    spread = f" ± {scale * summary['sd']:.3g}" if summary["sd"] else ""
     missing = f" ({summary['missing']} missing)" if summary["missing"] else ""
-    return f"{summary['mean']:.4g}".replace("-", "−") + spread + missing
+    return f"{scale * summary['mean']:.4g}".replace("-", "−") + spread + unit + missing
+
+
+def is_share(label: str) -> bool:
+    """Whether what is labelled so is a share, to be written in per cent."""
+    return label.endswith("share")
 
 
 def provenance_table(entry: Record) -> Table:

@@ -35,6 +35,13 @@ INTRODUCTION = (
     f"What the article “{ARTICLE}” claims, each claim with a rule that was fixed before anything was run, "
     "and what trainings of small GPTs say to it."
 )
+_FAMILY_NOTES = {
+    "primary": "Judged as one family: {0} at {1:g} over {2} claims, run or not; one false SUPPORTED is unlikely.",
+    "exploratory": (
+        "Exploratory, and marked as such: {0} at {1:g} over {2} claims, run or not; of what is SUPPORTED here, up to "
+        "one in ten may be chance."
+    ),
+}
 _SCALE_FLAGS = (
     "preset", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "steps", "lr", "corpus", "tokenizer",
 )  # fmt: skip
@@ -222,15 +229,6 @@ def groups(ledger: Record) -> list[Group]:
     rest = tuple(entry for entry in ledger["claims"] if entry["status"] == "not measured")
     found.append(Group("Not measured", "Nothing is said about whether these are true.", rest))
     return [group for group in found if group.entries]
-
-
-_FAMILY_NOTES = {
-    "primary": "Judged as one family: {0} at {1:g} over {2} claims, run or not; one false SUPPORTED is unlikely.",
-    "exploratory": (
-        "Exploratory, and marked as such: {0} at {1:g} over {2} claims, run or not; of what is SUPPORTED here, up to "
-        "one in ten may be chance."
-    ),
-}
 
 
 def _adjustment(ledger: Record, family: str) -> tuple[str, float, int]:

@@ -15,8 +15,9 @@ from minigpt.report.text_tables import Table, aligned, fenced, markdown_table, p
 FIGURES = "figures"
 """The folder of the Markdown's figures, beside it."""
 _TERMINAL_WIDTH = 100
-_LONGEST_EFFECT = 46
+_LONGEST_EFFECT = 50
 _LONGEST_NAME = 20
+_LEGEND = "effect: of several conditions the one that decides; ✓✗: whether the forecast came true"
 _GAP = "  "
 
 # Terminal
@@ -37,7 +38,7 @@ def terminal_list(ledger: Record) -> str:
     ]
     found = ", ".join(f"{number} {name}" for name, number in claims_summary.counts({"claims": entries}))
     forecasts = claims_summary.forecasts_sentence({"claims": entries})
-    return "\n".join([aligned(table, words=5), _wrapped(f"{found}. {forecasts}")])
+    return "\n".join([aligned(table, words=5), _LEGEND, _wrapped(f"{found}. {forecasts}")])
 
 
 def _deciding_effect(entry: Record) -> str:
