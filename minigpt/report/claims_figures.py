@@ -32,8 +32,8 @@ _REACHED, _EXCLUDED = "#1f7ac0", "#d0631a"
 _COLOURS = ("#1f7ac0", "#d0631a", "#159a74", "#b8579b", "#a67c00", "#8c564b", "#5b6ee0", "#7a7a7a")
 _MARKERS = "osD^vPX*"
 _STRIP = (2.6, 0.42)  # inches
-_WIDTH = 5.4
-_NAME_WIDTH = 62  # characters
+_WIDTH, _SERIES_WIDTH = 4.8, 5.4
+_NAME_WIDTH = 50  # characters
 _MOST_TICKS = 8
 
 
@@ -87,7 +87,7 @@ def series(entry: Record, index: int) -> Markup:
             drawing.legend(loc="outside lower center", ncols=2 if len(picture["lines"]) < 7 else 3)
 
     height = 3.4 + 0.12 * len(picture["lines"])
-    return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_WIDTH, height), paint)
+    return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
 
 
 def standing_alone(svg: str) -> str:

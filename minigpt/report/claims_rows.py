@@ -33,6 +33,7 @@ _QUANTIFIERS = {
     "all": ("each condition has", "any condition"),
     "any": ("at least one condition has", "every condition"),
 }
+_CHANCE = 0.05  # of one condition by itself
 POINTS = "pp"
 """Percentage points: the unit of a difference of shares."""
 
@@ -224,7 +225,9 @@ def outcome(condition: Record) -> str:
     """What follows from the effects of one condition, by itself."""
     if not measured(condition):
         return MISSING
-    return "reached" if condition["meets"] else "excluded" if condition["excluded"] else "open"
+    if condition["meets"]:
+        return "reached" if condition["p"] < _CHANCE else "reached, perhaps by chance"
+    return "excluded" if condition["excluded"] else "open"
 
 
 def deciding(entry: Record) -> Record | None:

@@ -36,7 +36,7 @@ INTRODUCTION = (
     "and what trainings of small GPTs say to it."
 )
 _FAMILY_NOTES = {
-    "primary": "Judged as one family: {0} at {1:g} over {2} claims, run or not; one false SUPPORTED is unlikely.",
+    "primary": "Judged as one family: {0} at {1:g} over {2} claims, run or not; even one false SUPPORTED is unlikely.",
     "exploratory": (
         "Exploratory, and marked as such: {0} at {1:g} over {2} claims, run or not; of what is SUPPORTED here, up to "
         "one in ten may be chance."

@@ -191,7 +191,7 @@ def _claim_section(entry: Record) -> list[str]:
     for number, picture in enumerate(entry["series"]):
         blocks.append(f"![{plain(picture['title'])}]({FIGURES}/{entry['id']}-{number}.svg)")
     tables = [rows.seeds_table(entry), rows.arms_table(entry), rows.losses_table(entry), *rows.further_tables(entry)]
-    blocks += map(_titled, [*tables, rows.provenance_table(entry)])
+    blocks += [_titled(table) for table in (*tables, rows.provenance_table(entry)) if table.rows]
     return [*blocks, fenced([entry["command"]])]
 
 
