@@ -17,7 +17,7 @@ from minigpt.claims import verdicts
 from minigpt.claims.claim import EXPLORATORY, PRIMARY
 from minigpt.errors import CheckpointError
 from minigpt.report import claims_figures, claims_summary
-from minigpt.report import claims_rows as rows
+from minigpt.report import claims_words as words
 from minigpt.report.claims_page import claims_pages
 from minigpt.report.claims_tables import ledger_markdown, terminal_claim, terminal_list
 
@@ -35,6 +35,7 @@ ATTRIBUTES = {
 VISIBLE = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
 LEDGER = made_up_ledger()
 ENTRIES = {entry["id"]: entry for entry in LEDGER["claims"]}
+_NUMBER = re.compile(r"[+-][\d.]+(?:e[+-]\d+)?")
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -79,9 +80,9 @@ def pages(files: dict[str, str]) -> dict[str, Page]:
 
 def test_the_made_up_ledger_has_everything_that_is_hard_to_show() -> None:
     """The tests below say something only if all verdicts and statuses occur."""
-    found = {rows.finding(entry) for entry in ENTRIES.values()}
-    assert found == {*rows.VERDICTS, "not run", "not measured", "stale"}
-    assert any(rows.by_signs(condition) for entry in ENTRIES.values() for condition in entry["conditions"])
+    found = {words.finding(entry) for entry in ENTRIES.values()}
+    assert found == {*words.VERDICTS, "not run", "not measured", "stale"}
+    assert any(words.by_signs(condition) for entry in ENTRIES.values() for condition in entry["conditions"])
 
 
 def test_every_claim_has_a_row_and_a_page(files: dict[str, str], pages: dict[str, Page]) -> None:
@@ -89,21 +90,21 @@ def test_every_claim_has_a_row_and_a_page(files: dict[str, str], pages: dict[str
     assert {name for name in pages if name != "report.html"} == {f"{claim}.html" for claim in ENTRIES}
     assert list(pages["report.html"].rows) == sorted(ENTRIES, key=_group)
     for claim, entry in ENTRIES.items():
-        shown = rows.inert(entry)
+        shown = words.inert(entry)
         for text in (pages["report.html"].rows[claim], pages[f"{claim}.html"].text):
-            for words in (
+            for said in (
                 shown["quote"],
                 shown["statement"],
                 shown["forecast"],
-                rows.finding(entry),
-                rows.price(entry),
+                words.finding(entry),
+                words.price(entry),
             ):
-                assert words in text
+                assert said in text
             assert shown.get("command", "") in text
             assert (shown["obstacle"] or "") in text
         for condition in shown["conditions"]:
-            assert rows.effect(condition) in pages["report.html"].rows[claim] or "effects" not in condition
-            assert rows.margin(condition) in pages["report.html"].rows[claim]
+            assert words.effect(condition) in pages["report.html"].rows[claim] or "effects" not in condition
+            assert words.margin(condition) in pages["report.html"].rows[claim]
 
 
 def _group(claim: str) -> tuple[bool, str, int]:
@@ -118,10 +119,10 @@ def _order(entry: Record) -> str:
 @pytest.mark.parametrize("claim", [claim for claim, entry in ENTRIES.items() if "arms" in entry])
 def test_a_claims_page_has_its_numbers(claim: str, pages: dict[str, Page]) -> None:
     """Effects of every seed, intervals, losses, dead neurons, divergence, settings, commands, provenance."""
-    entry, text = rows.inert(ENTRIES[claim]), pages[f"{claim}.html"].text
+    entry, text = words.inert(ENTRIES[claim]), pages[f"{claim}.html"].text
     for condition in entry["conditions"]:
         for number in (*(seed["effect"] for seed in condition["effects"]), condition["mean"], condition["low90"]):
-            assert rows.value(number, condition["unit"]) in text
+            assert words.value(number, condition["unit"]) in text
     for arm in entry["arms"]:
         for loss in arm["losses"]:
             assert ("DIVERGED" if loss is None else f"{loss:.4f}") in text
@@ -131,7 +132,7 @@ def test_a_claims_page_has_its_numbers(claim: str, pages: dict[str, Page]) -> No
     for picture in entry["series"]:
         assert picture["title"] in text
     for made in ("commit", "torch", "processor"):
-        assert rows.recorded(entry["provenance"][made]) in text
+        assert words.recorded(entry["provenance"][made]) in text
 
 
 def test_numbers_are_the_ledgers() -> None:
@@ -141,11 +142,13 @@ def test_numbers_are_the_ledgers() -> None:
             if condition.get("low90") is None or entry["id"] == "C18":
                 continue
             scale, digits = {"share": (100, 2), "nats": (1, 4)}.get(condition["unit"], (1, None))
-            shown = [float(number) for number in re.findall(r"[+-][\d.]+(?:e[+-]\d+)?", _ascii(rows.effect(condition)))]
+            shown = [
+                float(number) for number in re.findall(r"[+-][\d.]+(?:e[+-]\d+)?", _ascii(words.effect(condition)))
+            ]
             exact = [scale * condition[key] for key in ("mean", "low90", "high90")]
             tolerance = {"rel": 5e-3} if digits is None else {"abs": 0.51 * 10**-digits}
             assert shown == pytest.approx(exact, **tolerance)
-            assert float(rows.margin(condition).split()[0]) == scale * condition["margin"]
+            assert float(words.margin(condition).split()[0]) == scale * condition["margin"]
 
 
 def _ascii(text: str) -> str:
@@ -166,7 +169,7 @@ def _ascii(text: str) -> str:
 )
 def test_a_number_is_written_in_its_unit(number: float | None, unit: str, text: str) -> None:
     """Shares as percentage points, nats with four decimals, others with three digits; none as a dash."""
-    assert rows.value(number, unit) == text
+    assert words.value(number, unit) == text
 
 
 def test_shares_are_written_in_per_cent(pages: dict[str, Page]) -> None:
@@ -185,7 +188,7 @@ def test_the_summary_follows_from_the_verdicts() -> None:
     named = [point.claim for part in (true, false, unknown, undone, beyond) for point in part.points if point.claim]
     assert sorted(named) == sorted(ENTRIES)
     for part, verdict in ((true, "SUPPORTED"), (false, "REFUTED"), (unknown, "INCONCLUSIVE")):
-        assert [point.claim for point in part.points] == [c for c, e in ENTRIES.items() if rows.finding(e) == verdict]
+        assert [point.claim for point in part.points] == [c for c, e in ENTRIES.items() if words.finding(e) == verdict]
     assert true.points[0].text == ENTRIES["C1"]["statement"]
     assert all(point.text.startswith("Not so: “") for point in false.points)
     assert [point.claim for point in undone.points] == ["C9", "C10", "C19"]
@@ -232,9 +235,9 @@ def test_nothing_run_yet_can_be_told(tmp_path: Path) -> None:
 
 def test_a_verdict_is_explained_by_the_ledgers_rule() -> None:
     """The reason names what decided, and its limits are those by which the ledger judges."""
-    assert rows.FAMILIES[PRIMARY][1] == verdicts.ALPHA
-    assert rows.FAMILIES[EXPLORATORY][1] == verdicts.FALSE_DISCOVERY_RATE
-    reasons = {claim: " ".join(rows.reasons(entry)) for claim, entry in ENTRIES.items()}
+    assert words.FAMILIES[PRIMARY][1] == verdicts.ALPHA
+    assert words.FAMILIES[EXPLORATORY][1] == verdicts.FALSE_DISCOVERY_RATE
+    reasons = {claim: " ".join(words.reasons(entry)) for claim, entry in ENTRIES.items()}
     assert "below 0.05" in reasons["C1"]
     assert "below 0.1" in reasons["C17"]
     assert "excluded, at 90 %, of: condition 0 of 2" in reasons["C2"]
@@ -251,7 +254,7 @@ def test_the_condition_that_decides_is_shown_in_short(rule: Any, chosen: str) ->
     claim = made_up_claim(1, [("strong", "nats", 0.01), ("weak", "nats", 0.01)], rule=rule)
     effects = [[0.1 + 0.001 * k for k in range(8)], [0.001 * k for k in range(8)]]
     entry = judged_entry(claim, effects, {"relu": [1.5] * 8, "gelu": [1.6] * 8})
-    deciding = rows.deciding(entry)
+    deciding = words.deciding(entry)
     assert deciding is not None
     assert deciding["name"] == chosen
 
@@ -309,8 +312,8 @@ def test_markdown_tables_are_whole(files: dict[str, str]) -> None:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     for claim, entry in ENTRIES.items():
         row = next(line for line in text.splitlines() if line.startswith(f"| [{claim}](#{claim.lower()}) |"))
-        assert rows.finding(entry) in row
-        assert rows.price(entry) in row
+        assert words.finding(entry) in row
+        assert words.price(entry) in row
         assert f"\n### {claim}\n" in text
     drawn = {name for name in files if name.startswith("figures/")}
     assert set(re.findall(r"\]\((figures/[^)]*)\)", text)) == drawn
@@ -322,8 +325,8 @@ def test_the_terminal_lists_every_claim_within_its_width() -> None:
     assert max(map(len, lines)) <= 100
     for line, (claim, entry) in zip(lines[1:], ENTRIES.items(), strict=False):
         assert line.split()[0] == claim
-        assert rows.finding(entry) in line
-        assert f" {rows.forecast_mark(entry)}  " in line
+        assert words.finding(entry) in line
+        assert f" {words.forecast_mark(entry)}  " in line
     assert "4 SUPPORTED, 2 REFUTED, 4 INCONCLUSIVE, 1 not run, 1 stale, 2 not measured" in " ".join(lines)
 
 
@@ -334,10 +337,10 @@ def test_the_terminal_tells_all_of_one_claim(claim: str) -> None:
     text = terminal_claim(entry)
     assert max(map(len, text.splitlines())) <= 100
     flat = " ".join(text.split())
-    expected = [entry["statement"], entry["meaning"], entry["forecast"], rows.finding(entry), entry.get("command", "")]
-    expected += [*rows.reasons(entry), *(rows.effect(c) for c in entry["conditions"] if rows.measured(c))]
-    for words in expected:
-        assert words in flat
+    expected = [entry["statement"], entry["meaning"], entry["forecast"], words.finding(entry), entry.get("command", "")]
+    expected += [*words.reasons(entry), *(words.effect(c) for c in entry["conditions"] if words.measured(c))]
+    for said in expected:
+        assert said in flat
 
 
 def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:

@@ -13,9 +13,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from minigpt.report import claims_rows as rows
+from minigpt.report import claims_words as words
 from minigpt.report import figures
-from minigpt.report.claims_rows import Record
+from minigpt.report.claims_words import Record
 
 CAPTIONS = {
     "effects": (
@@ -47,7 +47,7 @@ def strip(entry: Record, index: int) -> Markup:
         axes.set_axis_off()
         _draw_effects(axes, condition)
 
-    title = f"{rows.finding(entry)}: {condition['name']}: {rows.against_margin(condition)}"
+    title = f"{words.finding(entry)}: {condition['name']}: {words.against_margin(condition)}"
     return _drawn(f"{entry['id']}-strip-{index}", title, _STRIP, paint)
 
 
@@ -80,7 +80,7 @@ def series(entry: Record, index: int) -> Markup:
             _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
         _label_quantity(axes, picture)
         axes.set_ylabel(picture["y"])
-        if rows.is_share(picture["y"]):
+        if words.is_share(picture["y"]):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
         axes.grid()
         if len(picture["lines"]) > 1:
@@ -120,7 +120,7 @@ def _draw_effects(axes: Any, condition: Record) -> None:
     axes.axvline(0, color=figures.INK, linewidth=0.8)
     axes.axvline(margin, color=_REACHED, linewidth=1.2, dashes=(3, 2))
     axes.plot(found, [0.3] * len(found), "o", color=figures.INK, alpha=0.5, markersize=4, markeredgewidth=0)
-    colour = {"reached": _REACHED, "excluded": _EXCLUDED}.get(rows.outcome(condition), figures.INK)
+    colour = {"reached": _REACHED, "excluded": _EXCLUDED}.get(words.outcome(condition), figures.INK)
     if low is not None:
         axes.plot([low, high], [0.68] * 2, color=colour, linewidth=2.2)
     if mean is not None:

@@ -12,8 +12,9 @@ from markupsafe import Markup
 
 from minigpt.report import claims_figures, claims_summary, formats, pages
 from minigpt.report import claims_rows as rows
-from minigpt.report.claims_rows import Record
+from minigpt.report import claims_words as words
 from minigpt.report.claims_tables import FIGURES, ledger_markdown
+from minigpt.report.claims_words import Record
 from minigpt.report.text_tables import Table
 
 _OVERVIEW, _CLAIM = "claims_page.html.jinja", "claim_page.html.jinja"
@@ -35,7 +36,7 @@ def claims_pages(directory: Path) -> dict[str, str]:
     Raises:
         CheckpointError: there is no ledger that can be read.
     """
-    ledger = rows.read_ledger(directory)
+    ledger = words.read_ledger(directory)
     entries = ledger["claims"]
     drawn = {entry["id"]: _figures(entry) for entry in entries if "arms" in entry}
     files = {"report.html": _overview(ledger), "report.md": ledger_markdown(ledger)}
@@ -76,15 +77,15 @@ def _overview(ledger: Record) -> str:
         reading=claims_summary.reading_sentences(ledger),
         caption=claims_figures.CAPTIONS["effects"],
         groups=claims_summary.groups(ledger),
-        verdicts=rows.VERDICTS,
+        verdicts=words.VERDICTS,
         strips=strips,
         missing=formats.MISSING,
-        seeds=rows.seeds,
-        margin=rows.margin,
-        effect=rows.effect,
-        mark=rows.forecast_mark,
-        forecast_words=rows.forecast_words,
-        price=rows.price,
+        seeds=words.seeds,
+        margin=words.margin,
+        effect=words.effect,
+        mark=words.forecast_mark,
+        forecast_words=words.forecast_words,
+        price=words.price,
     )
 
 
@@ -97,13 +98,13 @@ def _claim(entry: Record, figures: dict[str, Markup], before: str | None, after:
             entry=entry,
             before=before,
             after=after,
-            tag=rows.TAGS[entry["tag"]],
-            verdicts=rows.VERDICTS,
-            reasons=rows.reasons(entry),
+            tag=words.TAGS[entry["tag"]],
+            verdicts=words.VERDICTS,
+            reasons=words.reasons(entry),
             sections=claims_summary.SECTIONS,
-            rule=rows.rule(entry) if entry["conditions"] else None,
-            forecast=rows.forecast_words(entry),
-            price=rows.price(entry),
+            rule=words.rule(entry) if entry["conditions"] else None,
+            forecast=words.forecast_words(entry),
+            price=words.price(entry),
             sections_drawn=_sections(entry, figures),
         )
     )

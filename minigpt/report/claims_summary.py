@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minigpt.report import formats
-from minigpt.report.claims_rows import (
+from minigpt.report.claims_words import (
     FAMILIES,
     POINTS,
     VERDICTS,

@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from minigpt.report import claims_rows as rows
 from minigpt.report import claims_summary, formats
+from minigpt.report import claims_words as words
 from minigpt.report.claims_figures import CAPTIONS
-from minigpt.report.claims_rows import Record
+from minigpt.report.claims_words import Record
 from minigpt.report.formats import MISSING
 from minigpt.report.text_tables import Table, aligned, fenced, markdown_table, plain
 
@@ -25,9 +26,9 @@ _GAP = "  "
 
 def terminal_list(ledger: Record) -> str:
     """Return a line for each claim: verdict or status, effect against margin, forecast, statement cut to the width."""
-    entries = rows.inert(ledger["claims"])
+    entries = words.inert(ledger["claims"])
     known = [
-        [entry["id"], rows.finding(entry), _deciding_effect(entry), rows.forecast_mark(entry)] for entry in entries
+        [entry["id"], words.finding(entry), _deciding_effect(entry), words.forecast_mark(entry)] for entry in entries
     ]
     table = [["claim", "verdict", "effect [90 %] vs margin", "✓✗", "statement"]]
     width = sum(
@@ -43,11 +44,11 @@ def terminal_list(ledger: Record) -> str:
 
 def _deciding_effect(entry: Record) -> str:
     """The effect of the condition that decides, and of how many it is one."""
-    condition = rows.deciding(entry)
+    condition = words.deciding(entry)
     if condition is None:
         return MISSING
     others = f", 1 of {len(entry['conditions'])}" if len(entry["conditions"]) > 1 else ""
-    return _cut(f"{rows.effect(condition)} vs {rows.margin(condition)}", _LONGEST_EFFECT - len(others)) + others
+    return _cut(f"{words.effect(condition)} vs {words.margin(condition)}", _LONGEST_EFFECT - len(others)) + others
 
 
 def _cut(text: str, width: int) -> str:
@@ -56,9 +57,9 @@ def _cut(text: str, width: int) -> str:
 
 def terminal_claim(entry: Record) -> str:
     """Return all about one claim, wrapped to the terminal."""
-    entry = rows.inert(entry)
-    parts = [_wrapped(f"{entry['id']}  {rows.finding(entry)}  ({entry['where']}, {entry['family']} family)")]
-    parts.append(_described(_words(entry)))
+    entry = words.inert(entry)
+    parts = [_wrapped(f"{entry['id']}  {words.finding(entry)}  ({entry['where']}, {entry['family']} family)")]
+    parts.append(_described(_described_by(entry)))
     if entry["conditions"]:
         parts.append("Conditions\n" + _described((c["name"], _condition(c)) for c in entry["conditions"]))
     if "arms" in entry:
@@ -66,37 +67,37 @@ def terminal_claim(entry: Record) -> str:
         parts.append("Arms\n" + _described((arm["name"], _arm(arm)) for arm in entry["arms"]))
         parts += [_terminal_table(table) for table in rows.further_tables(entry)]
         made = entry["provenance"]
-        trained = [("trained by", f"{rows.recorded(made['commit'])} on {rows.recorded(made['processor'])}")]
-        parts.append(_described([("price", rows.price(entry)), *trained]))
+        trained = [("trained by", f"{words.recorded(made['commit'])} on {words.recorded(made['processor'])}")]
+        parts.append(_described([("price", words.price(entry)), *trained]))
     return "\n\n".join([*parts, *([f"repeat:  {entry['command']}"] if "command" in entry else [])])
 
 
-def _words(entry: Record) -> list[tuple[str, str]]:
+def _described_by(entry: Record) -> list[tuple[str, str]]:
     """What a claim says, how it is judged and why, by name."""
-    words = [
+    said = [
         ("quote", f"“{entry['quote']}”"),
         ("statement", entry["statement"]),
         ("meaning", entry["meaning"]),
-        ("kind", rows.TAGS[entry["tag"]]),
-        ("forecast", f"{entry['forecast']} ({rows.forecast_words(entry)})"),
+        ("kind", words.TAGS[entry["tag"]]),
+        ("forecast", f"{entry['forecast']} ({words.forecast_words(entry)})"),
     ]
     if entry["conditions"]:
-        words.append(("rule", rows.rule(entry)))
+        said.append(("rule", words.rule(entry)))
     if entry["obstacle"]:
-        words.append(("obstacle", entry["obstacle"]))
-    return [*words, *(("why", reason) for reason in rows.reasons(entry))]
+        said.append(("obstacle", entry["obstacle"]))
+    return [*said, *(("why", reason) for reason in words.reasons(entry))]
 
 
 def _condition(condition: Record) -> str:
-    if not rows.measured(condition):
-        return f"margin {rows.margin(condition)}"
-    return f"{rows.against_margin(condition)}; {rows.outcome(condition)}"
+    if not words.measured(condition):
+        return f"margin {words.margin(condition)}"
+    return f"{words.against_margin(condition)}; {words.outcome(condition)}"
 
 
 def _arm(arm: Record) -> str:
     start = f", continues from {arm['start']}" if arm["start"] else ""
     diverged = f"; {arm['diverged']} of {len(arm['losses'])} DIVERGED" if arm["diverged"] else ""
-    return f"{arm['settings'] or 'the base'}{start}; mean loss {formats.fixed(rows.mean(arm['losses']))}{diverged}"
+    return f"{arm['settings'] or 'the base'}{start}; mean loss {formats.fixed(words.mean(arm['losses']))}{diverged}"
 
 
 def _described(pairs: Iterable[tuple[str, str]]) -> str:
@@ -104,7 +105,7 @@ def _described(pairs: Iterable[tuple[str, str]]) -> str:
     pairs = list(pairs)
     width = min(_LONGEST_NAME, max(len(name) for name, _ in pairs)) + 3
     return "\n".join(
-        _wrapped(f"{name}:".ljust(width) + " " * (len(name) >= width) + words, " " * width) for name, words in pairs
+        _wrapped(f"{name}:".ljust(width) + " " * (len(name) >= width) + said, " " * width) for name, said in pairs
     )
 
 
@@ -134,7 +135,7 @@ def _fits(lines: list[list[str]]) -> bool:
 
 def ledger_markdown(ledger: Record) -> str:
     """Return the ledger as Markdown: what it says as a whole, a row for each claim, then every claim at length."""
-    ledger = rows.inert(ledger)
+    ledger = words.inert(ledger)
     blocks = ["# The ledger of claims", plain(claims_summary.INTRODUCTION)]
     for part in claims_summary.summary(ledger):
         points = "\n".join(f"- {_point(point)}" for point in part.points)
@@ -165,13 +166,13 @@ def _group_table(entries: Iterable[Record]) -> Table:
             entry["where"],
             f"“{entry['quote']}”",
             entry["statement"],
-            rows.finding(entry),
+            words.finding(entry),
             entry["obstacle"] or "; ".join(f"{c['name']}: {_condition(c)}" for c in entry["conditions"]),
-            rows.seeds(entry),
+            words.seeds(entry),
             formats.p_value(entry.get("p_adjusted")),
             entry["forecast"],
-            rows.forecast_mark(entry),
-            rows.price(entry),
+            words.forecast_mark(entry),
+            words.price(entry),
             entry.get("command", MISSING),
         )
         for entry in entries
@@ -181,8 +182,8 @@ def _group_table(entries: Iterable[Record]) -> Table:
 
 
 def _claim_section(entry: Record) -> list[str]:
-    blocks = [f"### {plain(entry['id'])}", f"**{plain(rows.finding(entry))}** · {plain(entry['where'])}"]
-    blocks.append("\n".join(f"- {plain(name)}: {plain(words)}" for name, words in _words(entry)))
+    blocks = [f"### {plain(entry['id'])}", f"**{plain(words.finding(entry))}** · {plain(entry['where'])}"]
+    blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in _described_by(entry)))
     if entry["conditions"]:
         blocks.append(_titled(rows.conditions_table(entry)))
     if "arms" not in entry:
