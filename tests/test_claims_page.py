@@ -9,6 +9,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 from made_up_ledger import HOSTILE, Record, judged_entry, made_up_claim, made_up_ledger, written
@@ -129,6 +130,8 @@ def test_a_claims_page_has_its_numbers(claim: str, pages: dict[str, Page]) -> No
         assert arm["command"] in text
         assert arm["settings"] in text
         assert f"{arm['diverged']} DIVERGED" in text or not arm["diverged"]
+    lost = [arm["diverged"] for arm in entry["arms"] if arm["diverged"]]
+    assert text.count("DIVERGED") == len(lost) + sum(lost)
     for picture in entry["series"]:
         assert picture["title"] in text
     for made in ("commit", "torch", "processor"):
@@ -285,8 +288,6 @@ def test_text_is_inert(files: dict[str, str], pages: dict[str, Page]) -> None:
     assert not any("\x1b" in text or "\u202e" in text for text in texts)
     outside_code = re.sub(r"^(`{3,})sh\n.*?^\1$", "", files["report.md"], flags=re.DOTALL | re.MULTILINE)
     assert "<script" not in outside_code.replace("\\<", "")
-    for name, drawing in files.items():
-        assert "<script" not in drawing or not name.endswith(".svg")
 
 
 def test_ids_of_a_page_are_its_own(files: dict[str, str], pages: dict[str, Page]) -> None:
@@ -317,6 +318,15 @@ def test_markdown_tables_are_whole(files: dict[str, str]) -> None:
         assert f"\n### {claim}\n" in text
     drawn = {name for name in files if name.startswith("figures/")}
     assert set(re.findall(r"\]\((figures/[^)]*)\)", text)) == drawn
+
+
+def test_figures_stand_alone(files: dict[str, str]) -> None:
+    """Each file is well-formed SVG of known elements, whatever its labels say, and has colours without a page."""
+    for name in (name for name in files if name.endswith(".svg")):
+        root = ElementTree.fromstring(files[name])
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "color:" in root.attrib["style"]
+        assert {element.tag.rpartition("}")[2].lower() for element in root.iter()} <= OURS
 
 
 def test_the_terminal_lists_every_claim_within_its_width() -> None:

@@ -21,7 +21,7 @@ CAPTIONS = {
     "effects": (
         "Small dots: the effect of each seed, positive in the direction that the claim says. Large mark and bar: their "
         "mean and its 90 % interval. Thin line: no effect. Dashed line: the margin, the least effect that matters; the "
-        "tinted side is where the claim holds."
+        "tinted side has the effects that are large enough."
     ),
     "series": (
         "Faint dots: single seeds. Lines and marks: means over seeds, bars one standard deviation each way. A cross at "
@@ -90,9 +90,11 @@ def series(entry: Record, index: int) -> Markup:
     return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
 
 
-def standing_alone(svg: str) -> str:
+def standing_alone(figure: Markup) -> str:
     """A drawing as a file of its own, on white, with the colours of a light page."""
-    return svg.replace("<svg ", '<svg style="background: #fff; color: #1b1f24; font-family: sans-serif" ', 1) + "\n"
+    style = "background: #fff; color: #1b1f24; font-family: sans-serif"
+    # NOTE: Markup would escape what it is given to put in.
+    return str(figure).replace("<svg ", f'<svg style="{style}" ', 1) + "\n"
 
 
 def _drawn(name: str, title: str, size: tuple[float, float], paint: figures.Paint) -> Markup:

@@ -190,7 +190,12 @@ def _claim_section(entry: Record) -> list[str]:
         return blocks
     blocks += [f"![Effects of {entry['id']} by seed]({FIGURES}/{entry['id']}.svg)", plain(CAPTIONS["effects"])]
     for number, picture in enumerate(entry["series"]):
-        blocks.append(f"![{plain(picture['title'])}]({FIGURES}/{entry['id']}-{number}.svg)")
+        blocks += [
+            f"**{plain(picture['title'])}**",
+            f"![{plain(picture['title'])}]({FIGURES}/{entry['id']}-{number}.svg)",
+        ]
+    if entry["series"]:
+        blocks.append(plain(CAPTIONS["series"]))
     tables = [rows.seeds_table(entry), rows.arms_table(entry), rows.losses_table(entry), *rows.further_tables(entry)]
     blocks += [_titled(table) for table in (*tables, rows.provenance_table(entry)) if table.rows]
     return [*blocks, fenced([entry["command"]])]
