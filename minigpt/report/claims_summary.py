@@ -121,7 +121,7 @@ def _why_undone(entry: Record) -> str:
         return f"Stale, found with other code, text or scale and not counted: “{entry['statement']}”"
     if entry["status"] == "not run":
         return f"Not run: “{entry['statement']}”"
-    return f"Not built: “{entry['statement']}” ({entry['obstacle'] or formats.MISSING})"
+    return f"Not measured: “{entry['statement']}” ({entry['obstacle'] or formats.MISSING})"
 
 
 def _out_of_reach(entries: Sequence[Record]) -> tuple[Point, ...]:

@@ -7,6 +7,7 @@ direction that the claim says. What does not exist is a dash.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -249,7 +250,7 @@ def deciding(entry: Record) -> Record | None:
 
 def is_share(label: str) -> bool:
     """Whether what is labelled so is a share, to be written in per cent."""
-    return label.endswith("share")
+    return "share" in re.findall(r"\w+", label)
 
 
 def recorded(values: Sequence[str]) -> str:
