@@ -15,7 +15,8 @@ from typing import Any
 from minigpt.errors import CheckpointError
 from minigpt.report import ablation_rows as rows
 from minigpt.report import formats
-from minigpt.report.ablation_rows import Record, Table
+from minigpt.report.ablation_rows import Record
+from minigpt.report.text_tables import Table
 
 VERDICTS = ("better", "worse", "equivalent", "undecided", "no verdict")
 FORMAT = 1

@@ -8,35 +8,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from minigpt.report import formats
 from minigpt.report.formats import MISSING
+from minigpt.report.text_tables import Table
 
 Record = dict[str, Any]
 TRUSTED_TOKENS = 65_536
 WARNING = "⚠"
 _CURVE_COLUMNS = 6
 _RELATIVE_PATH = re.compile(r"(\.\./)*\w[\w.-]*(/\w[\w.-]*)*")  # nothing else is made a link, whatever the file says
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings; the first `words` columns, and those named in `prose`, are words and not figures."""
-
-    title: str
-    headings: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int = 1
-    prose: frozenset[int] = frozenset()
-    links: tuple[str | None, ...] = ()
-    """Where the first word of each row leads."""
-    reasons: tuple[str, ...] = ()
-    """A sentence below each row."""
-    commands: tuple[str, ...] = ()
-    """A command line below each row."""
-    folded: bool = False
 
 
 def ordered(comparisons: Iterable[Record]) -> list[Record]:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,6 @@ from minigpt.report.ablation_rows import (
     TRUSTED_TOKENS,
     WARNING,
     Record,
-    Table,
     about_seeds,
     arm_loss,
     arm_name,
@@ -31,6 +29,7 @@ from minigpt.report.ablation_rows import (
     ordered,
     seeds,
 )
+from minigpt.report.text_tables import aligned, fenced, markdown_table, plain
 
 # Markdown
 
@@ -42,52 +41,25 @@ def ablation_markdown(directory: Path) -> str:
         CheckpointError: there is no analysis that can be read.
     """
     analysis = read_analysis(directory)
-    blocks = [f"# {_plain(analysis['name'])}", _plain(subtitle(analysis))]
-    blocks += [f"> {_plain(warning)}" for warning in (unfinished(analysis), *warnings(analysis)) if warning]
-    blocks.append("\n".join(f"- {_plain(sentence)}" for sentence in analysis["conclusion"]))
+    blocks = [f"# {plain(analysis['name'])}", plain(subtitle(analysis))]
+    blocks += [f"> {plain(warning)}" for warning in (unfinished(analysis), *warnings(analysis)) if warning]
+    blocks.append("\n".join(f"- {plain(sentence)}" for sentence in analysis["conclusion"]))
     for section in sections(analysis):
         blocks += _markdown_section(section)
-    blocks.append(_fenced([analysis["command"]]))
+    blocks.append(fenced([analysis["command"]]))
     return "\n\n".join(blocks) + "\n"
 
 
 def _markdown_section(section: Section) -> list[str]:
-    blocks = [f"## {_plain(section.title)}", *map(_plain, section.sentences)]
+    blocks = [f"## {plain(section.title)}", *map(plain, section.sentences)]
     if section.caption:
-        blocks.append(f"*Figure (see the page):* {_plain(section.caption)}")
+        blocks.append(f"*Figure (see the page):* {plain(section.caption)}")
     for table in section.tables:
         if table.rows:
-            blocks += [f"### {_plain(table.title)}", _markdown_table(table)]
+            blocks += [f"### {plain(table.title)}", markdown_table(table)]
         if table.commands:
-            blocks.append(_fenced(table.commands))
+            blocks.append(fenced(table.commands))
     return blocks
-
-
-def _markdown_table(table: Table) -> str:
-    headings, left = (
-        list(map(_plain, table.headings)),
-        [k < table.words or k in table.prose for k in range(len(table.headings))],
-    )
-    rows = [[*map(_plain, row)] for row in table.rows]
-    for row, link in zip(rows, table.links, strict=False):
-        row[0] = f"[{row[0]}]({link})" if link else row[0]
-    if table.reasons:
-        headings, left = [*headings, "why"], [*left, True]
-        rows = [[*row, _plain(reason)] for row, reason in zip(rows, table.reasons, strict=True)]
-    lines = [headings, [":--" if words else "--:" for words in left], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as its characters: no markup, no cell border, no new line."""
-    escaped = re.sub(r"([\\`*\[\]<>|#~$]|(?<!\w)_|_(?!\w))", r"\\\1", " ".join(text.split()))
-    return escaped.replace("&", "&amp;")
-
-
-def _fenced(lines: Sequence[str]) -> str:
-    longest = max((len(run) for line in lines for run in re.findall("`+", line)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return "\n".join([f"{fence}sh", *lines, fence])
 
 
 # CSV
@@ -197,10 +169,10 @@ def terminal_table(analysis: Record) -> str:
     if comparisons and len(of_arm) == len(comparisons):
         findings = [_finding(of_arm[arm["name"]]) if arm["name"] in of_arm else _NO_FINDING for arm in arms]
         rows = [row + more for row, more in zip(rows, [[*_FINDING_HEADINGS], *findings], strict=True)]
-    parts = [_aligned(rows)]
+    parts = [aligned(rows)]
     if len(of_arm) < len(comparisons):
         named = [[comparison_name(pair), *_finding(pair)] for pair in ordered(comparisons)]
-        parts.append(_aligned([["arm − reference", *_FINDING_HEADINGS], *named]))
+        parts.append(aligned([["arm − reference", *_FINDING_HEADINGS], *named]))
     if few_tokens(analysis):
         parts.append(f"{WARNING} counted on fewer than {TRUSTED_TOKENS:,} tokens: take these shares as hints")
     return "\n".join([*parts, *warnings(analysis), *analysis["conclusion"]])
@@ -219,12 +191,3 @@ def _arm_cells(arm: Record) -> list[str]:
 def _finding(pair: Record) -> list[str]:
     span = "" if pair["low"] is None else f" {formats.interval(pair['low'], pair['high'])}"
     return [formats.signed(pair["mean"]) + span, pair["verdict"], about_seeds(pair)]
-
-
-def _aligned(rows: list[list[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-        for row in rows
-    ]
-    return "\n".join("  ".join(line).rstrip() for line in lines)

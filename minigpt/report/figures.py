@@ -23,7 +23,7 @@ MAX_POINTS = 600
 _MAX_MARKERS = 40
 _MAX_LEGEND = 8
 _MAX_PERPLEXITY_LABELS = 8
-_INK = "#010203"  # stands for the colour of the page's text, which no drawing can know
+INK = "#010203"  # stands for the colour of the page's text, which no drawing can know
 TRAINING_COLOUR, VALIDATION_COLOUR = "#8a8f98", "#2f7fd6"
 _LAYER_COLOURS = ("#2f7fd6", "#b84aa8", "#d9730d")
 _STYLE = {
@@ -36,8 +36,8 @@ _STYLE = {
     "grid.alpha": 0.18,
     "legend.frameon": False,
     "legend.fontsize": 10,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), _INK),
-    "grid.color": _INK,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+    "grid.color": INK,
 }
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
@@ -68,7 +68,7 @@ def _compact(svg: str, name: str) -> str:
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
     svg = re.sub(r"\s*\n\s*", "\n", svg)
-    return svg.replace(_INK, "currentColor").strip()
+    return svg.replace(INK, "currentColor").strip()
 
 
 def loss_curves(records: list[Record]) -> Markup:

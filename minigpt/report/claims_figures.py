@@ -1,0 +1,191 @@
+"""Figures of claims as SVG: the effects of each seed beside margin and zero, and what a claim draws over a quantity.
+
+Axes take the colour of the page's text. What the figures mean stands in `CAPTIONS`; numbers stand beside them.
+"""
+
+from __future__ import annotations
+
+import math
+import textwrap
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from markupsafe import Markup
+
+from minigpt.report import claims_words as words
+from minigpt.report import figures
+from minigpt.report.claims_words import Record
+
+CAPTIONS = {
+    "effects": (
+        "Small dots: the effect of each seed, positive in the direction that the claim says. Large mark and bar: their "
+        "mean and its 90 % interval. Thin line: no effect. Dashed line: the margin, the least effect that matters; the "
+        "tinted side has the effects that are large enough."
+    ),
+    "series": (
+        "Faint dots: single seeds. Lines and marks: means over seeds, bars one standard deviation each way. A cross at "
+        "the upper edge: so many seeds have no value, mostly because the training diverged."
+    ),
+}
+_REACHED, _EXCLUDED = "#1f7ac0", "#d0631a"
+_COLOURS = ("#1f7ac0", "#d0631a", "#159a74", "#b8579b", "#a67c00", "#8c564b", "#5b6ee0", "#7a7a7a")
+_MARKERS = "osD^vPX*"
+_STRIP = (2.6, 0.42)  # inches
+_WIDTH, _SERIES_WIDTH = 4.8, 5.4
+_NAME_WIDTH = 50  # characters
+_MOST_TICKS = 8
+
+
+def strip(entry: Record, index: int) -> Markup:
+    """A condition's effects as a small picture without numbers, for the overview."""
+    condition = entry["conditions"][index]
+
+    def paint(drawing: Any) -> None:
+        drawing.set_layout_engine("none")
+        axes = drawing.add_axes((0.0, 0.0, 1.0, 1.0))
+        axes.set_axis_off()
+        _draw_effects(axes, condition)
+
+    title = f"{words.finding(entry)}: {condition['name']}: {words.against_margin(condition)}"
+    return _drawn(f"{entry['id']}-strip-{index}", title, _STRIP, paint)
+
+
+def effects(entry: Record) -> Markup:
+    """All conditions of a claim, one below the other, each on an axis of its own."""
+    conditions = entry["conditions"]
+
+    def paint(drawing: Any) -> None:
+        for axes, condition in zip(drawing.subplots(len(conditions), 1, squeeze=False)[:, 0], conditions, strict=True):
+            _draw_effects(axes, condition)
+            axes.set_title(_wrapped(condition["name"]), fontsize=10, loc="left", fontweight="bold")
+            axes.set_xlabel(f"effect, {_axis_unit(condition['unit'])}", fontsize=9)
+            axes.tick_params(labelsize=9)
+            axes.spines["left"].set_visible(False)
+            axes.locator_params(axis="x", nbins=6)
+
+    title = f"Effects of {entry['id']} by seed, with mean, 90 % interval and margin"
+    return _drawn(f"{entry['id']}-effects", title, (_WIDTH, 0.2 + 1.2 * len(conditions)), paint)
+
+
+def series(entry: Record, index: int) -> Markup:
+    """One of the pictures that a claim asks for: a value over a quantity, a line for each name."""
+    from matplotlib.ticker import PercentFormatter
+
+    picture = entry["series"][index]
+
+    def paint(drawing: Any) -> None:
+        axes = drawing.subplots()
+        for number, line in enumerate(picture["lines"]):
+            _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+        _label_quantity(axes, picture)
+        axes.set_ylabel(picture["y"])
+        if words.is_share(picture["y"]):
+            axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.grid()
+        if len(picture["lines"]) > 1:
+            drawing.legend(loc="outside lower center", ncols=2 if len(picture["lines"]) < 7 else 3)
+
+    height = 3.4 + 0.12 * len(picture["lines"])
+    return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
+
+
+def standing_alone(figure: Markup) -> str:
+    """A drawing as a file of its own, on white, with the colours of a light page."""
+    style = "background: #fff; color: #1b1f24; font-family: sans-serif"
+    # NOTE: Markup would escape what it is given to put in.
+    return str(figure).replace("<svg ", f'<svg style="{style}" ', 1) + "\n"
+
+
+def _drawn(name: str, title: str, size: tuple[float, float], paint: figures.Paint) -> Markup:
+    import matplotlib as mpl
+
+    # NOTE: a dollar sign in a name is no formula; the browser's fonts have what matplotlib's lack.
+    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        return figures.draw(name, title, size, paint)
+
+
+# Effects
+
+
+def _draw_effects(axes: Any, condition: Record) -> None:
+    """Seeds below, mean and interval above them, over the line of no effect and the margin."""
+    scale = 100.0 if condition["unit"] == "share" else 1.0
+    found = [scale * seed["effect"] for seed in condition["effects"] if seed["effect"] is not None]
+    mean, low, high = (
+        None if condition[key] is None else scale * condition[key] for key in ("mean", "low90", "high90")
+    )
+    margin = scale * condition["margin"]
+    left, right = _limits([0.0, margin, *found, *(end for end in (low, high) if end is not None)])
+    axes.axvspan(margin, right, color=_REACHED, alpha=0.12, linewidth=0)
+    axes.axvline(0, color=figures.INK, linewidth=0.8)
+    axes.axvline(margin, color=_REACHED, linewidth=1.2, dashes=(3, 2))
+    axes.plot(found, [0.3] * len(found), "o", color=figures.INK, alpha=0.5, markersize=4, markeredgewidth=0)
+    colour = {"reached": _REACHED, "excluded": _EXCLUDED}.get(words.outcome(condition), figures.INK)
+    if low is not None:
+        axes.plot([low, high], [0.68] * 2, color=colour, linewidth=2.2)
+    if mean is not None:
+        inside = "none" if colour == figures.INK else colour
+        axes.plot([mean], [0.68], "o", color=colour, markerfacecolor=inside, markersize=7)
+    axes.set_xlim(left, right)
+    axes.set_ylim(0, 1)
+    axes.set_yticks([])
+
+
+def _limits(shown: Sequence[float]) -> tuple[float, float]:
+    gap = 0.06 * (max(shown) - min(shown)) or 1.0
+    return min(shown) - gap, max(shown) + gap
+
+
+def _axis_unit(unit: str) -> str:
+    return "percentage points" if unit == "share" else unit
+
+
+# Series
+
+
+def _draw_line(axes: Any, line: Record, colour: str, marker: str) -> None:
+    drawn = []
+    for point in sorted(line["points"], key=lambda point: point["x"]):
+        values = [value for value in point["values"] if value is not None]
+        axes.plot([point["x"]] * len(values), values, "o", color=colour, alpha=0.3, markersize=3.5, markeredgewidth=0)
+        lost = len(point["values"]) - len(values)
+        if lost:
+            _mark_lost(axes, point["x"], lost, colour)
+        if values:
+            drawn.append((point["x"], math.fsum(values) / len(values), _deviation(values)))
+    xs, means, spreads = ([point[k] for point in drawn] for k in range(3))
+    label = _wrapped(line["name"], 28)
+    label = f" {label}" if label.startswith("_") else label  # NOTE: matplotlib leaves out labels that begin with _
+    axes.errorbar(xs, means, spreads, color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=label)
+
+
+def _mark_lost(axes: Any, x: float, lost: int, colour: str) -> None:
+    upwards = axes.get_xaxis_transform()
+    axes.plot([x], [0.97], "x", color=colour, transform=upwards, markersize=6)
+    axes.annotate(str(lost), (x, 0.97), xycoords=upwards, xytext=(5, -3), textcoords="offset points", fontsize=9)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
+
+
+def _label_quantity(axes: Any, picture: Record) -> None:
+    """The axis across: logarithmic where asked for, with the values that were run as its labels if they are few."""
+    values = sorted({point["x"] for line in picture["lines"] for point in line["points"]})
+    if picture["log_x"]:
+        smallest = min((x for x in values if x > 0), default=1.0)
+        if values and values[0] <= 0:
+            axes.set_xscale("symlog", linthresh=smallest)
+        else:
+            axes.set_xscale("log")
+    if 0 < len(values) <= _MOST_TICKS:
+        axes.set_xticks(values, [f"{x:g}" for x in values])
+        axes.minorticks_off()
+    axes.set_xlabel(picture["x"])
+
+
+def _wrapped(name: str, width: int = _NAME_WIDTH) -> str:
+    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False)) or name

@@ -1,0 +1,264 @@
+"""What is said of one claim of the ledger: verdict, reasons, effects and price in words, rounded for reading.
+
+Everything is derived from an entry of `ledger.json` by rule; nothing is judged here. An effect is positive in the
+direction that the claim says. What does not exist is a dash.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minigpt.errors import CheckpointError
+from minigpt.report import formats
+from minigpt.report.formats import MISSING
+from minigpt.report.pages import visible
+
+Record = dict[str, Any]
+FORMAT = 1
+VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+FAMILIES = {"primary": ("Holm", 0.05), "exploratory": ("Benjamini and Hochberg", 0.1)}
+"""How the p-values of a family are adjusted, and below what a claim of it counts as shown."""
+TAGS = {
+    "measurable": "measurable at this scale",
+    "when provoked": "measurable only when provoked, with settings made for that",
+    "proxy": "measured by a proxy",
+    "not measurable": "not measurable with a small GPT",
+}
+_QUANTIFIERS = {
+    "one": ("the condition has", "the condition"),
+    "all": ("each condition has", "any condition"),
+    "any": ("at least one condition has", "every condition"),
+}
+_CHANCE = 0.05  # of one condition by itself
+POINTS = "pp"
+"""Percentage points: the unit of a difference of shares."""
+
+
+def read_ledger(directory: Path) -> Record:
+    """Return the `ledger.json` of a directory.
+
+    Raises:
+        CheckpointError: there is none, or it is no ledger that this version reads.
+    """
+    path = directory / "ledger.json"
+    try:
+        ledger: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as reason:
+        raise CheckpointError(f"cannot read {path}; {reason}; run a claim: minigpt claims run C5") from reason
+    written = ledger.get("format") if isinstance(ledger, dict) else None
+    if written != FORMAT:
+        raise CheckpointError(f"cannot read {path}; its format is {written!r}; this version reads {FORMAT}")
+    return dict(inert(ledger))
+
+
+def inert(found: Any) -> Any:
+    """The same record with characters that could steer a display, in its texts and names, made visible."""
+    if isinstance(found, dict):
+        return {inert(name): inert(value) for name, value in found.items()}
+    if isinstance(found, list):
+        return [inert(value) for value in found]
+    return visible(found) if isinstance(found, str) else found
+
+
+# One claim in words
+
+
+def finding(entry: Record) -> str:
+    """The verdict of a judged claim, or why there is none."""
+    return str(entry["verdict"] if entry["status"] == "judged" else entry["status"])
+
+
+def forecast_mark(entry: Record) -> str:
+    """Whether the forecast came true; a dash where none was made or nothing has been judged."""
+    came_true = entry.get("forecast_came_true") if entry["status"] == "judged" else None
+    return MISSING if came_true is None else "✓" if came_true else "✗"
+
+
+def forecast_words(entry: Record) -> str:
+    """What became of the forecast, in words."""
+    if entry["expected"] is None:
+        return "no verdict was forecast"
+    return (
+        f"{entry['expected']} was forecast; "
+        + {"✓": "came true", "✗": "did not come true", MISSING: "not judged"}[forecast_mark(entry)]
+    )
+
+
+def seeds(entry: Record) -> str:
+    """On how many seeds a claim was judged, and of how many if some are not complete."""
+    if "seeds" not in entry:
+        return MISSING
+    done, declared = len(entry["seeds"]), entry["seeds_declared"]
+    return str(done) if done == declared else f"{done} of {declared}"
+
+
+def core_seconds(entry: Record) -> float | None:
+    """What a claim cost, training and measuring."""
+    cost = entry.get("cost")
+    return None if cost is None else float(cost["training"] + cost["measuring"])
+
+
+def price(entry: Record) -> str:
+    """The cost in core-seconds, and in minutes for people."""
+    return price_words(core_seconds(entry))
+
+
+def price_words(seconds: float | None) -> str:
+    """Core-seconds, and in brackets as a time of one core."""
+    if seconds is None:
+        return MISSING
+    return f"{formats.whole(seconds)} core-seconds" + (f" ({formats.duration(seconds)})" if seconds >= 60 else "")
+
+
+def rule(entry: Record) -> str:
+    """What decides about a claim, in one sentence, fixed before anything was run."""
+    method, alpha = FAMILIES[entry["family"]]
+    holds, fails = _QUANTIFIERS["one" if len(entry["conditions"]) == 1 else entry["rule"]]
+    return (
+        f"SUPPORTED if {holds} a mean effect of at least its margin and p, adjusted after {method}, is below "
+        f"{alpha:g}; REFUTED if the 90 % interval of {fails} lies below its margin; INCONCLUSIVE otherwise."
+    )
+
+
+def reasons(entry: Record) -> list[str]:
+    """Why the verdict is what it is, in sentences; none for a claim that was never judged."""
+    if entry["status"] == "stale":
+        return [f"{entry['verdict']} was found by other code, on another text or scale, and is not counted."]
+    if entry["status"] != "judged":
+        return []
+    return [_reason(entry), *_cautions(entry)]
+
+
+def _reason(entry: Record) -> str:
+    method, alpha = FAMILIES[entry["family"]]
+    adjusted = f"p, adjusted after {method}, is {formats.p_value(entry['p_adjusted'])}"
+    every = "Every condition reaches its margin" if entry["rule"] == "all" else "A condition reaches its margin"
+    every = "The effect reaches its margin" if len(entry["conditions"]) == 1 else every
+    if entry["verdict"] == "SUPPORTED":
+        return f"{every}, and {adjusted}, below {alpha:g}."
+    if entry["verdict"] == "REFUTED":
+        excluded = [condition["name"] for condition in entry["conditions"] if condition["excluded"]]
+        return f"Every effect that would matter is excluded, at 90 %, of: {'; '.join(excluded)}."
+    needed = entry["seeds_to_decide"]
+    decide = "How many seeds would decide cannot be said" if needed is None else f"About {needed} seeds would decide"
+    if entry["meets"]:
+        return f"{every}, but {adjusted}, not below {alpha:g}. {decide}."
+    short = [condition["name"] for condition in entry["conditions"] if not condition["meets"]]
+    return f"Neither reached nor excluded: {'; '.join(short)}. {decide}."
+
+
+def _cautions(entry: Record) -> list[str]:
+    found = []
+    if len(entry["seeds"]) < entry["seeds_declared"]:
+        found.append(f"Judged on {seeds(entry)} seeds: the others are not complete.")
+    if any(by_signs(condition) for condition in entry["conditions"]):
+        found.append(
+            "Where a training diverged there is no mean effect: the number of seeds that reach the margin decides."
+        )
+    diverged = [
+        f"{arm['name']} ({arm['diverged']} of {len(arm['losses'])})" for arm in entry["arms"] if arm["diverged"]
+    ]
+    if diverged:
+        found.append(f"Diverged: {formats.joined(diverged)}. A training that diverged is never left out.")
+    return found
+
+
+# Effects
+
+
+def value(number: float | None, unit: str) -> str:
+    """A number in the unit of a condition, without the unit's name; the sign is always shown."""
+    if number is None:
+        return MISSING
+    if unit == "share":
+        return formats.signed(100 * number, 2)
+    return formats.signed(number) if unit == "nats" else _significant(number)
+
+
+def _significant(number: float) -> str:
+    """Three significant digits with a sign; whole numbers where that is more than a thousand."""
+    written = f"{number:+,.0f}" if 1000 <= abs(number) < 1e7 else f"{number:+.3g}"
+    return written.replace("-", "−")
+
+
+def unit_name(unit: str) -> str:
+    """The unit as it is written behind a number."""
+    return POINTS if unit == "share" else unit
+
+
+def measured(condition: Record) -> bool:
+    """Whether there are effects of this condition at all."""
+    return "effects" in condition
+
+
+def by_signs(condition: Record) -> bool:
+    """Whether seeds were only counted, because some training diverged."""
+    return measured(condition) and condition["mean"] is None and condition["n"] > 1
+
+
+def effect(condition: Record) -> str:
+    """The mean effect with its 90 % interval, in the unit of the condition."""
+    if not measured(condition) or not condition["n"]:
+        return MISSING
+    if condition["mean"] is None:
+        return "no mean (diverged)"
+    ends = "(no interval)" if condition["low90"] is None else interval(condition)
+    return f"{value(condition['mean'], condition['unit'])} {ends}"
+
+
+def interval(condition: Record) -> str:
+    """The 90 % interval of an effect."""
+    if condition["low90"] is None:
+        return MISSING
+    return f"[{value(condition['low90'], condition['unit'])}, {value(condition['high90'], condition['unit'])}]"
+
+
+def margin(condition: Record) -> str:
+    """The least effect that matters, with its unit."""
+    least = value(condition["margin"], condition["unit"]) if condition["margin"] else "0"
+    return f"{least.removeprefix('+')} {unit_name(condition['unit'])}"
+
+
+def against_margin(condition: Record) -> str:
+    """Effect, interval and margin on one line."""
+    return f"{effect(condition)} against {margin(condition)}"
+
+
+def outcome(condition: Record) -> str:
+    """What follows from the effects of one condition, by itself."""
+    if not measured(condition):
+        return MISSING
+    if condition["meets"]:
+        return "reached" if condition["p"] < _CHANCE else "reached, perhaps by chance"
+    return "excluded" if condition["excluded"] else "open"
+
+
+def deciding(entry: Record) -> Record | None:
+    """The condition that decides: where all must hold the weakest, where one is enough the strongest."""
+    if not entry["conditions"] or not measured(entry["conditions"][0]):
+        return None
+    choose = min if entry["rule"] == "all" else max
+    return dict(choose(entry["conditions"], key=lambda c: (c["meets"], not c["excluded"], -c["p"])))
+
+
+# What else is shown of a claim
+
+
+def is_share(label: str) -> bool:
+    """Whether what is labelled so is a share, to be written in per cent."""
+    return "share" in re.findall(r"\w+", label)
+
+
+def recorded(values: Sequence[str]) -> str:
+    """What is recorded of something, which may differ between trainings."""
+    return formats.joined([value for value in values if value != "None"]) or MISSING
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what exists."""
+    finite = [value for value in values if value is not None]
+    return sum(finite) / len(finite) if finite else None
