@@ -15,7 +15,7 @@ LEDGER = Path("runs/claims")
 BASE: dict[str, Any] = {
     "n_embd": 96,
     "batch_size": 12,
-    "steps": 1000,
+    "steps": 600,
     "lr": 4e-3,
     "eval_every": 50,
     "eval_tokens": 8192,

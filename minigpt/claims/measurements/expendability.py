@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
+from minigpt.model import MLP
 from minigpt.neurons.ablation import mean_hidden, read_up_to
 from minigpt.neurons.expendable import expendable
 from minigpt.neurons.health import contribution, outgoing_norms
@@ -71,7 +72,7 @@ def ridge_r2(fitted: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor]) -> fl
     return 1 - float(residual.square().sum() / (other_x - other_x.mean(0)).square().sum())
 
 
-def _read(run: OpenedRun, mlp: nn.Module, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
+def _read(run: OpenedRun, mlp: MLP, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Hidden values (N,F) of an MLP and what it read (N,C), in float64."""
     hidden: list[Tensor] = []
     read: list[Tensor] = []

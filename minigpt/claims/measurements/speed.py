@@ -41,9 +41,8 @@ def speed(run: OpenedRun, store: TokenStore) -> Figures:
     ratios = {
         spec: statistics.median(a / b for a, b in zip(found, warm["relu"], strict=True)) for spec, found in warm.items()
     }
-    return {f"{spec}/ms": 1000 * statistics.median(found) for spec, found in warm.items()} | {
-        f"{spec}/longer": ratio - 1 for spec, ratio in ratios.items()
-    }
+    figures: Figures = {f"{spec}/ms": 1000 * statistics.median(found) for spec, found in warm.items()}
+    return figures | {f"{spec}/longer": ratio - 1 for spec, ratio in ratios.items()}
 
 
 def _stepper(config: RunConfig, store: TokenStore) -> Callable[[int], object]:

@@ -169,8 +169,7 @@ C3 = Claim(
     arms={HURT: _HURT, **FORKS, **{name: _narrower(width) for name, width in WIDTHS.items()}},
     measurements={
         HURT: ("deaths", "rebuilding"),
-        **dict.fromkeys(FORKS, ("deaths", "rebuilding")),
-        "width 1": ("rebuilding",),
+        **dict.fromkeys((*FORKS, "width 1"), ("rebuilding",)),
     },
     conditions=(
         Condition(
@@ -191,7 +190,7 @@ C3 = Claim(
         ),
         Table(
             "Continued from one checkpoint",
-            {"loss": loss, "dead": measured("deaths", "dead_fraction"), "rebuilt, R²": measured("rebuilding", "r2")},
+            {"loss": loss, "dead": health("dead_fraction"), "rebuilt, R²": measured("rebuilding", "r2")},
             (HURT, *FORKS),
         ),
         Table("Healthy models of less width", {"loss": loss}, tuple(WIDTHS)),
