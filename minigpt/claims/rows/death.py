@@ -25,7 +25,7 @@ def dose(factor: float, **settings: object) -> Arm:
 # One vocabulary for prose and source, so that a model can go from one to the other.
 _PROSE = {"tokenizer": "byte"}
 _CODE = {"tokenizer": "byte", "corpus": "stdlib-code", "steps": Times(0.25)}
-_HURT = dose(2.5, steps=Times(0.5), **_PROSE)
+_HURT = dose(2.5, steps=Times(0.5), init_bias=-2.0, **_PROSE)
 _ONWARD = {**_PROSE, "steps": Times(0.5), "warmup_steps": 0}
 FORKS = {
     "as it is": Arm({**_ONWARD, "init_moments": True}, start=HURT),
@@ -158,7 +158,7 @@ C3 = Claim(
     quote="leading to a loss of information and reduced accuracy",
     statement="Dead neurons cost a GPT accuracy: reviving them wins back what reviving as many others does not.",
     meaning=(
-        "A model trained at a high dose is continued four ways on the same windows: as it is, with its optimizer's "
+        "A model trained at a high dose, from neurons that begin nearly closed, is continued four ways on the same windows: as it is, with its optimizer's "
         "memory cleared, with its dead neurons recycled, and with as many random living ones recycled. True if the "
         "third ends at least 0.01 nats below the fourth. Narrower healthy models say what a loss amounts to in width; "
         "how well a linear map rebuilds what each MLP reads from what it computes says how much information is left."
