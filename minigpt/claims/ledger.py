@@ -82,7 +82,10 @@ def _entry(claim: Claim, planner: Planner, directory: Path, earlier: Record | No
     """A claim judged on the seeds that are complete, or what an earlier ledger says of it, or that it was not run."""
     if not claim.can_run:
         return judgement.describe(claim)
-    cells = planner.cells(claim)
+    try:
+        cells = planner.cells(claim)
+    except UsageError as error:
+        return {**judgement.describe(claim), "obstacle": f"its arms do not exist at this scale; {error}"}
     measured = {
         (arm, seed, name): read(directory, cell.id, name)
         for (arm, seed), cell in cells.items()

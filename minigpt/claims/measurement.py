@@ -40,7 +40,7 @@ class Measurement:
     @functools.cached_property
     def version(self) -> str:
         """A hash of what its file says, and all it uses of the instrument; training code is in the cell's name."""
-        begin = Path(inspect.getfile(self.measure)).relative_to(PACKAGE).as_posix()
+        begin = Path(inspect.getfile(inspect.unwrap(self.measure))).relative_to(PACKAGE).as_posix()
         used = sorted(name for name in imported_by(begin) if name.startswith(_MEASURING))
         sources = [substance((PACKAGE / name).read_text(encoding="utf-8")) for name in used]
         return storage.sha256_bytes("\n".join(sources).encode())[:_HASH_CHARACTERS]

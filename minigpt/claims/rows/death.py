@@ -158,10 +158,11 @@ C3 = Claim(
     quote="leading to a loss of information and reduced accuracy",
     statement="Dead neurons cost a GPT accuracy: reviving them wins back what reviving as many others does not.",
     meaning=(
-        "A model trained at a high dose, from neurons that begin nearly closed, is continued four ways on the same windows: as it is, with its optimizer's "
-        "memory cleared, with its dead neurons recycled, and with as many random living ones recycled. True if the "
-        "third ends at least 0.01 nats below the fourth. Narrower healthy models say what a loss amounts to in width; "
-        "how well a linear map rebuilds what each MLP reads from what it computes says how much information is left."
+        "A model trained at a high dose, from neurons that begin nearly closed, is continued four ways on the same "
+        "windows: as it is, with its optimizer's memory cleared, with its dead neurons recycled, and with as many "
+        "random living ones recycled. True if the third ends at least 0.01 nats below the fourth. Narrower healthy "
+        "models say what a loss amounts to in width; how well a linear map rebuilds what each MLP reads from what it "
+        "computes says how much information is left."
     ),
     tag="when provoked",
     forecast="no effect at the natural dose; harm only beyond 50 to 70 % dead",
