@@ -1,0 +1,61 @@
+"""The catalogue of claims as a whole: 43 rows, whole and true to the article's words, and everything they name exists."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from minigpt.claims import measurements
+from minigpt.claims.catalogue import CLAIMS
+from minigpt.claims.claim import EXPLORATORY, MOST_QUOTED_WORDS, PRIMARY, Claim
+from minigpt.claims.measurement import MEASUREMENTS
+from minigpt.training.config import RunConfig
+
+MEASURES = Path(measurements.__file__).parent
+RUNNING = [claim for claim in CLAIMS.values() if claim.can_run]
+
+
+def test_there_are_all_the_rows_and_the_primary_family_runs() -> None:
+    assert list(CLAIMS) == [f"C{number}" for number in range(1, 44)]
+    assert all(CLAIMS[f"C{number}"].can_run and CLAIMS[f"C{number}"].family == PRIMARY for number in range(1, 17))
+    must = (*range(17, 26), 27, 29, 32, 34, 35, 37, 38, 39, 41)
+    assert all(CLAIMS[f"C{number}"].can_run and CLAIMS[f"C{number}"].family == EXPLORATORY for number in must)
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS.keys())
+def test_a_row_says_what_it_must(claim: Claim) -> None:
+    """A row either can be judged or says why not; its forecast was written down; the quotation is short."""
+    assert 1 <= len(claim.quote.split()) <= MOST_QUOTED_WORDS
+    assert claim.where
+    assert claim.statement.endswith(".")
+    assert claim.meaning.endswith(".")
+    assert claim.forecast
+    assert claim.can_run is not bool(claim.obstacle)
+    assert bool(claim.arms) is claim.can_run
+    if claim.tag == "not measurable":
+        assert not claim.can_run
+
+
+@pytest.mark.parametrize("claim", RUNNING, ids=[claim.id for claim in RUNNING])
+def test_what_a_row_names_exists(claim: Claim) -> None:
+    """Flags are training flags, starts are arms of the row, measurements are registered and of arms of the row."""
+    for arm in claim.arms.values():
+        assert set(arm.settings) <= set(RunConfig.__dataclass_fields__)
+        assert not arm.start or arm.start in claim.arms
+    assert set(claim.measurements) <= set(claim.arms)
+    assert {name for names in claim.measurements.values() for name in names} <= set(MEASUREMENTS)
+    assert all(condition.margin >= 0 for condition in claim.conditions)
+
+
+def test_every_file_of_measurements_is_registered() -> None:
+    files = {path.stem for path in MEASURES.glob("*.py")} - {"__init__", "reading"}
+    assert set(measurements.__all__) == files
+    assert all(len(measurement.version) == 8 for measurement in MEASUREMENTS.values())
+
+
+def test_listing_claims_needs_no_torch() -> None:
+    code = "import sys, minigpt.claims.catalogue; sys.exit('torch' in sys.modules or 'scipy' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
