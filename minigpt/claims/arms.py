@@ -16,7 +16,8 @@ from minigpt.claims.options import Scale
 from minigpt.experiments.cells import MAIN, Cell, read_result
 from minigpt.training import run_directory, runtime
 from minigpt.training.config import RunConfig
-from minigpt.training.identity import code_hash, parent_identity, prepare_text
+from minigpt.training.identity import code_hash, prepare_text
+from minigpt.training.inheritance import parent_identity
 
 
 class Planner:
@@ -58,8 +59,8 @@ class Planner:
     def _configuration(self, arm: Arm, seed: int, parent: Cell | None) -> RunConfig:
         base = self.scale.base
         settings = {name: _applied(base, name, value) for name, value in arm.settings.items()}
-        if parent is not None:
-            settings["init_from"] = parent.directory.as_posix()
+        if arm.start:
+            settings["init_from"] = parent.directory.as_posix() if parent else arm.start
         config = RunConfig(**{**base, **settings, "seed": seed})
         return runtime.resolve(replace(config, threads=config.threads or self._threads))
 

@@ -77,10 +77,12 @@ def take(ledger: Path, directory: Path, name: str) -> None:
 
     A run that diverged has no model to measure: its figures are empty.
     """
+    from minigpt.claims import measurements
     from minigpt.experiments.cells import read_result
     from minigpt.training import runtime
     from minigpt.training.inference import open_run, open_text
 
+    assert name in MEASUREMENTS, f"{name} is not registered by {measurements.__name__}"
     result = read_result(directory)
     assert result is not None, f"{directory} is measured before it is trained"
     begun = time.perf_counter()

@@ -1,1 +1,37 @@
-"""What is measured on trained cells, by subject; importing a file registers what it measures."""
+"""What is measured on trained cells, by subject; importing this registers all of it."""
+
+from minigpt.claims.measurements import (
+    accuracy,
+    causality,
+    clamping,
+    deaths,
+    domains,
+    expendability,
+    gaps,
+    gradients,
+    linearity,
+    ngrams,
+    noise,
+    speed,
+    splits,
+    swaps,
+    trapping,
+)
+
+__all__ = [
+    "accuracy",
+    "causality",
+    "clamping",
+    "deaths",
+    "domains",
+    "expendability",
+    "gaps",
+    "gradients",
+    "linearity",
+    "ngrams",
+    "noise",
+    "speed",
+    "splits",
+    "swaps",
+    "trapping",
+]
