@@ -1,4 +1,4 @@
-"""The catalogue of claims as a whole: 43 rows, whole and true to the article's words, and everything they name exists."""
+"""The catalogue of claims as a whole: 43 complete rows, and everything that they name exists."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from minigpt.claims import measurements
 from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, MOST_QUOTED_WORDS, PRIMARY, Claim
-from minigpt.claims.measurement import MEASUREMENTS
+from minigpt.claims.measurements import REGISTERED
 from minigpt.training.config import RunConfig
 
 MEASURES = Path(measurements.__file__).parent
@@ -46,14 +46,14 @@ def test_what_a_row_names_exists(claim: Claim) -> None:
         assert set(arm.settings) <= set(RunConfig.__dataclass_fields__)
         assert not arm.start or arm.start in claim.arms
     assert set(claim.measurements) <= set(claim.arms)
-    assert {name for names in claim.measurements.values() for name in names} <= set(MEASUREMENTS)
+    assert {name for names in claim.measurements.values() for name in names} <= set(REGISTERED)
     assert all(condition.margin >= 0 for condition in claim.conditions)
 
 
 def test_every_file_of_measurements_is_registered() -> None:
     files = {path.stem for path in MEASURES.glob("*.py")} - {"__init__", "reading"}
-    assert set(measurements.__all__) == files
-    assert all(len(measurement.version) == 8 for measurement in MEASUREMENTS.values())
+    assert set(measurements.__all__) - {"REGISTERED"} == files
+    assert all(len(measurement.version) == 8 for measurement in REGISTERED.values())
 
 
 def test_listing_claims_needs_no_torch() -> None:

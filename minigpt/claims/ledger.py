@@ -18,6 +18,7 @@ from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.measurement import read
+from minigpt.claims.measurements import REGISTERED
 from minigpt.claims.options import LedgerOptions, Scale
 from minigpt.errors import CheckpointError, MinigptError, UsageError
 from minigpt.experiments.cells import Cell, read_result
@@ -80,6 +81,7 @@ def find_claim(claim: str) -> Claim:
 
 def _entry(claim: Claim, planner: Planner, directory: Path, earlier: Record | None) -> Record:
     """A claim judged on the seeds that are complete, or what an earlier ledger says of it, or that it was not run."""
+    assert all(name in REGISTERED for names in claim.measurements.values() for name in names), claim.id
     if not claim.can_run:
         return judgement.describe(claim)
     try:

@@ -11,9 +11,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.claims import measurements
 from minigpt.claims.arms import Planner, operations, untrained
 from minigpt.claims.claim import Claim
-from minigpt.claims.measurement import MEASUREMENTS, read, take
+from minigpt.claims.measurement import read, take
 from minigpt.errors import MinigptError, UsageError, error_of
 from minigpt.experiments.cells import Cell
 from minigpt.experiments.executors import Executor, Job
@@ -130,8 +131,8 @@ def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
         if cell is not None and read(workshop.ledger, cell.id, measurement) is None
         for task in (_Task(cell, measurement),)
     }
-    together = [task for task in tasks.values() if not MEASUREMENTS[task.measurement].alone]
-    alone = [task for task in tasks.values() if MEASUREMENTS[task.measurement].alone]
+    together = [task for task in tasks.values() if not measurements.REGISTERED[task.measurement].alone]
+    alone = [task for task in tasks.values() if measurements.REGISTERED[task.measurement].alone]
     for group in (together, *([task] for task in alone)):
         _measure(deque(group), workshop)
 

@@ -1,5 +1,6 @@
 """What is measured on trained cells, by subject; importing this registers all of it."""
 
+from minigpt.claims.measurement import MEASUREMENTS
 from minigpt.claims.measurements import (
     accuracy,
     causality,
@@ -20,6 +21,7 @@ from minigpt.claims.measurements import (
 )
 
 __all__ = [
+    "REGISTERED",
     "accuracy",
     "causality",
     "clamping",
@@ -37,3 +39,5 @@ __all__ = [
     "swaps",
     "trapping",
 ]
+
+REGISTERED = MEASUREMENTS

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import stats
 
 from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
 from minigpt.claims.effects import activation, chosen_elsewhere, health, loss, measured, slope, worse
@@ -25,7 +24,7 @@ DOMAINS = {"prose": "stdlib", "code": "stdlib-code", "toy language": "grammar:1"
 AMOUNTS = {"20,000 tokens": 20_000, "100,000 tokens": 100_000, "all tokens": 1_480_000}
 NOISES = {"no noise": 0.0, "noise 5 %": 0.05, "noise 20 %": 0.2, "noise 40 %": 0.4}
 # In a quarter of the base's steps the pronouns are still a coin's throw: a bias that is not learnt cannot be amplified.
-STEPS_TO_LEARN_A_BIAS = 1.0
+STEPS_TO_LEARN_A_BIAS = 5 / 3
 RATIOS = {f"{percent} : {100 - percent}": percent for percent in (50, 75, 90, 99)}
 
 
@@ -307,7 +306,7 @@ def _behind_the_best(task: str) -> Effect:
 
 def _ranks(evidence: Evidence, task: str, seed: int) -> list[float]:
     losses = [evidence.loss(_arm_of(task, spec), seed) for spec in ("relu", *RIVALS)]
-    return [float(rank) for rank in stats.rankdata(losses)]
+    return [1 + sum(other < own for other in losses) + (losses.count(own) - 1) / 2 for own in losses]  # ties share
 
 
 def _rank_of_relu(evidence: Evidence, arm: str, seed: int) -> float:
