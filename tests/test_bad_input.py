@@ -19,6 +19,7 @@ from conftest import TINY_MODEL, TINY_RUN, Capture, Command, tree_hash
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from minigpt.benchmarks import suite
 from minigpt.cli import COMMANDS, main
 from minigpt.errors import UsageError
 from minigpt.training import loop
@@ -366,13 +367,14 @@ def test_garbage_is_never_a_bug(
 ) -> None:
     """Whatever is typed: help, or one line and an exit code that says whose fault it is; never 1, never a file."""
 
-    def no_training(*arguments: object, **options: object) -> None:
-        raise UsageError("training is not what is tested here")
+    def not_here(*arguments: object, **options: object) -> None:
+        raise UsageError("training and measuring are not what is tested here")
 
     before = tree_hash(workplace)
     output, error = io.StringIO(), io.StringIO()
     with monkeypatch.context() as patch, contextlib.redirect_stdout(output), contextlib.redirect_stderr(error):
-        patch.setattr(loop, "train", no_training)
+        patch.setattr(loop, "train", not_here)
+        patch.setattr(suite, "run_benchmarks", not_here)
         code = main([command, *arguments])
     assert code in (0, 2, 3, 4, 5)
     if code:

@@ -313,7 +313,7 @@ def test_a_character_cut_short_becomes_a_replacement(capsys: Capture) -> None:
 def test_a_closed_pipe_ends_quietly(place: Path) -> None:
     """`sample | head -c 100` of an endless text: the reader leaves, and nobody complains."""
     program = "import sys; from minigpt.cli import main; sys.exit(main())"
-    words = [sys.executable, "-c", program, "sample", "--max-new-tokens", "999999999", "--threads", "1"]
+    words = [sys.executable, "-c", program, "sample", "--max-new-tokens", "999999999", "--compile", "off"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None
