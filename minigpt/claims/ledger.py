@@ -51,10 +51,19 @@ def scale_of(ledger: Record) -> Scale:
     return Scale(dict(ledger["scale"]["asked"]), LedgerOptions(**ledger["scale"]["options"]))
 
 
-def write_ledger(directory: Path, planner: Planner) -> Record:
-    """Judge every claim by what is on disk now, write `ledger.json` and return its content."""
+def write_ledger(directory: Path, planner: Planner, asked: Sequence[Claim] = ()) -> Record:
+    """Judge claims by what is on disk now, write `ledger.json` and return its content.
+
+    Judged are those asked for and those that were judged before; all, if there is no ledger yet and none is asked for.
+    For the others no text is prepared.
+    """
     earlier = _earlier_entries(directory)
-    entries = [_entry(claim, planner, directory, earlier.get(claim.id)) for claim in CLAIMS.values()]
+    known = {name for name, entry in earlier.items() if entry["status"] in ("judged", "stale")}
+    wanted = known | {claim.id for claim in asked} if earlier or asked else set(CLAIMS)
+    entries = [
+        _entry(claim, planner, directory, earlier.get(claim.id)) if claim.id in wanted else judgement.describe(claim)
+        for claim in CLAIMS.values()
+    ]
     sizes = {
         family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)
     }

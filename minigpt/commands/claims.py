@@ -85,7 +85,7 @@ def _run(values: argparse.Namespace) -> int:
         try:
             run_claims(claims, workshop)
         finally:
-            ledger = write_ledger(values.out, workshop.planner)
+            ledger = write_ledger(values.out, workshop.planner, claims)
     _draw(values.out)
     return _show_verdicts(ledger, {claim.id for claim in claims}, values)
 
