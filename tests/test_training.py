@@ -13,7 +13,7 @@ import torch
 from conftest import TINY_RUN, Command
 
 from minigpt.text.store import TokenStore
-from minigpt.training import checkpoints, loop, run_directory
+from minigpt.training import checkpoints, loop, run_directory, runtime
 from minigpt.training.interrupts import StopFlag
 
 
@@ -240,6 +240,17 @@ def test_the_stored_configuration_repeats_the_run(minigpt: Command, tiny_run: Pa
     flags = [f"--{name}={value}" for name, value in config.items() if value is not None]
     assert minigpt("train --out again", *flags) == 0
     assert final_hash(Path("again")) == final_hash(tiny_run)
+
+
+def test_bfloat16_where_it_is_emulated_works_and_says_so(
+    minigpt: Command, workplace: Path, haste: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked for, it is used although the processor lacks it; not asked for, it is never chosen there."""
+    monkeypatch.setattr(runtime, "fastest_dtype", lambda device: "float32")
+    for dtype, mentioned in (("bfloat16", True), ("auto", False)):
+        assert minigpt(f"train {TINY_RUN} --dtype {dtype} --out {dtype}") == 0
+        assert ("emulates it, which is slow" in capsys.readouterr().err) is mentioned
+    assert json.loads(Path("auto/config.json").read_text())["dtype"] == "float32"
 
 
 def test_l1_on_hidden_values_makes_them_smaller(minigpt: Command, workplace: Path) -> None:

@@ -97,8 +97,10 @@ def _mention_long_text(opened: OpenedRun, prompt_tokens: int, new_tokens: int) -
 
 
 def _mention_what_takes_long(emulated: bool, compiled: bool) -> None:
+    from minigpt.training.terminal import EMULATION
+
     if emulated:
-        print("note: this machine has no bfloat16 of its own and emulates it, which is slow", file=sys.stderr)
+        print(f"note: {EMULATION}", file=sys.stderr)
     if compiled:
         print("note: compiling, which takes a minute or more; --compile off starts at once", file=sys.stderr)
 

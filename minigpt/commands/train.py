@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
+import sys
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
     directory = _directory(values, config)
     from minigpt.training import run_directory, runtime
     from minigpt.training.loop import train
+    from minigpt.training.terminal import EMULATION
 
     if values.resume is not None:
         config = _resumed_config(directory, asked, config, explicit=bool(values.resume))
@@ -60,6 +62,8 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
             return 0
     else:
         config = runtime.resolve(config)
+    if config.dtype == "bfloat16" and runtime.fastest_dtype(runtime.resolve_device(config.device)) != "bfloat16":
+        print(f"note: {EMULATION}", file=sys.stderr)
     summary = train(config, directory, resume=values.resume is not None, overwrite=values.overwrite, ranks=ranks)
     if ranks.leads:
         _show_result(directory, summary)

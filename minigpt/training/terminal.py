@@ -11,6 +11,8 @@ from minigpt.neurons.health import DORMANT_THRESHOLDS, LayerHealth
 from minigpt.training.evaluation import Evaluation
 from minigpt.training.step import StepResult
 
+EMULATION = "this machine has no bfloat16 of its own and emulates it, which is slow"
+
 _COLUMNS = ("layer", "activation", "neurons", "dead", "bound", "z never > 0", "h nonzero", "rare", "always")
 
 
