@@ -216,11 +216,12 @@ def test_forecasts_and_price_are_counted() -> None:
     judged = [entry for entry in ENTRIES.values() if entry["status"] == "judged"]
     marks = [entry["forecast_came_true"] for entry in judged]
     assert claims_summary.forecasts(LEDGER) == (marks.count(True), marks.count(True) + marks.count(False))
-    assert claims_summary.total_price(LEDGER) == sum(e["cost"]["training"] + e["cost"]["measuring"] for e in judged)
-    assert "at most" in claims_summary.price_sentence(LEDGER)
-    assert "24 instead of" in claims_summary.price_sentence(LEDGER)
+    trainings = {cell for e in judged for arm in e["arms"] for cell in arm["cells"]}
+    assert len(trainings) < sum(e["cost"]["cells"] for e in judged), "the made-up claims share no training"
+    assert claims_summary.total_price(LEDGER) == 31.25 * len(trainings) + 4.5 * len(judged)
+    assert f"{len(judged)} verdicts from {len(trainings)} trainings" in claims_summary.price_sentence(LEDGER)
     alone = {**LEDGER, "claims": [ENTRIES["C7"]]}
-    assert claims_summary.price_sentence(alone) == "The price: 192 core-seconds (3 min) for 1 verdict."
+    assert claims_summary.price_sentence(alone).startswith("The price: 192 core-seconds (3 min) for 1 verdict from 6 ")
 
 
 def test_nothing_run_yet_can_be_told(tmp_path: Path) -> None:

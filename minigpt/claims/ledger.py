@@ -157,14 +157,19 @@ def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mappi
 def _cost(
     cells: Cells, seeds: Sequence[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
 ) -> Record:
-    """Core-seconds of the cells, those that other claims share included, and of what was measured on them."""
-    by_id = {
+    """Core-seconds of trainings and measurements; `each`, by name, tells what claims share."""
+    trained = {
         cell.id: done[key]["seconds"] * cell.config.threads
         for key, cell in cells.items()
         if cell is not None and key[1] in seeds
     }
-    measuring = {(record["cell"], record["measurement"]): record["seconds"] for record in measured}
-    return {"cells": len(by_id), "training": sum(by_id.values()), "measuring": sum(measuring.values())}
+    taken = {f"{record['cell']}-{record['measurement']}": record["seconds"] for record in measured}
+    return {
+        "cells": len(trained),
+        "training": sum(trained.values()),
+        "measuring": sum(taken.values()),
+        "each": trained | taken,
+    }
 
 
 def _provenance(done: Mapping[tuple[str, int], Record]) -> Record:

@@ -15,7 +15,6 @@ from minigpt.report.claims_words import (
     POINTS,
     VERDICTS,
     Record,
-    core_seconds,
     finding,
     forecast_mark,
     price_words,
@@ -153,19 +152,21 @@ def forecasts_sentence(ledger: Record) -> str:
 
 
 def total_price(ledger: Record) -> float:
-    """Core-seconds of all claims that were judged, each as if run alone."""
-    return sum(core_seconds(entry) or 0.0 for entry in ledger["claims"] if entry["status"] == "judged")
+    """Core-seconds of all claims that were judged; trainings and measurements that claims share count once."""
+    return sum(_each(ledger).values())
+
+
+def _each(ledger: Record) -> dict[str, float]:
+    judged = (entry for entry in ledger["claims"] if entry["status"] == "judged")
+    return {name: seconds for entry in judged for name, seconds in entry["cost"]["each"].items()}
 
 
 def price_sentence(ledger: Record) -> str:
-    """The price of all verdicts; no more than the sum, since claims share trainings."""
+    """The price of all verdicts, and how many trainings they took."""
     judged = [entry for entry in ledger["claims"] if entry["status"] == "judged"]
-    counted = sum(entry["cost"]["cells"] for entry in judged)
-    different = len({cell for entry in judged for arm in entry["arms"] for cell in arm["cells"]})
-    shared = f", which share trainings: {different:,} instead of {counted:,}" if different < counted else ""
-    most = "at most " if shared else ""
-    seconds = price_words(total_price(ledger))
-    return f"The price: {most}{seconds} for {formats.counted(len(judged), 'verdict')}{shared}."
+    trainings = len({cell for entry in judged for arm in entry["arms"] for cell in arm["cells"]})
+    counted = f"{formats.counted(len(judged), 'verdict')} from {formats.counted(trainings, 'training')}"
+    return f"The price: {price_words(total_price(ledger))} for {counted}, shared ones counted once."
 
 
 def scale_sentence(ledger: Record) -> str:
