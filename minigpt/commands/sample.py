@@ -35,7 +35,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto: what is faster [auto]")
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"), help="auto: where it repays [auto]")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: the fastest number [0]")
 
 
 def run(values: argparse.Namespace) -> int:
@@ -47,14 +47,14 @@ def run(values: argparse.Namespace) -> int:
     import torch
 
     from minigpt.sampling import check_sampling, generate
-    from minigpt.training.inference import open_run, resolve_decoding
+    from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
     from minigpt.training.run_directory import newest_run
     from minigpt.training.runtime import fastest_dtype
 
     check_sampling(values.temperature, values.top_k, values.top_p, values.max_new_tokens, values.num_samples)
-    if values.threads:
-        torch.set_num_threads(values.threads)
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    if threads := values.threads or decoding_threads(opened.model):
+        torch.set_num_threads(threads)
     prompt = _known_part(values.prompt, opened.tokenizer, values.skip_unknown)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)
     _mention_long_text(opened, len(ids), values.max_new_tokens)

@@ -119,6 +119,11 @@ def exact_nats_per_token(run: OpenedRun, split: str) -> float | None:
     return part["exact_nats"] / part["tokens"] if "exact_nats" in part else None
 
 
+def decoding_threads(model: GPT) -> int:
+    """CPU threads that decode fastest; 0: torch's choice. In a small model they would mostly wait for each other."""
+    return 1 if 4 * model.parameter_count() <= CACHED_BYTES else 0
+
+
 def resolve_decoding(model: GPT, dtype: str, compile_: str, max_new_tokens: int) -> tuple[torch.dtype, bool]:
     """Decide in which dtype a text is decoded, and whether compiled: if it is long enough to repay that.
 
