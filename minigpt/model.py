@@ -147,6 +147,19 @@ def rotate(x: Tensor, first: int | Tensor) -> Tensor:
     return torch.cat((left * cos - right * sin, right * cos + left * sin), dim=-1)
 
 
+def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
+    """Set a share of x to 0 and scale up the rest, while training.
+
+    NOTE: a CPU draws random numbers one by one, which took a third of a step; so each of 64 bits decides four times.
+    """
+    if not training or rate == 0 or x.device.type != "cpu":
+        return F.dropout(x, rate, training)
+    draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None).view(torch.int16)
+    dropped = round(rate * (1 << 16))  # of the 2^16 values that a draw may have
+    kept = (draws[: x.numel()] >= dropped - (1 << 15)).view_as(x)
+    return x * kept.to(x.dtype).mul_((1 << 16) / ((1 << 16) - dropped))
+
+
 class CausalSelfAttention(nn.Module):
     """Multi-head attention in which a token sees itself and the tokens before it."""
 
@@ -176,14 +189,14 @@ class CausalSelfAttention(nn.Module):
         y = attend(q, k, v, first)  # (B,H,T,D)
         y = y.transpose(1, 2).reshape(batch, time, width)
         y = self.w_out(y)  # (B,T,C)
-        return F.dropout(y, self.dropout, self.training)
+        return dropout(y, self.dropout, self.training)
 
     def _attend_fused(self, q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
-        dropout = self.dropout if self.training else 0.0
+        rate = self.dropout if self.training else 0.0
         if first == 0:
-            return F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, is_causal=True)
+            return F.scaled_dot_product_attention(q, k, v, dropout_p=rate, is_causal=True)
         mask = self._mask(q, k, first)
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=rate)
 
     def _attend_written(self, q: Tensor, k: Tensor, v: Tensor, first: int) -> Tensor:
         """The same function in three products: the fused kernel's backward is slow at short contexts on a CPU."""
@@ -194,7 +207,7 @@ class CausalSelfAttention(nn.Module):
             k.reshape(batch * heads, -1, width).transpose(1, 2),
             alpha=1 / math.sqrt(width),
         )  # (B·H,T,first+T)
-        weights = F.dropout(F.softmax(scores, dim=-1), self.dropout, self.training)
+        weights = dropout(F.softmax(scores, dim=-1), self.dropout, self.training)
         return torch.bmm(weights.to(v.dtype), v.reshape(batch * heads, -1, width)).view(batch, heads, time, width)
 
     def _mask(self, q: Tensor, k: Tensor, first: int) -> Tensor:
@@ -227,7 +240,7 @@ class CausalMean(nn.Module):
         past = self.past[first : first + time, : v.size(2)]  # (T,first+T)
         y = (past.to(v.dtype) @ v) / past.sum(dim=1, keepdim=True)  # (B,H,T,D)
         y = y.transpose(1, 2).reshape(batch, time, width)
-        return F.dropout(self.w_out(y), self.dropout, self.training)  # (B,T,C)
+        return dropout(self.w_out(y), self.dropout, self.training)  # (B,T,C)
 
 
 class MLP(nn.Module):
@@ -239,12 +252,11 @@ class MLP(nn.Module):
         self.d_ff = config.layer_widths[layer]
         self.w_in = nn.Linear(config.n_embd, self.act.branches * self.d_ff, bias=config.bias)
         self.w_out = nn.Linear(self.d_ff, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = config.dropout
 
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.act(self.w_in(x))  # (B,T,branches·F) -> (B,T,F)
-        written: Tensor = self.dropout(self.w_out(hidden))  # (B,T,C)
-        return written
+        return dropout(self.w_out(hidden), self.dropout, self.training)  # (B,T,C)
 
 
 class Block(nn.Module):
@@ -276,7 +288,6 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.position == "learned" else None
-        self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = build_norm(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
@@ -297,7 +308,7 @@ class GPT(nn.Module):
         x = self.wte(ids)  # (B,T,C)
         if self.wpe is not None:
             x = x + self.wpe.weight[first:end]
-        x = self.dropout(x)
+        x = dropout(x, self.config.dropout, self.training)
         for block in self.blocks:
             x = block(x, cache)
         if cache is not None:

@@ -52,8 +52,9 @@ def resolve(config: RunConfig) -> RunConfig:
         raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
     if config.compile == "on" and _obstacle_to_compiling(config, device):
         raise UsageError(f"cannot compile; {_obstacle_to_compiling(config, device)}")
-    context_is_short = config.block_size <= WRITTEN_ATTENTION_CONTEXT
-    attention = "written" if device.type == "cpu" and context_is_short else "fused"
+    # The fused kernel of a CPU has no dropout of its own and would fall back to a slower one.
+    short_or_dropping = config.block_size <= WRITTEN_ATTENTION_CONTEXT or config.dropout > 0
+    attention = "written" if device.type == "cpu" and short_or_dropping else "fused"
     return replace(
         config,
         activation=canonical_activation(config.activation, config.n_layer),
@@ -100,7 +101,9 @@ def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
         return config
     device = torch.device(config.device)
     if device.type == "cpu":
-        repaid = COMPILE_SAVING * flops_per_step * config.steps / CPU_FLOPS > 2 * COMPILE_SECONDS
+        # NOTE: compiled code draws dropout's random numbers more slowly than it saves elsewhere.
+        saved = 0.0 if config.dropout else COMPILE_SAVING * flops_per_step * config.steps / CPU_FLOPS
+        repaid = saved > 2 * COMPILE_SECONDS
     else:
         repaid = device.type == "cuda" and config.steps >= GPU_COMPILE_STEPS
     return replace(config, compile="on" if repaid and not _obstacle_to_compiling(config, device) else "off")
