@@ -67,7 +67,7 @@ C29 = Claim(
     arms={name: bytes_of(corpus, 0.5) for name, corpus in DOMAINS.items()},
     measurements=dict.fromkeys(DOMAINS, ("domain_losses",)),
     conditions=(Condition("extra loss on a strange text, smallest pair", "nats", CLEARLY_WORSE, _least_loss_abroad),),
-    seeds=5,
+    seeds=4,
     tables=(
         Table(
             "Loss, nats a byte: trained on (rows), predicting (columns)",
@@ -96,7 +96,7 @@ C31 = Claim(
     conditions=(
         Condition("extra loss with 20,000 tokens", "nats", TOO_LITTLE_TEXT, worse("20,000 tokens", "all tokens")),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series("Loss by amount of text", "tokens", "loss, nats", {"ReLU": tuple(AMOUNTS.items())}, loss, log_x=True),
     ),
@@ -135,7 +135,7 @@ C32 = Claim(
             lambda evidence, seed: _excess_of_greed(evidence, "ReLU", seed),
         ),
     ),
-    seeds=5,
+    seeds=4,
     tables=(
         Table(
             "Rise of the loss, nats",
@@ -165,7 +165,7 @@ C34 = Claim(
     expected="SUPPORTED",
     arms={name: Arm({"token_noise": noise, "steps": Times(0.5)}) for name, noise in NOISES.items()},
     conditions=(Condition("extra loss with a fifth replaced", "nats", DELTA, worse("noise 20 %", "no noise")),),
-    seeds=5,
+    seeds=4,
     series=(Series("Loss by noise", "share replaced", "loss, nats", {"ReLU": tuple(NOISES.items())}, loss),),
 )
 
@@ -187,7 +187,7 @@ C35 = Claim(
         "code from scratch": bytes_of("stdlib-code", 0.25, train_tokens=100_000),
     },
     conditions=(Condition("extra loss from scratch", "nats", DELTA, worse("code from scratch", "then code")),),
-    seeds=5,
+    seeds=4,
     tables=(Table("At the end", {"loss, nats": loss, "dead, share": health("dead_fraction")}),),
 )
 
@@ -233,7 +233,7 @@ C37 = Claim(
         ),
     ),
     rule="any",
-    seeds=5,
+    seeds=4,
     tables=(
         Table(
             "The usual pronoun, 0.9 in the text",
@@ -267,7 +267,7 @@ C38 = Claim(
     arms={name: on_professions(percent) for name, percent in RATIOS.items()},
     measurements=dict.fromkeys(RATIOS, ("pronouns",)),
     conditions=(Condition("slope of the model's log-odds, beyond 1", "ratio", STEEPER, _amplification),),
-    seeds=5,
+    seeds=4,
     series=(
         Series(
             "Log-odds of the usual pronoun",

@@ -72,7 +72,7 @@ C21 = Claim(
         Condition("dropout 0.2 lowers the loss", "nats", DELTA, worse(PLAIN, "dropout 0.2")),
         Condition("BatchNorm narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, BATCHNORM)),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series("Gap by dropout", "dropout", "gap, nats", {"relu": tuple(DROPOUTS.items())}, _gap),
         Series("Loss by dropout", "dropout", "loss, nats", {"relu": tuple(DROPOUTS.items())}, loss),
@@ -118,7 +118,7 @@ C22 = Claim(
         Condition("L2 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L2))),
         Condition("L1 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L1))),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series(
             "Dead neurons by L1",
@@ -194,7 +194,7 @@ C23 = Claim(
         Condition("too late: last loss above the best", "nats", DELTA, _too_late),
         Condition("too early: loss after a tenth of the steps above the best", "nats", DELTA, _too_early),
     ),
-    seeds=5,
+    seeds=4,
     tables=(
         Table(
             "What patience costs: best loss seen before it stops, less the lowest of all",
@@ -251,7 +251,7 @@ C27 = Claim(
             ),
         ),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series(
             "Gap by depth",

@@ -62,7 +62,7 @@ C17 = Claim(
         Condition("lowest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(LOWEST, tuple(RATES))),
         Condition("highest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(HIGHEST, tuple(RATES))),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series("Loss by rate", "multiple of the base rate", "loss, nats", _by(RATES), loss, log_x=True),
         Series(
@@ -179,7 +179,7 @@ C20 = Claim(
         Condition("fall of the noise", "decades", LEAST_NOISIER, figure("relu", "gradient_noise", "fall")),
         Condition("large batches: loss above the middle ones'", "nats", DELTA, worse("batch x4", "batch x1")),
     ),
-    seeds=5,
+    seeds=4,
     series=(Series("Loss by batch", "multiple of the base batch", "loss, nats", _by(BATCHES), loss, log_x=True),),
     tables=(
         Table("As many tokens in other batches", _NEURONS, tuple(BATCHES)),
@@ -209,7 +209,7 @@ C26 = Claim(
     expected=None,
     arms={"relu": Arm(), "without LayerNorm": Arm({"norm": "none"})},
     conditions=(Condition("loss without LayerNorm, less with it", "nats", DELTA, worse("without LayerNorm", "relu")),),
-    seeds=5,
+    seeds=4,
     tables=(Table("Loss and neurons", _NEURONS),),
 )
 

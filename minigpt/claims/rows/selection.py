@@ -89,7 +89,7 @@ C24 = Claim(
             lambda evidence, seed: _optimism(evidence, seed, len(NOISY)),
         ),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series(
             "Optimism by the number of candidates",
@@ -126,7 +126,7 @@ C25 = Claim(
             lambda evidence, seed: _choice_regret(evidence, "1k", seed) - _choice_regret(evidence, "64k", seed),
         ),
     ),
-    seeds=5,
+    seeds=4,
     series=(
         Series(
             "Regret by the text that is chosen on",
