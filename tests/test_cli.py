@@ -191,6 +191,26 @@ def test_a_configuration_survives_toml_and_flags(workplace: Path, config: RunCon
 # ---------------------------------------------------------------------------------------------- the machine
 
 
+@pytest.mark.parametrize(
+    ("changes", "compiler", "decided"),
+    [
+        ({"steps": 10**6}, "/usr/bin/g++", "on"),
+        ({"steps": 10}, "/usr/bin/g++", "off"),
+        ({"steps": 10**6, "dropout": 0.1}, "/usr/bin/g++", "off"),
+        ({"steps": 10**6, "l1": 1.0}, "/usr/bin/g++", "off"),
+        ({"steps": 10**6}, None, "off"),
+        ({"steps": 10, "compile": "on"}, "/usr/bin/g++", "on"),
+    ],
+)
+def test_auto_compiles_where_it_repays(
+    changes: dict[str, Any], compiler: str | None, decided: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a CPU: long trainings without dropout, if there is a compiler; what was asked for is obeyed."""
+    monkeypatch.setattr(shutil, "which", lambda name: compiler)
+    config = runtime.resolve(RunConfig(device="cpu", **changes))
+    assert runtime.resolve_compile(config, flops_per_step=4 * 10**9).compile == decided
+
+
 def test_what_cannot_be_compiled_is_refused(refused, monkeypatch: pytest.MonkeyPatch) -> None:
     """The L1 term with --compile on; and compiling without a compiler."""
     refused(2, f"train {TINY_RUN} --compile on --l1 1", says=("cannot compile", "L1", "--compile off"))

@@ -25,7 +25,7 @@ from minigpt.storage import parse_json
 from minigpt.text.grammar import grammar
 from minigpt.text.tokenizers import ByteTokenizer, Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
-from minigpt.training.inference import resolve_decoding
+from minigpt.training.inference import decoding_threads, resolve_decoding
 
 Capture = pytest.CaptureFixture[str]
 PROJECT = Path(__file__).parents[1]
@@ -146,6 +146,13 @@ def test_bfloat16_where_it_is_emulated_is_slow_and_says_so(command, monkeypatch:
     assert code == 0
     assert "no bfloat16" in error
     assert command("sample --max-new-tokens 5")[2] == ""
+
+
+@pytest.mark.parametrize(("width", "threads"), [(16, 1), (1024, 0)])
+def test_a_small_model_decodes_in_one_thread(width: int, threads: int) -> None:
+    """In several they would wait for each other at every small product; a large model needs all to read its weights."""
+    model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=width))
+    assert decoding_threads(model) == threads
 
 
 @pytest.mark.parametrize(
