@@ -11,7 +11,7 @@ from claim_examples import arm_model, configuration, differing, evidence, lively
 from torch.nn import functional as F
 
 from minigpt.claims.claim import Claim
-from minigpt.claims.measurements import clamping, deaths, expendability, speed, trapping
+from minigpt.claims.measurements import clamping, deaths, expendability, rebuilding, speed, trapping
 from minigpt.claims.measurements.reading import batches, mean_loss
 from minigpt.claims.rows import activations, death
 from minigpt.model import GPT
@@ -174,15 +174,17 @@ def test_what_is_a_linear_function_of_h_is_rebuilt_and_noise_is_not() -> None:
     x = h @ torch.from_numpy(RANDOM.normal(size=(6, 3))) + 5
     noise = torch.from_numpy(RANDOM.normal(size=(4000, 3)))
     half = 2000
-    assert expendability.ridge_r2((h[:half], x[:half]), (h[half:], x[half:])) == pytest.approx(1, abs=1e-4)
-    assert abs(expendability.ridge_r2((h[:half], noise[:half]), (h[half:], noise[half:]))) < 0.02
+    assert rebuilding.ridge_r2((h[:half], x[:half]), (h[half:], x[half:])) == pytest.approx(1, abs=1e-4)
+    assert abs(rebuilding.ridge_r2((h[:half], noise[:half]), (h[half:], noise[half:]))) < 0.02
     mixed = x + noise * x.std(0)
-    rebuilt = expendability.ridge_r2((h[:half], mixed[:half]), (h[half:], mixed[half:]))
+    rebuilt = rebuilding.ridge_r2((h[:half], mixed[:half]), (h[half:], mixed[half:]))
     assert rebuilt == pytest.approx(0.5, abs=0.03), "half of the variance is noise"
+    nothing = torch.zeros(half, 6, dtype=torch.float64)
+    assert rebuilding.ridge_r2((nothing, x[:half]), (nothing, x[half:])) == pytest.approx(0, abs=0.01), "all dead"
 
 
 def test_dead_neurons_make_a_layer_harder_to_rebuild() -> None:
-    whole, hurt = (expendability.rebuilding(opened(with_planted_dead(dead)), store()) for dead in (0, 44))
+    whole, hurt = (rebuilding.rebuilding(opened(with_planted_dead(dead)), store()) for dead in (0, 44))
     assert hurt["r2_layer_0"] < whole["r2_layer_0"] - 0.1  # type: ignore[operator]
     assert hurt["r2"] == pytest.approx(np.mean([hurt["r2_layer_0"], hurt["r2_layer_1"]]))
 

@@ -12,7 +12,7 @@ import pytest
 from processes import needs_fork
 from tqdm import tqdm
 
-from minigpt.errors import DataError, OutOfMemoryError, StorageError
+from minigpt.errors import DataError, OutOfMemoryError, StorageError, error_of
 from minigpt.experiments.executors import Ended, Job, LocalExecutor
 
 pytestmark = needs_fork
@@ -96,3 +96,11 @@ def test_stopping_waits_until_all_have_left(executor: LocalExecutor) -> None:
     assert executor.free == 0
     executor.stop()
     assert executor.free == 2
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 7, 8, 99])
+def test_what_a_job_met_is_named_by_its_exit_code(code: int) -> None:
+    """A bug in a job (1) is an error too; a code that is nobody's is told as one."""
+    error = error_of(code, "what it said")
+    assert str(error) == "what it said"
+    assert error.exit_code == (code if code != 99 else 1)
