@@ -176,8 +176,8 @@ def _provenance(done: Mapping[tuple[str, int], Record]) -> Record:
     """On what the cells were trained, and by which commit; several if several."""
     environments = [result["environment"] for result in done.values()]
     return {
-        name: sorted({str(environment[name]) for environment in environments})
-        for name in ("commit", "torch", "processor", "accelerator")
+        name: sorted({str(environment[name])[:length] for environment in environments})
+        for name, length in (("commit", 10), ("torch", 40), ("processor", 80), ("accelerator", 80))
     }
 
 

@@ -1,13 +1,11 @@
-"""How many neurons could be spared, and how well what a layer reads can be rebuilt from what it computes."""
+"""How many neurons could be spared."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
-from minigpt.model import MLP
 from minigpt.neurons.ablation import mean_hidden, read_up_to
 from minigpt.neurons.expendable import expendable
 from minigpt.neurons.health import contribution, outgoing_norms
@@ -17,8 +15,6 @@ from minigpt.training.inference import OpenedRun
 
 MEANS_TOKENS = 65_536
 LOSS_TOKENS = 8_192
-REBUILDING_TOKENS = 8_192
-RIDGE = 1e-3  # of the mean eigenvalue
 
 
 @measurement("expendability")
@@ -42,49 +38,3 @@ def expendability(run: OpenedRun, store: TokenStore) -> Figures:
         "never_positive_fraction": float((opened == 0).double().mean()),
         "neurons": float(len(opened)),
     }
-
-
-@measurement("rebuilding")
-@torch.no_grad()
-def rebuilding(run: OpenedRun, store: TokenStore) -> Figures:
-    """R² of a ridge regression that rebuilds the normalised input of each MLP from its hidden values, on other text."""
-    model = run.model
-    ids = store.tokens("train")
-    fitted = [inputs for inputs, _ in batches(model, ids[: len(ids) // 2], REBUILDING_TOKENS)]
-    tested = [inputs for inputs, _ in batches(model, ids[len(ids) // 2 :], REBUILDING_TOKENS)]
-    figures: Figures = {}
-    for layer, block in enumerate(plain_blocks(model)):
-        rebuilt = ridge_r2(_read(run, block.mlp, fitted), _read(run, block.mlp, tested))
-        figures[f"r2_layer_{layer}"] = rebuilt
-    known = [value for value in figures.values() if value is not None]
-    return {"r2": sum(known) / len(known), **figures}
-
-
-def ridge_r2(fitted: tuple[Tensor, Tensor], tested: tuple[Tensor, Tensor]) -> float:
-    """Share of the variance of x (N,C) that a linear map of h (N,F) explains on other rows; both parts (h, x)."""
-    (h, x), (other_h, other_x) = fitted, tested
-    h_mean, x_mean = h.mean(0), x.mean(0)
-    centred = h - h_mean
-    gram = centred.T @ centred
-    penalty = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    weights = torch.linalg.solve(gram + penalty, centred.T @ (x - x_mean))  # (F,C)
-    residual = other_x - x_mean - (other_h - h_mean) @ weights
-    return 1 - float(residual.square().sum() / (other_x - other_x.mean(0)).square().sum())
-
-
-def _read(run: OpenedRun, mlp: MLP, inputs: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Hidden values (N,F) of an MLP and what it read (N,C), in float64."""
-    hidden: list[Tensor] = []
-    read: list[Tensor] = []
-    handles = [
-        mlp.act.register_forward_hook(lambda module, given, h: hidden.append(h.double().flatten(0, 1).cpu())),
-        mlp.register_forward_pre_hook(lambda module, given: read.append(given[0].double().flatten(0, 1).cpu())),
-    ]
-    try:
-        with precision(run):
-            for ids in inputs:
-                run.model(ids.to(run.model.device))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return torch.cat(hidden), torch.cat(read)

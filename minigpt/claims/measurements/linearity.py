@@ -47,7 +47,7 @@ def _embeddings(model: GPT, ids: Tensor) -> Tensor:
 
 def _logits(model: GPT, embedded: Tensor) -> Tensor:
     """Logits (B,T,V) of what the first block is to read (B,T,C)."""
-    handle = model.dropout.register_forward_hook(lambda module, inputs, output: embedded)
+    handle = model.blocks[0].register_forward_pre_hook(lambda block, inputs: (embedded, *inputs[1:]))
     try:
         logits: Tensor = model(torch.zeros(embedded.shape[:2], dtype=torch.long))
     finally:
