@@ -31,7 +31,7 @@ def _compared(specs: tuple[str, ...]) -> dict[str, Arm]:
     return {spec: Arm() if spec == "relu" else activation(spec) for spec in specs}
 
 
-_NEURONS = {"loss": loss, "dead": health("dead_fraction"), "inert": health("inert_fraction")}
+_NEURONS = {"loss": loss, "dead share": health("dead_fraction"), "inert share": health("inert_fraction")}
 
 
 def _extremes(evidence: Evidence, seed: int) -> float:
@@ -256,7 +256,8 @@ C16 = Claim(
     ),
     tables=(
         Table(
-            "Loss, and neurons without gradient", {"loss": loss, "trapped": measured("trapping", "trapped_fraction")}
+            "Loss, and neurons without gradient",
+            {"loss": loss, "trapped share": measured("trapping", "trapped_fraction")},
         ),
     ),
 )

@@ -109,10 +109,10 @@ C1 = Claim(
         Table(
             "Shares of neurons on a million tokens",
             {
-                "dead": measured("deaths", "dead_fraction"),
-                "truly dead (Chao)": measured("deaths", "truly_dead_fraction"),
-                "proven dead": measured("deaths", "certified_fraction"),
-                **{f"layer {layer}": measured("deaths", f"dead_layer_{layer}") for layer in range(4)},
+                "dead share": measured("deaths", "dead_fraction"),
+                "truly dead share (Chao)": measured("deaths", "truly_dead_fraction"),
+                "proven dead share": measured("deaths", "certified_fraction"),
+                **{f"layer {layer}, share": measured("deaths", f"dead_layer_{layer}") for layer in range(4)},
                 "loss": loss,
             },
         ),
@@ -142,9 +142,9 @@ C2 = Claim(
         Table(
             "Shares of neurons",
             {
-                "expendable": measured("expendability", "expendable_fraction"),
-                "in random order": measured("expendability", "expendable_random"),
-                "never open": measured("expendability", "never_positive_fraction"),
+                "expendable share": measured("expendability", "expendable_fraction"),
+                "share in random order": measured("expendability", "expendable_random"),
+                "share that never opens": measured("expendability", "never_positive_fraction"),
                 "neurons": measured("expendability", "neurons"),
                 "loss": loss,
             },
@@ -186,12 +186,16 @@ C3 = Claim(
     tables=(
         Table(
             "What reviving the dead is worth",
-            {"dead before": _dead_before, "won back, nats": _won_back, "dead-equivalent narrowing": _narrowing},
+            {
+                "dead share before": _dead_before,
+                "won back, nats": _won_back,
+                "dead-equivalent narrowing, share": _narrowing,
+            },
             (HURT,),
         ),
         Table(
             "Continued from one checkpoint",
-            {"loss": loss, "dead": health("dead_fraction"), "rebuilt, R²": measured("rebuilding", "r2")},
+            {"loss": loss, "dead share": health("dead_fraction"), "rebuilt, R²": measured("rebuilding", "r2")},
             (HURT, *FORKS),
         ),
         Table("Healthy models of less width", {"loss": loss}, tuple(WIDTHS)),
@@ -225,7 +229,9 @@ C4 = Claim(
         Condition("worse than after a healthy start", "nats", DELTA, worse("hurt, then code", "healthy, then code")),
         Condition("worse than with the dead recycled", "nats", DELTA, worse("hurt, then code", "recycled, then code")),
     ),
-    tables=(Table("Loss on the new text, and neurons at its end", {"loss": loss, "dead": health("dead_fraction")}),),
+    tables=(
+        Table("Loss on the new text, and neurons at its end", {"loss": loss, "dead share": health("dead_fraction")}),
+    ),
 )
 
 CLAIMS = (C1, C2, C3, C4)

@@ -31,7 +31,7 @@ _FITTING = {
     "loss on the text trained on": measured("gap", "train"),
     "on new text": measured("gap", "val"),
     "gap": measured("gap", "gap"),
-    "dead": health("dead_fraction"),
+    "dead share": health("dead_fraction"),
 }
 
 

@@ -30,7 +30,7 @@ LEAST_NOISIER = 0.5  # decades of variance; an average of sixteen times as many 
 BATCHES = {"batch x1/3": 1 / 3, "batch x1": 1.0, "batch x4": 4.0}
 _TOKENS = 1 / 3
 
-_NEURONS = {"loss": loss, "dead": health("dead_fraction")}
+_NEURONS = {"loss": loss, "dead share": health("dead_fraction")}
 
 
 def _by(factors: Mapping[str, float]) -> dict[str, tuple[tuple[str, float], ...]]:
