@@ -96,7 +96,7 @@ C1 = Claim(
         Series(
             "Dead neurons by rate",
             "multiple of the base rate",
-            "dead",
+            "dead share",
             {"relu": tuple(DOSES.items())},
             _dead,
             log_x=True,
