@@ -1,5 +1,7 @@
 """All rows of the ledger, in their order. Their words and their rules were fixed before the first run.
 
+The article: "ReLU Function: AI (Brace For These Hidden GPT Dangers)".
+
 Sections of the article: I opening table, W "What is the ReLU Function", D "Hidden Dangers", A "Exploring Activation
 Functions", N "Non-Linear Functions", G "Gradient Descent", B "Backpropagation", M "Misconceptions"; a number is a row.
 """
@@ -17,8 +19,6 @@ from minigpt.claims.rows import (
     selection,
     unmeasured,
 )
-
-SOURCE = "ReLU Function: AI (Brace For These Hidden GPT Dangers)"
 
 CLAIMS: dict[str, Claim] = {
     claim.id: claim

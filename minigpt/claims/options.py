@@ -11,7 +11,7 @@ from minigpt.training.config import flag, with_preset
 LEDGER = Path("runs/claims")
 
 # Small enough for hundreds of trainings on two cores. C is a multiple of 24, so that gated widths (8C/3) are whole.
-# The rate is about the best of all activations compared (docs/claims.md); biases are on, as in GPT-2.
+# The rate is about the best of all activations compared (docs/measurements.md); biases are on, as in GPT-2.
 BASE: dict[str, Any] = {
     "n_embd": 96,
     "batch_size": 12,
