@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -63,6 +64,38 @@ def tiny_run(minigpt: Command, workplace: Path) -> Path:
     """A finished run of twelve steps."""
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     return workplace / "run"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place with one finished run under runs/, made once and never changed: tests that write take a copy."""
+    place = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        (place / "text.txt").write_text("".join(grammar(3).text(0, 20_000)), encoding="utf-8")
+        assert main(f"train {TINY_RUN} --out runs/first".split()) == 0
+    return place
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of that place, as the current directory."""
+    copy = tmp_path / "place"
+    shutil.copytree(trained, copy)
+    monkeypatch.chdir(copy)
+    return copy
+
+
+@pytest.fixture
+def command(place: Path, capsys: Capture):  # type: ignore[no-untyped-def]
+    """Run a command there and return its exit code, output and error."""
+
+    def run(words: str, *more: str) -> tuple[int, str, str]:
+        code = main([*words.split(), *more])
+        output, error = capsys.readouterr()
+        return code, output, error
+
+    return run
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from test_training import comparable, final_hash, stop_at
 from torch.nn import functional as F
 
 from minigpt.errors import UsageError
-from minigpt.model import GPT, CausalMean, KVCache
+from minigpt.model import GPT, CausalMean, KVCache, dropout
 from minigpt.neurons.certificate import certified_dead, inapplicable
 from minigpt.neurons.surgery import HiddenRange, mlp_blocks, plan_cuts, prune
 from minigpt.training import checkpoints
@@ -190,3 +190,18 @@ def test_a_biased_start_needs_biases(refused):
     refused(2, f"train {TINY_RUN} --init-bias -3 --bias off --out run", says=("init-bias -3 needs biases",))
     with pytest.raises(UsageError, match="needs biases"):
         small_config(init_bias=-1.0, bias=False)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_that_share_and_keeps_the_mean(rate: float) -> None:
+    """Four decisions come from one random number: they must be independent, at the rate asked for, and repeatable."""
+    torch.manual_seed(3)
+    dropped = dropout(torch.ones(400_001), rate, training=True)
+    assert (dropped == 0).double().mean().item() == pytest.approx(rate, abs=0.004)
+    assert dropped.double().mean().item() == pytest.approx(1, abs=0.03)
+    assert dropped.unique().numel() == 2
+    neighbours = torch.corrcoef(torch.stack([(dropped[place:400_000:4] == 0).double() for place in range(4)]))
+    assert (neighbours - torch.eye(4)).abs().max() < 0.02
+    torch.manual_seed(3)
+    assert torch.equal(dropout(torch.ones(400_001), rate, training=True), dropped)
+    assert torch.equal(dropout(dropped, rate, training=False), dropped)

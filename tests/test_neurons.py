@@ -38,27 +38,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.fixture
-def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of that place, as the current directory."""
-    copy = tmp_path / "place"
-    shutil.copytree(trained, copy)
-    monkeypatch.chdir(copy)
-    return copy
-
-
-@pytest.fixture
-def command(place: Path, capsys: Capture):  # type: ignore[no-untyped-def]
-    """Run a command there and return its exit code, output and error."""
-
-    def run(words: str) -> tuple[int, str, str]:
-        code = main(words.split())
-        output, error = capsys.readouterr()
-        return code, output, error
-
-    return run
-
-
 # minigpt neurons
 
 
