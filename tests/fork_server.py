@@ -248,6 +248,8 @@ def wait(pid: int) -> int | str:
 
 def serve() -> None:
     torch.set_num_threads(1)
+    # NOTE: a shell starts what runs in its background deaf to Ctrl-C, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.fsync = lambda descriptor: None  # a kill cannot tell a flush from none, and the disk takes its time
     for figure in ablation_page.FIGURES:  # drawing takes seconds, and other tests look at it
         ablation_page.FIGURES[figure] = lambda drawn: ""
