@@ -131,6 +131,23 @@ def write_json(path: Path, value: Any) -> str:
     return write_bytes(path, json_document(value))
 
 
+def write_sealed(path: Path, record: dict[str, Any]) -> None:
+    """Replace `path` by a record with a hash of its own, so that `read_sealed` notices whoever alters it."""
+    write_json(path, {**record, "sha256": json_hash(record)})
+
+
+def read_sealed(path: Path, error: type[MinigptError]) -> dict[str, Any] | None:
+    """What `write_sealed` wrote, or None if it was altered; raises `error` if there is no JSON to read."""
+    record = read_json(path, error)
+    intact = isinstance(record, dict) and record.pop("sha256", None) == json_hash(record)
+    return record if intact else None
+
+
+def json_hash(value: Any) -> str:
+    """SHA-256 of a value as strict JSON."""
+    return sha256_bytes(to_json(value).encode("utf-8"))
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None

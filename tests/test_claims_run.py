@@ -54,6 +54,18 @@ def test_what_claims_share_is_trained_once_and_nothing_twice(start: Start, run_l
     assert entry(run_ledger, "C7")["cost"]["measuring"] > 0
 
 
+def test_an_altered_measurement_is_taken_again(start: Start, run_ledger: Path) -> None:
+    """A figure that somebody improved enters no verdict."""
+    before = (run_ledger / "ledger/ledger.json").read_bytes()
+    altered = sorted((run_ledger / "ledger/measurements").iterdir())[0]
+    altered.write_text(altered.read_text().replace('"rise": ', '"rise": 9'))
+    assert start(f"claims report {SCALE}").wait() == 0
+    assert len(entry(run_ledger, "C7")["seeds"]) == 1
+    assert start(f"claims run {CLAIMS} {SCALE}").wait() == 0
+    conditions = next(e for e in json.loads(before)["claims"] if e["id"] == "C7")["conditions"]
+    assert entry(run_ledger, "C7")["conditions"] == conditions
+
+
 def test_an_interrupted_run_continues_to_the_same_ledger(start: Start, run_ledger: Path) -> None:
     """SIGTERM, then SIGKILL of the parent in the midst of it: in the end every effect is as without."""
     undisturbed = {claim: entry(run_ledger, claim)["conditions"] for claim in CLAIMS.split()}

@@ -163,3 +163,18 @@ def test_a_directory_has_one_holder_and_death_frees_it(tmp_path: Path) -> None:
     storage.check_unlocked(tmp_path)
     with storage.lock_directory(tmp_path):
         assert json.loads((tmp_path / storage.HOLDER_NAME).read_text()) == os.getpid()
+
+
+def test_a_sealed_record_is_read_back_and_an_altered_one_is_not(tmp_path: Path) -> None:
+    """Whatever is changed in it, the seal included, and whatever else the file may hold."""
+    path = tmp_path / "record.json"
+    storage.write_sealed(path, {"loss": 1.5, "steps": 3})
+    assert storage.read_sealed(path, CheckpointError) == {"loss": 1.5, "steps": 3}
+    whole = path.read_text()
+    for altered in (whole.replace("1.5", "1.4"), whole.replace('"steps"', '"step"'), '{"loss": 1.5}', "[1]", "null"):
+        assert altered != whole
+        path.write_text(altered)
+        assert storage.read_sealed(path, CheckpointError) is None
+    path.unlink()
+    with pytest.raises(CheckpointError):
+        storage.read_sealed(path, CheckpointError)

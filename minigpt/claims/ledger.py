@@ -20,7 +20,7 @@ from minigpt.claims.evidence import Evidence
 from minigpt.claims.measurement import read
 from minigpt.claims.measurements import REGISTERED
 from minigpt.claims.options import LedgerOptions, Scale
-from minigpt.errors import CheckpointError, MinigptError, UsageError
+from minigpt.errors import CheckpointError, UsageError
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.experiments.question import train_command, written
 from minigpt.training.identity import code_hash
@@ -40,8 +40,8 @@ def read_ledger(directory: Path) -> Record:
     path = directory / LEDGER_FILE
     if not path.is_file():
         raise CheckpointError(f"no ledger at {directory}; it has no {LEDGER_FILE}; run a claim: minigpt claims run C5")
-    ledger = storage.read_json(path, CheckpointError)
-    if not isinstance(ledger, dict) or ledger.get("format") != FORMAT or ledger.pop("sha256", None) != _seal(ledger):
+    ledger = storage.read_sealed(path, CheckpointError)
+    if ledger is None or ledger.get("format") != FORMAT:
         raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims report`")
     return ledger
 
@@ -76,7 +76,7 @@ def write_ledger(directory: Path, planner: Planner, asked: Sequence[Claim] = ())
         "claims": judgement.with_verdicts(entries, sizes),
     }
     storage.make_directory(directory)
-    storage.write_json(directory / LEDGER_FILE, {**ledger, "sha256": _seal(ledger)})
+    storage.write_sealed(directory / LEDGER_FILE, ledger)
     return ledger
 
 
@@ -190,9 +190,5 @@ def _command(claim: Claim, scale: Scale) -> str:
 def _earlier_entries(directory: Path) -> dict[str, Record]:
     try:
         return {entry["id"]: entry for entry in read_ledger(directory)["claims"]}
-    except MinigptError:
+    except CheckpointError:
         return {}
-
-
-def _seal(ledger: Record) -> str:
-    return storage.sha256_bytes(storage.to_json(ledger).encode())

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt import storage
-from minigpt.errors import CheckpointError, MinigptError
+from minigpt.errors import CheckpointError, MinigptError, StopRequestedError
 from minigpt.text.store import TokenStore
 from minigpt.training.identity import PACKAGE, imported_by, substance
 from minigpt.training.inference import OpenedRun
@@ -65,10 +65,10 @@ def place(ledger: Path, cell: str, name: str) -> Path:
 def read(ledger: Path, cell: str, name: str) -> dict[str, Any] | None:
     """What was measured, with `seconds`, or None if it was not or its file was altered."""
     try:
-        kept = storage.read_json(place(ledger, cell, name), CheckpointError)
-        seal = kept.pop("sha256")
-        return dict(kept) if seal == _seal(kept) else None
-    except (MinigptError, KeyError, AttributeError):
+        return storage.read_sealed(place(ledger, cell, name), CheckpointError)
+    except StopRequestedError:
+        raise
+    except MinigptError:
         return None
 
 
@@ -93,8 +93,4 @@ def take(ledger: Path, directory: Path, name: str) -> None:
         figures = MEASUREMENTS[name].measure(run, open_text(run))
     kept = {"cell": directory.name, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
     storage.make_directory(ledger / FOLDER)
-    storage.write_json(place(ledger, directory.name, name), {**kept, "sha256": _seal(kept)})
-
-
-def _seal(kept: dict[str, Any]) -> str:
-    return storage.sha256_bytes(storage.to_json(kept).encode())
+    storage.write_sealed(place(ledger, directory.name, name), kept)

@@ -42,7 +42,7 @@ def default_directory(question: Question) -> Path:
     """`runs/ablate-<values>-<hash>`: the same question has the same place."""
     values = "-".join(str(value) for values in question.factors.values() for value in values)
     slug = re.sub(r"[^a-z0-9.]+", "-", values.lower()).strip("-")[:_SLUG]
-    return run_directory.RUNS / f"ablate-{slug}-{_hash(question_json(question))[:6]}"
+    return run_directory.RUNS / f"ablate-{slug}-{storage.json_hash(question_json(question))[:6]}"
 
 
 def open_text(question: Question) -> TokenStore:
@@ -57,7 +57,7 @@ def check_place(directory: Path, question: Question, overwrite: bool) -> None:
     if not (directory / PLAN).exists():
         if run_directory.is_occupied(directory) and any(path.name != LOGS for path in directory.iterdir()):
             raise UsageError(f"{directory} is not empty and holds no ablation; choose another --out")
-    elif not overwrite and _hash(read_plan(directory)["question"]) != _hash(question_json(question)):
+    elif not overwrite and not _answers(read_plan(directory), question):
         raise UsageError(f"{directory} holds another ablation; use --overwrite to replace it, or another --out")
 
 
@@ -66,8 +66,8 @@ def read_plan(directory: Path) -> dict[str, Any]:
     path = directory / PLAN
     if not path.is_file():
         raise CheckpointError(f"no ablation at {directory}; it has no {PLAN}; give what `minigpt ablate` made")
-    plan = storage.read_json(path, CheckpointError)
-    if not isinstance(plan, dict) or plan.get("format") != FORMAT or plan.pop("sha256", None) != _hash(plan):
+    plan = storage.read_sealed(path, CheckpointError)
+    if plan is None or plan.get("format") != FORMAT:
         raise CheckpointError(f"{path} was altered or is of another version; run the same `minigpt ablate` again")
     return plan
 
@@ -75,7 +75,7 @@ def read_plan(directory: Path) -> dict[str, Any]:
 def write_plan(directory: Path, plan: dict[str, Any]) -> None:
     """Write the plan, sealed with its own hash."""
     storage.make_directory(directory)
-    storage.write_json(directory / PLAN, {**plan, "sha256": _hash(plan)})
+    storage.write_sealed(directory / PLAN, plan)
 
 
 def read_results(directory: Path, plan: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -99,7 +99,7 @@ def finished_analysis(directory: Path, question: Question) -> dict[str, Any] | N
     """The answer on disk if it is complete and still holds: same question, code, text, plan and result files."""
     try:
         plan = read_plan(directory)
-        if _hash(plan["question"]) != _hash(question_json(question)) or plan["code"] != code_hash():
+        if not _answers(plan, question) or plan["code"] != code_hash():
             return None
         if plan["corpus"]["sha256"] != open_text(question).sha256:
             return None
@@ -110,9 +110,9 @@ def finished_analysis(directory: Path, question: Question) -> dict[str, Any] | N
         return None
 
 
+def _answers(plan: dict[str, Any], question: Question) -> bool:
+    return storage.json_hash(plan["question"]) == storage.json_hash(question_json(question))
+
+
 def _inputs(plan: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
-    return _hash([plan, results])
-
-
-def _hash(value: Any) -> str:
-    return storage.sha256_bytes(storage.to_json(value).encode())
+    return storage.json_hash([plan, results])

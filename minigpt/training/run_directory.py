@@ -104,7 +104,7 @@ def config_hash(config: RunConfig) -> str:
     """
     shapeless = FREE_ON_RESUME | {"preset", "init_from"}
     shaping = {name: value for name, value in config_json(config).items() if name not in shapeless}
-    return storage.sha256_bytes(storage.to_json(shaping).encode())
+    return storage.json_hash(shaping)
 
 
 def read_config(run: Path) -> RunConfig:
@@ -155,20 +155,16 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
     """Write the final figures with a hash of their own, so that a summary that was altered is noticed."""
-    storage.write_json(run / SUMMARY, {**summary, "sha256": _seal(summary)})
+    storage.write_sealed(run / SUMMARY, summary)
 
 
 def read_summary(run: Path) -> dict[str, Any]:
     """Read what `write_summary` wrote; raises `CheckpointError` if it is missing or altered."""
     path = run / SUMMARY
-    summary = storage.read_json(path, CheckpointError)
-    if not isinstance(summary, dict) or summary.pop("sha256", None) != _seal(summary):
+    summary = storage.read_sealed(path, CheckpointError)
+    if summary is None:
         raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; train the run again")
     return summary
-
-
-def _seal(summary: dict[str, Any]) -> str:
-    return storage.sha256_bytes(storage.to_json(summary).encode())
 
 
 def read_finished(run: Path) -> dict[str, Any] | None:
