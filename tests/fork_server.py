@@ -21,7 +21,6 @@ from typing import Any
 
 import safetensors.torch  # noqa: F401  (imported here, not anew in every child)
 import torch
-import torch._dynamo  # the first optimizer imports it
 import tqdm  # noqa: F401
 from markupsafe import Markup
 

@@ -145,8 +145,6 @@ def test_without_any_nonlinearity_the_network_is_linear():
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum", "lion", "muon"])
 def test_mean_attention_trains(minigpt: Command, workplace: Path, haste: None, optimizer: str):
     """It has no parameter without a gradient, so that every optimizer is content."""
-    if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip("this torch has no Muon")
     assert minigpt(f"train {TINY_RUN} --attention mean --optimizer {optimizer} --eval-every 0 --out run") == 0
     names = open_run(Path("run")).model.state_dict().keys()
     assert not any("qkv" in name for name in names)

@@ -21,7 +21,7 @@ from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
 from minigpt.training import checkpoints
 from minigpt.training.config import RunConfig
-from minigpt.training.optimizers import build_optimizers
+from minigpt.training.optimizers import build_optimizer
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def model() -> GPT:
 
 
 def save(run: Path, model: GPT, step: int = 7) -> Path:
-    optimizers = build_optimizers(model, RunConfig(warmup_steps=0, min_lr=0.0))
+    optimizer = build_optimizer(model, RunConfig(warmup_steps=0, min_lr=0.0))
     life = LifeTable(model)
-    checkpoints.save(run, step, model, optimizers, life, identity={}, progress={"best_step": 3}, environment={})
+    checkpoints.save(run, step, model, optimizer, life, identity={}, progress={"best_step": 3}, environment={})
     return checkpoints.directory_of(run, step)
 
 

@@ -218,12 +218,6 @@ def test_what_cannot_be_compiled_is_refused(refused, monkeypatch: pytest.MonkeyP
     refused(2, f"train {TINY_RUN} --compile on", says=("cannot compile", "g++"))
 
 
-def test_muon_on_an_old_torch_is_refused(refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It names both versions."""
-    monkeypatch.delattr(torch.optim, "Muon", raising=False)
-    refused(2, f"train {TINY_RUN} --optimizer muon", says=("torch 2.9", torch.__version__))
-
-
 EXHAUSTED = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA: device is full"),

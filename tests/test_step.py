@@ -16,7 +16,7 @@ from minigpt.model import GPT, GPTConfig
 from minigpt.text.batches import gather, window_starts
 from minigpt.training import runtime
 from minigpt.training.config import RunConfig
-from minigpt.training.optimizers import build_optimizers
+from minigpt.training.optimizers import build_optimizer
 from minigpt.training.step import StepResult, take_step
 
 IDS = np.random.default_rng(0).integers(23, size=2000).astype(np.uint16)
@@ -31,10 +31,8 @@ def small_model(**changes: object) -> GPT:
 
 
 def train(model: GPT, config: RunConfig, steps: int = 1, first: int = 0) -> list[StepResult]:
-    optimizers = build_optimizers(model, config)
-    return [
-        take_step(model, model, optimizers, IDS, config, step, lambda: None) for step in range(first, first + steps)
-    ]
+    optimizer = build_optimizer(model, config)
+    return [take_step(model, model, optimizer, IDS, config, step, lambda: None) for step in range(first, first + steps)]
 
 
 def weights(model: GPT) -> list[torch.Tensor]:

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from minigpt.errors import UsageError
 from minigpt.model import GPT, GPTConfig
@@ -25,11 +24,11 @@ from minigpt.neurons.surgery import (
     without_neurons,
 )
 from minigpt.training.config import RunConfig
-from minigpt.training.optimizers import build_optimizers, load_state_tensors, state_tensors
+from minigpt.training.optimizers import Optimizer, build_optimizer, load_state_tensors, state_tensors
 
 CONFIG = GPTConfig(vocab_size=11, block_size=8, n_layer=2, n_head=2, n_embd=8, d_ff=12)
 IDS = torch.randint(11, (6, 8), generator=torch.Generator().manual_seed(0))
-OPTIMIZERS = [name for name in ("adamw", "momentum", "lion", "muon") if name != "muon" or hasattr(torch.optim, "Muon")]
+OPTIMIZERS = ("adamw", "momentum", "lion", "muon")
 
 
 def planted(activation: str = "relu", **changes: object) -> GPT:
@@ -49,16 +48,13 @@ def planted(activation: str = "relu", **changes: object) -> GPT:
     return model
 
 
-def trained(model: GPT, optimizer: str, steps: int = 3, lr: float = 1e-2) -> list[Optimizer]:
-    config = RunConfig(optimizer=optimizer, lr=lr, warmup_steps=0, min_lr=0.0)
-    optimizers = build_optimizers(model, config)
+def trained(model: GPT, rule: str, steps: int = 3, lr: float = 1e-2) -> Optimizer:
+    optimizer = build_optimizer(model, RunConfig(optimizer=rule))
     for _ in range(steps):
-        for one in optimizers:
-            one.zero_grad()
+        model.zero_grad()
         F.cross_entropy(model(IDS[:, :-1]).flatten(0, 1), IDS[:, 1:].flatten()).backward()
-        for one in optimizers:
-            one.step()
-    return optimizers
+        optimizer.step(lr)
+    return optimizer
 
 
 @torch.no_grad()
@@ -140,7 +136,7 @@ def test_recycling_the_silent_changes_no_logit(activation: str, bias: bool) -> N
     logits, statistics = watched(model)
     chosen = choose(parse_choice("dead"), model, statistics, 1, 0)
     assert {2, 5} <= set(chosen[0].nonzero().flatten().tolist())
-    recycle(model, [], chosen, seed=1, step=3)
+    recycle(model, {}, chosen, seed=1, step=3)
     after, statistics = watched(model)
     assert torch.equal(after, logits)
     assert statistics[0].fired[[2, 5]].min() > 0
@@ -151,11 +147,11 @@ def test_recycling_the_silent_changes_no_logit(activation: str, bias: bool) -> N
 def test_exactly_the_chosen_entries_are_renewed(activation: str, optimizer: str) -> None:
     """New incoming weights, zeros in bias and outgoing weights and in every moment of them; all else is untouched."""
     model = planted(activation)
-    optimizers = trained(model, optimizer)
+    remembering = trained(model, optimizer)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    moments = {name: value.clone() for name, value in state_tensors(model, optimizers).items()}
+    moments = {name: value.clone() for name, value in state_tensors(model, remembering).items()}
     chosen = [torch.arange(12) == 4, torch.zeros(12, dtype=torch.bool)]
-    recycle(model, optimizers, chosen, seed=1, step=3)
+    recycle(model, remembering.memories, chosen, seed=1, step=3)
     rows = [4, 16] if activation == "swiglu" else [4]
     touched = {
         "blocks.0.mlp.w_in.weight": (rows, slice(None)),
@@ -171,7 +167,7 @@ def test_exactly_the_chosen_entries_are_renewed(activation: str, optimizer: str)
     assert model.blocks[0].mlp.w_out.weight[:, 4].abs().max() == 0
     assert model.blocks[0].mlp.w_in.bias[rows].abs().max() == 0
     cleared = 0
-    for name, value in state_tensors(model, optimizers).items():
+    for name, value in state_tensors(model, remembering).items():
         place = touched.get(name.split("/")[0])
         expected = moments[name].clone()
         if place is not None and value.dim():
@@ -189,7 +185,7 @@ def test_new_weights_come_from_the_initial_distribution_and_from_nothing_else() 
 
     def renewed(config: GPTConfig, mask: Tensor, seed: int = 1, step: int = 3) -> Tensor:
         model = GPT(config)
-        recycle(model, [], [mask, nothing], seed=seed, step=step)
+        recycle(model, {}, [mask, nothing], seed=seed, step=step)
         return model.blocks[0].mlp.w_in.weight.detach()
 
     for init, std in (("gpt2", 0.02), ("matched", 1 / 8)):
@@ -284,16 +280,16 @@ def test_only_the_removable_are_removed() -> None:
 def test_moments_stay_with_their_neurons(activation: str, optimizer: str) -> None:
     """What the optimizer remembers of the neurons that remain is cut to them, whatever the optimizer."""
     model = planted(activation)
-    optimizers = trained(model, optimizer)
+    remembering = trained(model, optimizer)
     narrow, cuts = pruned(model)
     removed = [cut.removed for cut in cuts]
     config = RunConfig(optimizer=optimizer, lr=1e-2, warmup_steps=0, min_lr=0.0)
-    narrow_optimizers = build_optimizers(narrow, config)
-    kept = without_neurons(state_tensors(model, optimizers), model, removed)
-    load_state_tensors(narrow, narrow_optimizers, kept)
-    again = state_tensors(narrow, narrow_optimizers)
+    narrow_optimizer = build_optimizer(narrow, config)
+    kept = without_neurons(state_tensors(model, remembering), model, removed)
+    load_state_tensors(narrow, narrow_optimizer, kept)
+    again = state_tensors(narrow, narrow_optimizer)
     assert again.keys() == kept.keys()
     assert all(torch.equal(again[name], kept[name]) for name in kept)
     left = (~removed[0]).nonzero().flatten()
     name = next(name for name in kept if name.startswith("blocks.0.mlp.w_out.weight/") and kept[name].dim() == 2)
-    assert torch.equal(kept[name], state_tensors(model, optimizers)[name][:, left])
+    assert torch.equal(kept[name], state_tensors(model, remembering)[name][:, left])

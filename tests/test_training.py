@@ -104,8 +104,6 @@ def test_stopped_and_resumed_ends_in_the_same_bits(
 @pytest.mark.parametrize("optimizer", ["adamw", "momentum", "lion", "muon"])
 def test_resume_restores_every_optimizer(minigpt: Command, workplace: Path, optimizer: str) -> None:
     """Deleting the last checkpoint and resuming from the one before repeats the lost steps exactly."""
-    if optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip("this torch has no Muon")
     assert minigpt(f"train {TINY_RUN} --optimizer {optimizer} --lr 1e-3 --out run") == 0
     run = workplace / "run"
     expected, log = final_hash(run), comparable(run)
@@ -174,11 +172,11 @@ def test_divergence_stops_before_the_update(
     """A poisoned weight at step 6: exit 6, the step and the layer are named, the checkpoint of step 4 is good."""
     original = loop.take_step
 
-    def poisoned(model, forward, optimizers, ids, config, step, *watching):  # type: ignore[no-untyped-def]
+    def poisoned(model, forward, optimizer, ids, config, step, *watching):  # type: ignore[no-untyped-def]
         if step == 5:
             with torch.no_grad():
                 model.blocks[1].mlp.w_in.weight[0, 0] = math.nan
-        return original(model, forward, optimizers, ids, config, step, *watching)
+        return original(model, forward, optimizer, ids, config, step, *watching)
 
     monkeypatch.setattr(loop, "take_step", poisoned)
     assert minigpt(f"train {TINY_RUN} --out run") == 6

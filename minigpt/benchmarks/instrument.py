@@ -32,7 +32,7 @@ from minigpt.text.batches import evaluation_batches
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import batch_size
 from minigpt.training.loop import is_due
-from minigpt.training.optimizers import build_optimizers
+from minigpt.training.optimizers import build_optimizer
 from minigpt.training.runtime import autocast, compiled
 from minigpt.training.step import take_step
 
@@ -64,14 +64,14 @@ def measure_instrument(config: RunConfig, text: Text, options: BenchOptions, tra
 def _training(config: RunConfig, text: Text, model: GPT, log: Path) -> Callable[[int, bool], float]:
     """A function that takes so many more steps, watched or not, and returns the seconds."""
     forward: Callable[[Tensor], Tensor] = compiled(model) if config.compile == "on" else model
-    optimizers, life, counter = build_optimizers(model, config), LifeTable(model), itertools.count()
+    optimizer, life, counter = build_optimizer(model, config), LifeTable(model), itertools.count()
 
     def interval(steps: int, watched: bool) -> float:
         begun = time.perf_counter()
         for number in range(1, steps + 1):
             step, logged = next(counter), is_due(config.log_every, number, steps)
             watch = watched and logged
-            result = take_step(model, forward, optimizers, text.ids, config, step, lambda: None, watch)
+            result = take_step(model, forward, optimizer, text.ids, config, step, lambda: None, watch)
             if not logged:
                 continue
             record: dict[str, Any] = {"kind": "train", "step": step, "loss": result.loss, "lr": result.lr}

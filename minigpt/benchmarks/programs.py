@@ -23,7 +23,7 @@ from minigpt.text.batches import gather, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.identity import prepare_text
 from minigpt.training.inference import resolve_decoding
-from minigpt.training.optimizers import build_optimizers, set_learning_rate
+from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config
 from minigpt.training.runtime import autocast, compiled
 from minigpt.training.schedules import learning_rate
@@ -85,13 +85,13 @@ def build_model(config: RunConfig, vocab_size: int) -> GPT:
 def trainer(config: RunConfig, text: Text, model: GPT) -> Callable[[int], float]:
     """A function that takes so many more training steps, as `train` takes them, and returns the last loss."""
     forward: Callable[[Tensor], Tensor] = compiled(model) if config.compile == "on" else model
-    optimizers = build_optimizers(model, config)
+    optimizer = build_optimizer(model, config)
     counter = itertools.count()
 
     def train(steps: int) -> float:
         loss = 0.0
         for step in itertools.islice(counter, steps):
-            loss = take_step(model, forward, optimizers, text.ids, config, step, lambda: None).loss
+            loss = take_step(model, forward, optimizer, text.ids, config, step, lambda: None).loss
         return loss
 
     return train
@@ -143,7 +143,8 @@ def other_program(config: RunConfig, text: Text, other: OtherModel, dtype: str) 
             loss.backward()  # type: ignore[no-untyped-call]
         if config.grad_clip:
             nn.utils.clip_grad_norm_(other.module.parameters(), config.grad_clip)
-        set_learning_rate([other.optimizer], learning_rate(config, step))
+        for group in other.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
         other.optimizer.step()
         other.optimizer.zero_grad(set_to_none=True)
         return loss.item() * config.grad_accumulation

@@ -41,7 +41,7 @@ def measure(config: RunConfig, result: Path) -> None:
     ids, seconds = store.tokens("train"), []
     for step in range(_WARM_UP + _STEPS):
         begun = time.perf_counter()
-        take_step(model, run.forward, run.optimizers, ids, config, step, lambda: None)
+        take_step(model, run.forward, run.optimizer, ids, config, step, lambda: None)
         seconds.append(time.perf_counter() - begun)
     begun = time.perf_counter()
     limit = _EVALUATED_WINDOWS * config.block_size

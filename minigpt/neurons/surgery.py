@@ -21,7 +21,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from minigpt import randomness
 from minigpt.activations import canonical_widths
@@ -30,6 +29,8 @@ from minigpt.model import GPT, Block, GPTConfig, incoming_std
 from minigpt.neurons.probe import LayerStatistics
 
 KINDS = ("none", "dead", "dormant", "random")
+# What an optimizer remembers of each parameter, by name.
+Memories = Mapping[Tensor, Mapping[str, Tensor]]
 SPECS = "none, dead, dormant:0.025, random:8, random:dead"
 
 
@@ -133,8 +134,8 @@ def _judge(choice: Choice, counted: LayerStatistics) -> Tensor:
 
 
 @torch.no_grad()
-def recycle(model: GPT, optimizers: Sequence[Optimizer], chosen: Sequence[Tensor], seed: int, step: int) -> None:
-    """Give the chosen neurons, a mask (F,) a layer, new incoming weights and nothing else; the optimizers forget them.
+def recycle(model: GPT, memories: Memories, chosen: Sequence[Tensor], seed: int, step: int) -> None:
+    """Give the chosen neurons, a mask (F,) a layer, new incoming weights and nothing else; the optimizer forgets them.
 
     A neuron's new weights depend on seed, step, layer and its number, not on which others are chosen.
     """
@@ -146,19 +147,18 @@ def recycle(model: GPT, optimizers: Sequence[Optimizer], chosen: Sequence[Tensor
         noise = torch.randn(w_in.weight.shape, generator=randomness.generator(seed, f"recycle/{layer}", step))
         w_in.weight[rows] = (noise * std).to(model.device)[rows]
         w_out.weight[:, columns] = 0
-        _forget(optimizers, w_in.weight, rows)
-        _forget(optimizers, w_out.weight, (slice(None), columns))
+        _forget(memories, w_in.weight, rows)
+        _forget(memories, w_out.weight, (slice(None), columns))
         if w_in.bias is not None:
             w_in.bias[rows] = 0
-            _forget(optimizers, w_in.bias, rows)
+            _forget(memories, w_in.bias, rows)
 
 
-def _forget(optimizers: Sequence[Optimizer], parameter: Tensor, place: Any) -> None:
-    """Zero, at one place, every moment that any optimizer keeps of a parameter; its count of steps goes on."""
-    for optimizer in optimizers:
-        for value in optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
-                value[place] = 0
+def _forget(memories: Memories, parameter: Tensor, place: Any) -> None:
+    """Zero, at one place, every moment that is kept of a parameter; its count of steps goes on."""
+    for value in memories.get(parameter, {}).values():
+        if value.shape == parameter.shape:
+            value[place] = 0
 
 
 # Pruning

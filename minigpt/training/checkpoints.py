@@ -17,13 +17,12 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from torch.optim import Optimizer
 
 from minigpt import storage
 from minigpt.errors import CheckpointError, DivergedError
 from minigpt.model import GPT
 from minigpt.neurons.life import LifeTable
-from minigpt.training.optimizers import load_state_tensors, state_tensors
+from minigpt.training.optimizers import Optimizer, load_state_tensors, state_tensors
 
 FORMAT = 2
 FOLDER = "checkpoints"
@@ -70,7 +69,7 @@ def save(
     run: Path,
     step: int,
     model: GPT,
-    optimizers: list[Optimizer],
+    optimizer: Optimizer,
     life: LifeTable,
     *,
     identity: dict[str, str],
@@ -89,7 +88,7 @@ def save(
     storage.make_directory(directory)
     storage.remove_stale_temporaries(directory)
     storage.remove_tree(directory / MANIFEST_FILE)
-    contents = {MODEL_FILE: weights, OPTIMIZER_FILE: state_tensors(model, optimizers), LIFE_FILE: life.tensors()}
+    contents = {MODEL_FILE: weights, OPTIMIZER_FILE: state_tensors(model, optimizer), LIFE_FILE: life.tensors()}
     files = {}
     for name, tensors in contents.items():
         data = safetensors.torch.save({key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()})
@@ -173,9 +172,9 @@ def load_model(checkpoint: Checkpoint, model: GPT) -> None:
             tensor.copy_(stored[name])
 
 
-def load_optimizers(checkpoint: Checkpoint, model: GPT, optimizers: list[Optimizer]) -> None:
-    """Put a checkpoint's optimizer state into `optimizers`; raises `CheckpointError` if it does not fit."""
-    load_state_tensors(model, optimizers, _parse(checkpoint, OPTIMIZER_FILE))
+def load_optimizer(checkpoint: Checkpoint, model: GPT, optimizer: Optimizer) -> None:
+    """Put a checkpoint's optimizer state into `optimizer`; raises `CheckpointError` if it does not fit."""
+    load_state_tensors(model, optimizer, _parse(checkpoint, OPTIMIZER_FILE))
 
 
 def load_life(checkpoint: Checkpoint, life: LifeTable) -> None:

@@ -79,7 +79,7 @@ def inherit(run: Run, parent: Parent, between_batches: Callable[[], None]) -> li
     """
     config = run.config
     if config.init_moments:
-        checkpoints.load_optimizers(parent.checkpoint, run.model, run.optimizers)
+        checkpoints.load_optimizer(parent.checkpoint, run.model, run.optimizer)
     run.identity.update(_identity(parent.checkpoint.data, config.init_moments))
     event = {
         "kind": "event",

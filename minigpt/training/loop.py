@@ -152,7 +152,7 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
         step_begun = time.perf_counter()
         logged = is_due(config.log_every, progress.step + 1, config.steps)
         result = take_step(
-            run.model, run.forward, run.optimizers, ids, config, progress.step, stop.check, logged, run.ranks
+            run.model, run.forward, run.optimizer, ids, config, progress.step, stop.check, logged, run.ranks
         )
         timed_steps, timed_seconds = timed_steps + 1, timed_seconds + time.perf_counter() - step_begun
         progress.step += 1
@@ -232,7 +232,7 @@ def _save(run: Run, progress: Progress) -> None:
         run.directory,
         progress.step,
         run.model,
-        run.optimizers,
+        run.optimizer,
         run.life,
         identity=run.identity,
         progress={**asdict(progress), "log_length": storage.flush(run.metrics)},

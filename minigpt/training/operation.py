@@ -44,7 +44,7 @@ from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory
 from minigpt.training.evaluation import Evaluation, batch_size, evaluate
 from minigpt.training.inference import OpenedRun, open_text
-from minigpt.training.optimizers import build_optimizers, load_state_tensors, state_tensors
+from minigpt.training.optimizers import build_optimizer, load_state_tensors, state_tensors
 from minigpt.training.recycling import recycling_event
 from minigpt.training.run import Progress, Run, assemble, keep_parent, log_up_to, write_description
 
@@ -208,14 +208,14 @@ def _largest_logit_change(model: GPT, other: GPT, ids: np.ndarray) -> float:
 
 
 def _transplant(run: OpenedRun, out: Path, store: TokenStore, model: GPT, removed: Sequence[Tensor]) -> Run:
-    """Build the run of the operated model around it: its optimizers and life table are cut as it was."""
+    """Build the run of the operated model around it: its optimizer and life table are cut as it was."""
     stored = run_directory.read_config(run.directory)
     operated = assemble(replace(stored, d_ff=model.config.d_ff), out, store, model)
     keep_parent(operated, run.checkpoint)
-    optimizers = build_optimizers(run.model, stored)
-    checkpoints.load_optimizers(run.checkpoint, run.model, optimizers)
-    moments = without_neurons(state_tensors(run.model, optimizers), run.model, removed)
-    load_state_tensors(model, operated.optimizers, moments)
+    optimizer = build_optimizer(run.model, stored)
+    checkpoints.load_optimizer(run.checkpoint, run.model, optimizer)
+    moments = without_neurons(state_tensors(run.model, optimizer), run.model, removed)
+    load_state_tensors(model, operated.optimizer, moments)
     life = LifeTable(run.model)
     checkpoints.load_life(run.checkpoint, life)
     operated.life.load(life.without(removed))
@@ -227,7 +227,7 @@ def _recycle(operated: Run, step: int, choice: Choice, evidence: _Evidence, seed
     check_choice(choice, operated.model.config.layer_widths)
     left = [_of_kept(counted, mask) for counted, mask in zip(evidence.statistics, evidence.removed, strict=True)]
     chosen = choose(choice, operated.model, left, seed, step)
-    recycle(operated.model, operated.optimizers, chosen, seed, step)
+    recycle(operated.model, operated.optimizer.memories, chosen, seed, step)
     operated.life.begin_anew(chosen)
     return chosen
 
@@ -278,7 +278,7 @@ def _write(run: OpenedRun, operated: Run, operation: Operation, outcome: Outcome
             operated.directory,
             run.checkpoint.step,
             operated.model,
-            operated.optimizers,
+            operated.optimizer,
             operated.life,
             identity=operated.identity,
             progress={

@@ -1,131 +1,100 @@
-"""Optimizers by name: torch's own where torch has them, and their state by parameter name for checkpoints."""
+"""Optimizers by name: which rule updates which parameters, and what it remembers, by parameter name for checkpoints."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from minigpt.errors import CheckpointError
 from minigpt.model import GPT
 from minigpt.training.config import RunConfig
+from minigpt.training.update_rules import Memory, Rule, adam, lion, muon, sgd
 
 
-class Lion(Optimizer):
-    """Sign of an interpolated momentum, with decoupled decay (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
+@dataclass(frozen=True)
+class Group:
+    """Parameters that one rule updates, all with one weight decay."""
 
-    def __init__(self, params: Any, lr: float, betas: tuple[float, float], weight_decay: float = 0.0) -> None:
-        super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
+    rule: Rule
+    parameters: Sequence[nn.Parameter]
+    weight_decay: float
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """What updates a model, and what it remembers of each parameter; nothing before the first update."""
+
+    groups: Sequence[Group]
+    memories: dict[Tensor, Memory]
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self, lr: float) -> None:
         """Update every parameter that has a gradient."""
-        assert closure is None
-        for group in self.param_groups:
-            beta1, beta2 = group["betas"]
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, parameter.grad, group["lr"], beta1, beta2, group["weight_decay"])
-
-    def _update(
-        self, parameter: Tensor, gradient: Tensor, lr: float, beta1: float, beta2: float, weight_decay: float
-    ) -> None:
-        state = self.state[parameter]
-        if "exp_avg" not in state:
-            state["exp_avg"] = torch.zeros_like(parameter)
-        momentum = state["exp_avg"]
-        parameter.mul_(1 - lr * weight_decay)
-        parameter.add_(momentum.lerp(gradient, 1 - beta1).sign(), alpha=-lr)
-        momentum.lerp_(gradient, 1 - beta2)
+        for group in self.groups:
+            moving: list[Tensor] = [parameter for parameter in group.parameters if parameter.grad is not None]
+            gradients = [parameter.grad for parameter in moving if parameter.grad is not None]
+            memories = [self.memories.setdefault(parameter, {}) for parameter in moving]
+            if moving:
+                group.rule(moving, gradients, memories, lr, group.weight_decay)
 
 
-def build_optimizers(model: GPT, config: RunConfig) -> list[Optimizer]:
-    """Build what updates the model: one optimizer, or two where `muon` leaves vectors and embeddings to AdamW."""
+def build_optimizer(model: GPT, config: RunConfig) -> Optimizer:
+    """Build what updates the model; `muon` turns the matrices inside the blocks and leaves the rest to AdamW."""
     parameters = list(model.parameters())
-    betas = (config.beta1, config.beta2)
+    adamw = adam(config.beta1, config.beta2, decoupled=True)
     if config.optimizer == "muon":
-        return _muon_and_adamw(model, config)
-    groups = _decay_groups(parameters, config)
-    if config.optimizer == "adamw":
-        return [AdamW(groups, lr=config.lr, betas=betas, fused=True)]
-    if config.optimizer == "adam":
-        return [Adam(groups, lr=config.lr, betas=betas, fused=True)]
-    if config.optimizer == "lion":
-        return [Lion(groups, lr=config.lr, betas=betas)]
-    momentum = 0.0 if config.optimizer == "sgd" else config.beta1
-    return [SGD(groups, lr=config.lr, momentum=momentum, nesterov=config.optimizer == "nesterov")]
+        hidden = {parameter for parameter in model.blocks.parameters() if parameter.dim() == 2}
+        matrices = [parameter for parameter in parameters if parameter in hidden]
+        others = [parameter for parameter in parameters if parameter not in hidden]
+        turning = muon(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+        return Optimizer([Group(turning, matrices, config.weight_decay), *_decay_groups(adamw, others, config)], {})
+    rules = {
+        "adamw": adamw,
+        "adam": adam(config.beta1, config.beta2, decoupled=False),
+        "lion": lion(config.beta1, config.beta2),
+        "sgd": sgd(0.0, nesterov=False),
+        "momentum": sgd(config.beta1, nesterov=False),
+        "nesterov": sgd(config.beta1, nesterov=True),
+    }
+    return Optimizer(_decay_groups(rules[config.optimizer], parameters, config), {})
 
 
-def _muon_and_adamw(model: GPT, config: RunConfig) -> list[Optimizer]:
-    """Muon for the matrices inside the blocks (Jordan et al. 2024), its step scaled to AdamW's (Liu et al. 2025)."""
-    hidden = [parameter for parameter in model.blocks.parameters() if parameter.dim() == 2]
-    chosen = {id(parameter) for parameter in hidden}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
-    muon = torch.optim.Muon(hidden, lr=config.lr, weight_decay=config.weight_decay, adjust_lr_fn="match_rms_adamw")
-    groups = _decay_groups(others, config)
-    return [muon, AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)]
-
-
-def _decay_groups(parameters: list[nn.Parameter], config: RunConfig) -> list[dict[str, Any]]:
+def _decay_groups(rule: Rule, parameters: list[nn.Parameter], config: RunConfig) -> list[Group]:
     """Matrices decay; biases, gains and an activation's own parameters only with `decay_all`."""
     groups = [
-        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": config.weight_decay * config.decay_all},
+        Group(rule, [p for p in parameters if p.dim() >= 2], config.weight_decay),
+        Group(rule, [p for p in parameters if p.dim() < 2], config.weight_decay * config.decay_all),
     ]
-    return [group for group in groups if group["params"]]
+    return [group for group in groups if group.parameters]
 
 
-def set_learning_rate(optimizers: list[Optimizer], lr: float) -> None:
-    """Give every group the same rate."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-
-
-def state_tensors(model: GPT, optimizers: list[Optimizer]) -> dict[str, Tensor]:
-    """Optimizer state as `parameter name/state name` -> tensor, whatever the optimizer."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+def state_tensors(model: GPT, optimizer: Optimizer) -> dict[str, Tensor]:
+    """What is remembered, as `parameter name/memory's name` -> tensor, whatever the optimizer."""
     return {
-        f"{names[id(parameter)]}/{key}": value
-        for optimizer in optimizers
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
-        if isinstance(value, Tensor)
+        f"{name}/{key}": value
+        for name, parameter in model.named_parameters()
+        for key, value in optimizer.memories.get(parameter, {}).items()
     }
 
 
-def load_state_tensors(model: GPT, optimizers: list[Optimizer], tensors: dict[str, Tensor]) -> None:
+def load_state_tensors(model: GPT, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Restore what `state_tensors` gave.
 
     Raises:
-        CheckpointError: a tensor belongs to no parameter of these optimizers, or its shape does not fit.
+        CheckpointError: a tensor belongs to no parameter of the model, or its shape does not fit.
     """
-    by_parameter: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        parameter_name, _, key = name.rpartition("/")
-        by_parameter.setdefault(parameter_name, {})[key] = tensor
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    unknown = sorted(by_parameter.keys() - set(names.values()))
+    parameters = dict(model.named_parameters())
+    unknown = sorted({name.rpartition("/")[0] for name in tensors} - parameters.keys())
     if unknown:
         raise CheckpointError(f"optimizer state of unknown parameters; got {', '.join(unknown[:5])}; use another one")
-    for optimizer in optimizers:
-        # torch numbers the parameters of all groups in order, and casts and places each state tensor itself.
-        ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        packed = optimizer.state_dict()
-        packed["state"] = {
-            number: _fitting(names[id(parameter)], parameter, by_parameter[names[id(parameter)]])
-            for number, parameter in enumerate(ordered)
-            if names[id(parameter)] in by_parameter
-        }
-        optimizer.load_state_dict(packed)
-
-
-def _fitting(name: str, parameter: nn.Parameter, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    for key, tensor in state.items():
+    optimizer.memories.clear()
+    for name, tensor in tensors.items():
+        parameter_name, _, key = name.rpartition("/")
+        parameter = parameters[parameter_name]
         if tensor.dim() and tensor.shape != parameter.shape:
             got, expected = tuple(tensor.shape), tuple(parameter.shape)
-            raise CheckpointError(f"optimizer state {name}/{key} has shape {got}; the parameter has {expected}")
-    return state
+            raise CheckpointError(f"optimizer state {name} has shape {got}; the parameter has {expected}")
+        optimizer.memories.setdefault(parameter, {})[key] = tensor.to(parameter.device, copy=True)

@@ -32,7 +32,7 @@ def recycle_neurons(
     judged_on = TRUSTED_TOKENS if tokens is None else tokens
     statistics = _probe(run, step, judged_on, between_batches) if choice.needs_probing else None
     chosen = choose(choice, run.model, statistics, run.config.seed, step)
-    recycle(run.model, run.optimizers, chosen, run.config.seed, step)
+    recycle(run.model, run.optimizer.memories, chosen, run.config.seed, step)
     run.life.begin_anew(chosen)
     return recycling_event(spec, step, chosen)
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from minigpt import storage
 from minigpt.errors import CheckpointError
@@ -22,7 +21,7 @@ from minigpt.neurons.life import LifeTable
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
-from minigpt.training.optimizers import build_optimizers
+from minigpt.training.optimizers import Optimizer, build_optimizer
 from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.terminal import print_notice
 
@@ -51,7 +50,7 @@ class Run:
     store: TokenStore
     model: GPT
     forward: Callable[[Tensor], Tensor]
-    optimizers: list[Optimizer]
+    optimizer: Optimizer
     life: LifeTable
     identity: dict[str, str]
     environment: dict[str, Any]
@@ -98,8 +97,8 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT, 
         "tokenizer": vocabulary_hash(store),
     }
     forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
-    optimizers = build_optimizers(model, config)
-    return Run(directory, config, store, model, forward, optimizers, LifeTable(model), identity, environment, ranks)
+    optimizer = build_optimizer(model, config)
+    return Run(directory, config, store, model, forward, optimizer, LifeTable(model), identity, environment, ranks)
 
 
 def write_description(run: Run) -> None:
@@ -124,7 +123,7 @@ def restore(run: Run) -> Progress | None:
     _check_identity(run, checkpoint)
     keep_parent(run, checkpoint)
     checkpoints.load_model(checkpoint, run.model)
-    checkpoints.load_optimizers(checkpoint, run.model, run.optimizers)
+    checkpoints.load_optimizer(checkpoint, run.model, run.optimizer)
     checkpoints.load_life(checkpoint, run.life)
     stored = dict(checkpoint.progress)
     log_length = stored.pop("log_length", None)

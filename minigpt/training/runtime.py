@@ -48,8 +48,6 @@ def resolve(config: RunConfig) -> RunConfig:
     for spec in (config.recycle, config.init_surgery):
         parse_choice(spec)
     device = resolve_device(config.device)
-    if config.optimizer == "muon" and not hasattr(torch.optim, "Muon"):
-        raise UsageError(f"optimizer muon needs torch 2.9 or newer; this is {torch.__version__}; choose adamw")
     if config.compile == "on" and _obstacle_to_compiling(config, device):
         raise UsageError(f"cannot compile; {_obstacle_to_compiling(config, device)}")
     # The fused kernel of a CPU has no dropout of its own and would fall back to a slower one.

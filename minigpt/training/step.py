@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
 
 from minigpt import randomness
 from minigpt.errors import DivergedError
@@ -20,7 +19,7 @@ from minigpt.model import GPT, BatchNorm, Block
 from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import gather, token_noise, window_starts
 from minigpt.training.config import RunConfig
-from minigpt.training.optimizers import set_learning_rate
+from minigpt.training.optimizers import Optimizer
 from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.runtime import autocast
 from minigpt.training.schedules import learning_rate
@@ -42,7 +41,7 @@ class StepResult:
 def take_step(
     model: GPT,
     forward: Callable[[Tensor], Tensor],
-    optimizers: list[Optimizer],
+    optimizer: Optimizer,
     ids: np.ndarray,
     config: RunConfig,
     step: int,
@@ -60,8 +59,7 @@ def take_step(
     if config.dropout:
         randomness.seed_dropout(config.seed, step, ranks.rank)
     starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
-    for optimizer in optimizers:
-        optimizer.zero_grad(set_to_none=True)
+    model.zero_grad(set_to_none=True)
     loss = 0.0
     noise = _noise(model, config, step, ranks)
     with _statistics_restored_on_failure(model, config):
@@ -80,9 +78,7 @@ def take_step(
     if config.grad_clip and grad_norm > config.grad_clip:
         torch._foreach_mul_(gradients, config.grad_clip / grad_norm)
     lr = learning_rate(config, step)
-    set_learning_rate(optimizers, lr)
-    for optimizer in optimizers:
-        optimizer.step()
+    optimizer.step(lr)
     return StepResult(loss, grad_norm, lr, evidence)
 
 

@@ -12,7 +12,7 @@ from minigpt.model import GPT
 from minigpt.text.store import TokenStore
 from minigpt.training.config import RunConfig
 from minigpt.training.inference import OpenedRun
-from minigpt.training.optimizers import build_optimizers
+from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config
 from minigpt.training.step import take_step
 
@@ -48,5 +48,5 @@ def speed(run: OpenedRun, store: TokenStore) -> Figures:
 def _stepper(config: RunConfig, store: TokenStore) -> Callable[[int], object]:
     """A fresh model and the function that trains it one step."""
     model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device).train()
-    optimizers, ids = build_optimizers(model, config), store.tokens("train")
-    return lambda step: take_step(model, model, optimizers, ids, config, step, lambda: None)
+    optimizer, ids = build_optimizer(model, config), store.tokens("train")
+    return lambda step: take_step(model, model, optimizer, ids, config, step, lambda: None)
