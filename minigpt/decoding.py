@@ -3,7 +3,7 @@
 A step has fixed shapes and takes its position as a tensor: it attends to the whole cache and masks what is not filled.
 So one graph serves every position, and it can be compiled ahead of time, with the weights built in. The first tokens,
 and those that are read anew when the window slides, go through the model itself, in float32.
-Choosing tokens, and when compiling repays, is not decided here.
+The choice of a token is part of its step; when compiling repays is not decided here.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import math
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,7 +24,8 @@ from torch.nn import functional as F
 
 from minigpt.model import GPT, Block, CausalMean, CausalSelfAttention, KVCache, rotate
 
-Step = Callable[[Tensor, Tensor, list[Tensor], list[Tensor]], Tensor]
+Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+Choice = Callable[[Tensor, Tensor], Tensor]
 
 # What makes inductor's code fast at one row: weights as constants, laid out for its own C++ products.
 # NOTE: "CPP" alone would fail where it has no product for a shape.
@@ -99,40 +101,61 @@ def _attend_written(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Te
     return (weights[..., None] * values.float()).sum(2, keepdim=True)
 
 
-class Decoder:
-    """A model with a cache of keys and values for `batch` samples of equal length.
+class NextToken(nn.Module):
+    """A step and the choice from its logits: returns tokens (B,) for the arguments of a step and uniforms (B,1)."""
 
-    Compiling takes a minute or more on a CPU and is worth it for long texts only.
+    def __init__(self, step: TokenStep, choose: Choice) -> None:
+        super().__init__()
+        self.step, self.choose = step, choose
+
+    def forward(
+        self, ids: Tensor, position: Tensor, uniforms: Tensor, keys: list[Tensor], values: list[Tensor]
+    ) -> Tensor:
+        return self.choose(self.step(ids, position, keys, values), uniforms)
+
+
+class Decoder:
+    """A model with a cache of keys and values for `batch` samples of equal length, and a way to choose tokens.
+
+    `choose` takes logits (B,V) and uniform numbers (B,1). Compiling takes half a minute or more on a CPU and is worth
+    it for long texts only.
     """
 
-    def __init__(self, model: GPT, batch: int, dtype: torch.dtype = torch.float32, compiled: bool = False) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        batch: int,
+        choose: Choice,
+        dtype: torch.dtype = torch.float32,
+        compiled: bool = False,
+    ) -> None:
         self._model = model
+        self._choose = choose
         self._cache = KVCache(model.config, batch, model.device, dtype)
-        self._keys, self._values = list(self._cache.keys), list(self._cache.values)
         self._positions = torch.arange(model.config.block_size, device=model.device)[:, None].unbind()
-        step = TokenStep(model, dtype, fused_attention=not compiled).eval()
-        ids = torch.zeros(batch, dtype=torch.int64, device=model.device)
-        self._step: Step = _compile(step, (ids, self._positions[0], self._keys, self._values)) if compiled else step
+        step = NextToken(TokenStep(model, dtype, fused_attention=not compiled), choose).eval()
+        keys, values = list(self._cache.keys), list(self._cache.values)
+        self._next: Step = _compile(step, batch, keys, values) if compiled else partial(step, keys=keys, values=values)
 
     @torch.no_grad()
-    def read(self, window: Tensor) -> Tensor:
-        """Forget everything, read window (B,T) and return the logits (B,V) of what follows it."""
+    def read(self, window: Tensor, uniforms: Tensor) -> Tensor:
+        """Forget everything, read window (B,T) and choose what follows it (B,)."""
         if window.size(1) == 1:
             self._cache.length = 0
-            return self.advance(window[:, 0])
+            return self.advance(window[:, 0], uniforms)
         prefix = KVCache(self._model.config, window.size(0), window.device, self._model.wte.weight.dtype)
         logits: Tensor = self._model(window, prefix)[:, -1].float()
         self._cache.keys.copy_(prefix.keys)
         self._cache.values.copy_(prefix.values)
         self._cache.length = prefix.length
-        return logits
+        return self._choose(logits, uniforms)
 
     @torch.no_grad()
-    def advance(self, ids: Tensor) -> Tensor:
-        """Read one more token of every sample, ids (B,), and return the logits (B,V) of what follows it."""
+    def advance(self, ids: Tensor, uniforms: Tensor) -> Tensor:
+        """Read one more token of every sample, ids (B,), and choose what follows it (B,)."""
         position = self._positions[self._cache.length]
         self._cache.length += 1
-        return self._step(ids, position, self._keys, self._values)
+        return self._next(ids, position, uniforms)
 
 
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:
@@ -147,24 +170,31 @@ def _cast(model: GPT, dtype: torch.dtype) -> GPT:
 
 
 @torch.no_grad()
-def _compile(step: TokenStep, example: tuple[Tensor, Tensor, list[Tensor], list[Tensor]]) -> Step:
-    """Translate a step to machine code for the shapes of `example`.
+def _compile(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor]) -> Step:
+    """Translate a step to machine code, for this cache and so many samples.
 
     Ahead of time, because calling what `torch.compile` returns takes 20 µs, a quarter of a small model's token.
     """
+    example = _example(batch, keys[0].device)
     # torch warns of itself, and writes tables of what it tried to stderr.
     silence = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), silence:
         warnings.simplefilter("ignore")
-        program = torch.export.export(step, example)
+        program = torch.export.export(step, (*example, keys, values))
         path = torch._inductor.aoti_compile_and_package(
             program, package_path=str(Path(folder) / "step.pt2"), inductor_configs=_INDUCTOR
         )
-        loaded = torch._inductor.aoti_load_package(path)
-    run = loaded.loader.run
+        run = torch._inductor.aoti_load_package(path).loader.run
+    cache = (*keys, *values)
 
-    def translated(ids: Tensor, position: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        logits: Tensor = run([ids, position, *keys, *values])[0]
-        return logits
+    def translated(ids: Tensor, position: Tensor, uniforms: Tensor) -> Tensor:
+        chosen: Tensor = run([ids, position, uniforms, *cache])[0]
+        return chosen
 
     return translated
+
+
+def _example(batch: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids (B,), position (1,) and uniforms (B,1) to build a step with."""
+    ids, position = (torch.zeros(size, dtype=torch.int64, device=device) for size in (batch, 1))
+    return ids, position, torch.zeros((batch, 1), dtype=torch.float64, device=device)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -31,10 +33,16 @@ def some_ids(batch: int = 3) -> Tensor:
     return torch.randint(VOCAB, (batch, CONTEXT), generator=torch.Generator().manual_seed(1))
 
 
+def logits_of(model: GPT, batch: int, **options: Any) -> Decoder:
+    """A decoder that gives logits instead of a token chosen from them."""
+    return Decoder(model, batch, lambda logits, uniforms: logits, **options)
+
+
 def decoded(decoder: Decoder, ids: Tensor, read: int) -> Tensor:
     """Logits (B,T−read+1,V) after `read` tokens at once and each further one alone."""
-    first = decoder.read(ids[:, :read])
-    return torch.stack([first, *(decoder.advance(ids[:, place]) for place in range(read, ids.size(1)))], dim=1)
+    unused = torch.zeros((ids.size(0), 1), dtype=torch.float64)
+    first = decoder.read(ids[:, :read], unused)
+    return torch.stack([first, *(decoder.advance(ids[:, place], unused) for place in range(read, ids.size(1)))], dim=1)
 
 
 @torch.no_grad()
@@ -78,14 +86,14 @@ def test_a_step_is_the_model(changes: dict[str, object], fused: bool):
 def test_every_activation_can_be_decoded(name: str):
     """The step calls the model's own modules, so a new activation needs nothing here."""
     model, ids = lively_model(activation=name), some_ids()
-    torch.testing.assert_close(decoded(Decoder(model, 3), ids, 2), whole(model, ids)[:, 1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(decoded(logits_of(model, 3), ids, 2), whole(model, ids)[:, 1:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("read", [1, 5, CONTEXT])
 def test_reading_again_forgets_what_was_read(read: int):
     """What an earlier text left in the cache must not be seen."""
     model, ids = lively_model(), some_ids()
-    decoder = Decoder(model, 3)
+    decoder = logits_of(model, 3)
     decoded(decoder, ids.flip(0, 1), 3)
     torch.testing.assert_close(decoded(decoder, ids, read), whole(model, ids)[:, read - 1 :], atol=1e-5, rtol=1e-5)
 
@@ -93,9 +101,9 @@ def test_reading_again_forgets_what_was_read(read: int):
 def test_samples_of_a_batch_do_not_see_each_other():
     """Each row alone gives the logits that it has among others."""
     model, ids = lively_model(), some_ids(4)
-    together = decoded(Decoder(model, 4), ids, 2)
+    together = decoded(logits_of(model, 4), ids, 2)
     for row in range(4):
-        alone = decoded(Decoder(model, 1), ids[row : row + 1], 2)
+        alone = decoded(logits_of(model, 1), ids[row : row + 1], 2)
         torch.testing.assert_close(alone[0], together[row], atol=1e-5, rtol=1e-5)
 
 
@@ -148,6 +156,19 @@ def test_a_step_is_one_graph_for_all_positions():
 def test_a_compiled_step_is_the_model(dtype: torch.dtype):
     """Compiling takes too long for every run of the tests."""
     model, ids = lively_model(activation="swiglu"), some_ids(2)
-    decoder = Decoder(model, 2, dtype, compiled=True)
+    decoder = logits_of(model, 2, dtype=dtype, compiled=True)
     tolerance = 1e-5 if dtype == torch.float32 else 0.03 * whole(model, ids).abs().max().item()
     torch.testing.assert_close(decoded(decoder, ids, 3), whole(model, ids)[:, 2:], atol=tolerance, rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}], ids=str)
+def test_a_compiled_step_chooses_the_same_text(settings: dict[str, Any]):
+    """The choice is compiled with the step, and reads the same random numbers."""
+    model = lively_model()
+
+    def text(compiled: bool) -> list[list[int]]:
+        tokens = generate(model, torch.tensor([4]), max_new_tokens=50, num_samples=2, compiled=compiled, **settings)
+        return [token.tolist() for token in tokens]
+
+    assert text(compiled=True) == text(compiled=False)

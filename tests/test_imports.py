@@ -18,7 +18,7 @@ SOURCES = [*FILES, ROOT / "train.py", ROOT / "sample.py"]
 # Each module may import from its own tier (within one package) and from those before it.
 TIERS = (
     {"minigpt", "minigpt.errors"},
-    {"minigpt.randomness", "minigpt.storage", "minigpt.flags"},
+    {"minigpt.randomness", "minigpt.storage", "minigpt.flags", "minigpt.token_choice"},
     {"minigpt.activation_registry"},
     {"minigpt.activation_functions"},
     {"minigpt.activations"},

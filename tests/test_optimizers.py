@@ -111,7 +111,7 @@ def torchs_own(name: str, matrices: list[Tensor], vectors: list[Tensor]) -> list
     """torch's classes for the same rule; its Muon takes matrices only."""
     groups = [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}]
     if name == "muon":
-        turning = torch.optim.Muon(matrices, lr=RATE, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+        turning = torch.optim.Muon(matrices, RATE, 0.1, momentum=0.9, adjust_lr_fn="match_rms_adamw")
         return [turning, torch.optim.AdamW(groups[1:], lr=RATE, betas=(0.9, 0.95))]
     if name in ("adamw", "adam"):
         kind = torch.optim.AdamW if name == "adamw" else torch.optim.Adam

@@ -13,7 +13,8 @@ from torch import Tensor
 from minigpt import randomness
 from minigpt.errors import UsageError
 from minigpt.model import GPT, GPTConfig
-from minigpt.sampling import UNIFORMS_AHEAD, _choose, _uniforms, check_sampling, generate
+from minigpt.sampling import UNIFORMS_AHEAD, _uniforms, check_sampling, generate
+from minigpt.token_choice import TokenChoice
 
 VOCAB = 23
 CONTEXT = 8
@@ -40,11 +41,8 @@ def text(model: GPT, prompt: list[int] | None = None, length: int = 40, **settin
 
 def draws(logits: Tensor, count: int, **settings: float) -> Tensor:
     """Draw `count` tokens from one row of logits."""
-    chosen = {"temperature": 1.0, "top_k": 0, "top_p": 1.0} | settings
-    uniforms = iter([torch.rand(count, 1, generator=randomness.generator(0, "test"), dtype=torch.float64)])
-    return _choose(
-        logits.expand(count, -1).clone(), chosen["temperature"], int(chosen["top_k"]), chosen["top_p"], uniforms
-    )
+    uniforms = torch.rand(count, 1, generator=randomness.generator(0, "test"), dtype=torch.float64)
+    return TokenChoice(**settings)(logits.expand(count, -1), uniforms)  # type: ignore[arg-type]
 
 
 # The cache
@@ -195,8 +193,9 @@ def test_extreme_random_numbers_draw_possible_tokens(uniform: float, token: int)
     """A uniform number of 0, just below 1, or on the border of two tokens must not land on one of probability 0."""
     logits = torch.full((50,), -math.inf)
     logits[[7, 30]] = 0.0  # a half each; the lower index comes first
-    chosen = _choose(logits[None], 1.0, 0, 1.0, iter([torch.tensor([[uniform]], dtype=torch.float64)]))
-    assert chosen.item() == token
+    for choice in (TokenChoice(), TokenChoice(top_k=49), TokenChoice(top_p=0.9999)):
+        chosen = choice(logits[None], torch.tensor([[uniform]], dtype=torch.float64))
+        assert chosen.item() == token
 
 
 def test_random_numbers_drawn_ahead_are_those_drawn_singly():
@@ -206,6 +205,13 @@ def test_random_numbers_drawn_ahead_are_those_drawn_singly():
         random = randomness.generator(5, "sample", sample)
         singly = [torch.rand(1, generator=random, dtype=torch.float64).item() for _ in several]
         assert singly == [numbers[sample].item() for numbers in several]
+
+
+@pytest.mark.parametrize("settings", [{"top_p": 1 - 1e-7}, {"top_k": VOCAB - 1}], ids=str)
+def test_leaving_out_next_to_nothing_leaves_the_text(settings: dict[str, float]):
+    """Draws are made in the order of the vocabulary, with or without a narrower choice."""
+    model = lively_model()
+    assert torch.equal(text(model, **settings), text(model))
 
 
 # Settings
@@ -228,10 +234,9 @@ def test_random_numbers_drawn_ahead_are_those_drawn_singly():
 )
 def test_refuses_settings_outside_their_range(bad: dict[str, float]):
     """One line that says what is allowed, before anything is computed."""
-    settings = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": 1, "num_samples": 1}
-    check_sampling(**settings)  # type: ignore[arg-type]
+    check = check_sampling if bad.keys() & {"max_new_tokens", "num_samples"} else TokenChoice
     with pytest.raises(UsageError, match="got"):
-        check_sampling(**(settings | bad))  # type: ignore[arg-type]
+        check(**(bad if check is TokenChoice else {"max_new_tokens": 1, "num_samples": 1} | bad))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="got"):
         next(generate(lively_model(), torch.tensor([1]), **({"max_new_tokens": 1} | bad)))  # type: ignore[arg-type]
 

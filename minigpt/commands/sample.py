@@ -47,11 +47,13 @@ def run(values: argparse.Namespace) -> int:
     import torch
 
     from minigpt.sampling import check_sampling, generate
+    from minigpt.token_choice import TokenChoice
     from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
     from minigpt.training.run_directory import newest_run
     from minigpt.training.runtime import fastest_dtype
 
-    check_sampling(values.temperature, values.top_k, values.top_p, values.max_new_tokens, values.num_samples)
+    TokenChoice(values.temperature, values.top_k, values.top_p)
+    check_sampling(values.max_new_tokens, values.num_samples)
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
     if threads := values.threads or decoding_threads(opened.model):
         torch.set_num_threads(threads)

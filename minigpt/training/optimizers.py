@@ -49,7 +49,7 @@ def build_optimizer(model: GPT, config: RunConfig) -> Optimizer:
         hidden = {parameter for parameter in model.blocks.parameters() if parameter.dim() == 2}
         matrices = [parameter for parameter in parameters if parameter in hidden]
         others = [parameter for parameter in parameters if parameter not in hidden]
-        turning = muon(torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
+        turning = muon(config.beta1, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)
         return Optimizer([Group(turning, matrices, config.weight_decay), *_decay_groups(adamw, others, config)], {})
     rules = {
         "adamw": adamw,

@@ -19,7 +19,6 @@ Memory = dict[str, Tensor]
 Rule = Callable[[list[Tensor], list[Tensor], list[Memory], float, float], None]
 
 ADAM_EPSILON = 1e-8
-MUON_MOMENTUM = 0.95
 # A Muon step has the root mean square that AdamW's usually has (Liu et al. 2025, arXiv:2502.16982, eq. 4).
 MUON_SCALE = 0.2
 # Five of these steps take singular values between 0.005 and 1 to between 0.7 and 1.2 (Jordan et al. 2024, "Muon").
@@ -79,7 +78,7 @@ def sgd(momentum: float, nesterov: bool) -> Rule:
     return update
 
 
-def muon(dtype: torch.dtype) -> Rule:
+def muon(momentum: float, dtype: torch.dtype) -> Rule:
     """The nearest orthogonal matrix to a matrix's Nesterov momentum, with decoupled decay (Jordan et al. 2024, "Muon").
 
     Matrices of one shape, wide or tall, are turned in one stack of products in `dtype`.
@@ -89,8 +88,8 @@ def muon(dtype: torch.dtype) -> Rule:
         parameters: list[Tensor], gradients: list[Tensor], memories: list[Memory], lr: float, decay: float
     ) -> None:
         momenta = _recall("momentum_buffer", parameters, memories)
-        torch._foreach_lerp_(momenta, gradients, 1 - MUON_MOMENTUM)
-        directions = torch._foreach_lerp(gradients, momenta, MUON_MOMENTUM)
+        torch._foreach_lerp_(momenta, gradients, 1 - momentum)
+        directions = torch._foreach_lerp(gradients, momenta, momentum)
         torch._foreach_mul_(parameters, 1 - lr * decay)
         stacks: dict[tuple[int, ...], list[tuple[Tensor, Tensor]]] = {}
         for parameter, direction in zip(parameters, directions, strict=True):
