@@ -27,6 +27,8 @@ from minigpt.model import GPT, Block, CausalMean, CausalSelfAttention, KVCache, 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 Choice = Callable[[Tensor, Tensor], Tensor]
 
+TRIAL_STEPS = 3
+
 # What makes inductor's code fast at one row: weights as constants, laid out for its own C++ products.
 # NOTE: "CPP" alone would fail where it has no product for a shape.
 _INDUCTOR = {"freezing": True, "max_autotune": True, "max_autotune_gemm_backends": "CPP,ATEN"}
@@ -117,7 +119,7 @@ class NextToken(nn.Module):
 class Decoder:
     """A model with a cache of keys and values for `batch` samples of equal length, and a way to choose tokens.
 
-    `choose` takes logits (B,V) and uniform numbers (B,1). Compiling takes half a minute or more on a CPU and is worth
+    `choose` takes logits (B,V) and uniform numbers (B,1). Compiling takes some twenty seconds on a CPU and is worth
     it for long texts only.
     """
 
@@ -133,9 +135,11 @@ class Decoder:
         self._choose = choose
         self._cache = KVCache(model.config, batch, model.device, dtype)
         self._positions = torch.arange(model.config.block_size, device=model.device)[:, None].unbind()
-        step = NextToken(TokenStep(model, dtype, fused_attention=not compiled), choose).eval()
+        on_gpu = model.device.type == "cuda"
+        step = NextToken(TokenStep(model, dtype, fused_attention=on_gpu or not compiled), choose).eval()
         keys, values = list(self._cache.keys), list(self._cache.values)
-        self._next: Step = _compile(step, batch, keys, values) if compiled else partial(step, keys=keys, values=values)
+        build = (_record if on_gpu else _compile) if compiled else _plain
+        self._next = build(step, batch, keys, values)
 
     @torch.no_grad()
     def read(self, window: Tensor, uniforms: Tensor) -> Tensor:
@@ -167,6 +171,37 @@ def _cast(model: GPT, dtype: torch.dtype) -> GPT:
         if isinstance(module, nn.Linear | nn.Embedding):
             module.to(dtype)
     return model
+
+
+def _plain(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor]) -> Step:
+    return partial(step, keys=keys, values=values)
+
+
+@torch.no_grad()
+def _record(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor]) -> Step:
+    """Record the kernels of a step on a GPU as one CUDA graph, which is launched as a whole.
+
+    What the trial steps write into the cache lies at position 0, which every text writes first.
+    """
+    ids, position, uniforms = _example(batch, keys[0].device)
+    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # libraries prepare themselves at first calls, which cannot be recorded
+        for _ in range(TRIAL_STEPS):
+            step(ids, position, uniforms, keys, values)
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        chosen: Tensor = step(ids, position, uniforms, keys, values)
+
+    def replay(new_ids: Tensor, new_position: Tensor, new_uniforms: Tensor) -> Tensor:
+        ids.copy_(new_ids)
+        position.copy_(new_position)
+        uniforms.copy_(new_uniforms)
+        graph.replay()
+        return chosen.clone()
+
+    return replay
 
 
 @torch.no_grad()

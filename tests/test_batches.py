@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minigpt import randomness
-from minigpt.text.batches import evaluation_batches, gather, window_starts
+from minigpt.text.batches import COPY, evaluation_batches, gather, near, token_noise, window_starts
 
 DRAW = "window_starts(seed=1337, step=7, windows=1000, tokens=100_000, block_size=64)"
 # Written down once: whoever changes the order of batches makes every earlier run unrepeatable.
@@ -128,6 +128,25 @@ def test_windows_read_the_text_and_its_successor(dtype: type):
     assert inputs.dtype == targets.dtype == torch.int64
     assert inputs.tolist() == [[65_500, 65_501, 65_502, 65_503], [65_525, 65_526, 65_527, 65_528]]
     assert torch.equal(targets, inputs + 1)
+
+
+def test_windows_of_a_copy_of_the_tokens_are_the_same():
+    """On a GPU they are read from a tensor there, with the same noise."""
+    ids = np.arange(60_000, 60_500).astype(np.uint16)
+    starts = window_starts(1, 1, 8, len(ids), 16)
+    noise = token_noise(1, 1, 8, 16, 50, 0.3)
+    for some_noise in (None, noise):
+        expected = gather(ids, starts, 16, some_noise)
+        copied = gather(torch.from_numpy(ids.astype(COPY)), starts, 16, some_noise)
+        assert all(torch.equal(one, other) for one, other in zip(expected, copied, strict=True))
+
+
+def test_tokens_go_to_a_gpu_only_where_they_take_little_room(monkeypatch: pytest.MonkeyPatch):
+    """A corpus of billions of tokens stays in its file; a CPU reads the file anyway."""
+    ids = np.zeros(1000, dtype=np.uint16)
+    assert near(ids, torch.device("cpu")) is ids
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (4 * 4000, 10**9))
+    assert near(ids, torch.device("cuda")) is ids
 
 
 # Evaluation windows

@@ -218,6 +218,16 @@ def test_what_cannot_be_compiled_is_refused(refused, monkeypatch: pytest.MonkeyP
     refused(2, f"train {TINY_RUN} --compile on", says=("cannot compile", "g++"))
 
 
+@pytest.mark.parametrize(("device", "changes"), [("cpu", {}), ("cuda", {"grad_accumulation": 2})])
+def test_cuda_graphs_need_a_gpu_and_one_pass_a_step(
+    device: str, changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second pass would overwrite the gradients of the first in silence."""
+    monkeypatch.setattr(runtime, "resolve_device", lambda name: torch.device(device))
+    with pytest.raises(UsageError, match="CUDA graphs need a GPU and one forward pass"):
+        runtime.resolve(RunConfig(compile="graphs", dtype="float32", **changes))
+
+
 EXHAUSTED = [
     MemoryError(),
     torch.OutOfMemoryError("CUDA: device is full"),

@@ -176,7 +176,7 @@ def test_a_compiled_step_keeps_no_mask_of_relu(monkeypatch: pytest.MonkeyPatch):
     """torch's CPU kernels store and load a byte mask one value at a time, which made compiling ReLU a loss."""
     monkeypatch.setattr(functorch_config, "ban_recompute_materialized_backward", True)  # restored afterwards
     model = small_model()
-    runtime.compiled(model)
+    runtime.forward_of(model, "on")
     # The same cut between forward and backward as in the real compiler, without its minute of C++.
     forward = torch.compile(model, dynamic=False, backend="aot_eager_decomp_partition")
     with runtime.autocast(model.device, "bfloat16"):

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt import storage
@@ -33,7 +32,7 @@ from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import batch_size
 from minigpt.training.loop import is_due
 from minigpt.training.optimizers import build_optimizer
-from minigpt.training.runtime import autocast, compiled
+from minigpt.training.runtime import autocast, forward_of
 from minigpt.training.step import take_step
 
 EVALUATED_TOKENS = 16_384
@@ -63,7 +62,7 @@ def measure_instrument(config: RunConfig, text: Text, options: BenchOptions, tra
 
 def _training(config: RunConfig, text: Text, model: GPT, log: Path) -> Callable[[int, bool], float]:
     """A function that takes so many more steps, watched or not, and returns the seconds."""
-    forward: Callable[[Tensor], Tensor] = compiled(model) if config.compile == "on" else model
+    forward = forward_of(model, config.compile)
     optimizer, life, counter = build_optimizer(model, config), LifeTable(model), itertools.count()
 
     def interval(steps: int, watched: bool) -> float:

@@ -19,13 +19,13 @@ from torch.optim import Optimizer
 from minigpt import randomness
 from minigpt.model import GPT
 from minigpt.sampling import generate
-from minigpt.text.batches import gather, window_starts
+from minigpt.text.batches import gather, near, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.identity import prepare_text
 from minigpt.training.inference import resolve_decoding
 from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config
-from minigpt.training.runtime import autocast, compiled
+from minigpt.training.runtime import autocast, forward_of
 from minigpt.training.schedules import learning_rate
 from minigpt.training.step import take_step
 
@@ -84,14 +84,14 @@ def build_model(config: RunConfig, vocab_size: int) -> GPT:
 
 def trainer(config: RunConfig, text: Text, model: GPT) -> Callable[[int], float]:
     """A function that takes so many more training steps, as `train` takes them, and returns the last loss."""
-    forward: Callable[[Tensor], Tensor] = compiled(model) if config.compile == "on" else model
-    optimizer = build_optimizer(model, config)
+    forward = forward_of(model, config.compile)
+    optimizer, ids = build_optimizer(model, config), near(text.ids, model.device)
     counter = itertools.count()
 
     def train(steps: int) -> float:
         loss = 0.0
         for step in itertools.islice(counter, steps):
-            loss = take_step(model, forward, optimizer, text.ids, config, step, lambda: None).loss
+            loss = take_step(model, forward, optimizer, ids, config, step, lambda: None).loss
         return loss
 
     return train

@@ -104,7 +104,7 @@ def _mention_what_takes_long(emulated: bool, compiled: bool) -> None:
     if emulated:
         print(f"note: {EMULATION}", file=sys.stderr)
     if compiled:
-        print("note: compiling, which takes a minute or more; --compile off starts at once", file=sys.stderr)
+        print("note: compiling, which may take half a minute; --compile off starts at once", file=sys.stderr)
 
 
 def _print_samples(prompt: str, tokens: Iterator[Tensor], tokenizer: Tokenizer, samples: int) -> None:

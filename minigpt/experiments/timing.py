@@ -28,6 +28,7 @@ _ROUNDS = 2
 def measure(config: RunConfig, result: Path) -> None:
     """Train a few steps in memory and write what a step and an evaluated token take, in seconds."""
     from minigpt.model import GPT
+    from minigpt.text.batches import near
     from minigpt.training import runtime
     from minigpt.training.evaluation import evaluate
     from minigpt.training.identity import prepare_text
@@ -38,7 +39,7 @@ def measure(config: RunConfig, result: Path) -> None:
     store = prepare_text(config)
     model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
     run = assemble(config, result.parent, store, model)
-    ids, seconds = store.tokens("train"), []
+    ids, seconds = near(store.tokens("train"), model.device), []
     for step in range(_WARM_UP + _STEPS):
         begun = time.perf_counter()
         take_step(model, run.forward, run.optimizer, ids, config, step, lambda: None)

@@ -10,6 +10,11 @@ from torch import Tensor
 
 from minigpt import randomness
 
+# Token ids (N,): an array, often mapped from a file, or a copy on a GPU, which indexes no uint16.
+Tokens = np.ndarray | Tensor
+COPY = np.dtype(np.int32)
+TOKENS_SHARE_OF_GPU = 0.25
+
 
 def window_starts(seed: int, step: int, windows: int, tokens: int, block_size: int, purpose: str = "data") -> Tensor:
     """Where the windows of one training step begin (windows,): a pure function of seed, purpose and step."""
@@ -28,14 +33,27 @@ def token_noise(seed: int, step: int, windows: int, block_size: int, vocab_size:
     return torch.where(replaced, torch.randint(vocab_size, shape, generator=random), -1)
 
 
-def gather(ids: np.ndarray, starts: Tensor, block_size: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Read the windows beginning at `starts` (B,) as inputs and next-token targets, each int64 (B,T).
+def near(ids: Tokens, device: torch.device) -> Tokens:
+    """The tokens (N,) where windows are read fastest: copied to a GPU if they take little of its free memory there."""
+    if device.type != "cuda" or isinstance(ids, Tensor):
+        return ids
+    free, _ = torch.cuda.mem_get_info(device)
+    fits = len(ids) * COPY.itemsize < TOKENS_SHARE_OF_GPU * free
+    return torch.from_numpy(ids.astype(COPY)).to(device) if fits else ids
+
+
+def gather(ids: Tokens, starts: Tensor, block_size: int, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Read the windows beginning at `starts` (B,) as inputs and next-token targets, each int64 (B,T), where ids are.
 
     `noise` (B,T+1) is what `token_noise` gave for these windows.
     """
-    positions = starts.numpy()[:, None] + np.arange(block_size + 1)
-    windows = torch.from_numpy(ids[positions].astype(np.int64))  # (B,T+1)
+    if isinstance(ids, Tensor):
+        places = starts.to(ids.device)[:, None] + torch.arange(block_size + 1, device=ids.device)
+        windows = ids[places].long()  # (B,T+1)
+    else:
+        windows = torch.from_numpy(ids[starts.numpy()[:, None] + np.arange(block_size + 1)].astype(np.int64))
     if noise is not None:
+        noise = noise.to(windows.device)
         windows = torch.where(noise < 0, windows, noise)
     return windows[:, :-1], windows[:, 1:]
 

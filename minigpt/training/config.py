@@ -16,6 +16,7 @@ from minigpt.training.presets import PRESETS
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
+COMPILES = ("auto", "on", "graphs", "off")
 DTYPES = ("auto", "float32", "bfloat16")
 NORMS = ("layernorm", "rmsnorm", "batchnorm", "none")
 ATTENTIONS = ("auto", "fused", "written", "mean")
@@ -106,7 +107,7 @@ class RunConfig:
     seed: int = flag(1337, "machine", "everything random follows from it", at_least=0, below=1 << 63)
     device: str = flag("auto", "machine", "auto, cpu, cuda, cuda:N or mps")
     dtype: str = flag("auto", "machine", "auto: bfloat16 where the processor has it", choices=DTYPES)
-    compile: str = flag("auto", "machine", "torch.compile; auto: where it repays", choices=("auto", "on", "off"))
+    compile: str = flag("auto", "machine", "torch.compile; auto: where it repays", choices=COMPILES)
     threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=MOST_THREADS)
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 

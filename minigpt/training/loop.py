@@ -26,6 +26,7 @@ from minigpt.errors import (
 from minigpt.model import GPT
 from minigpt.neurons.life import Event, silent_counts
 from minigpt.neurons.surgery import check_choice, parse_choice
+from minigpt.text.batches import near
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
@@ -129,7 +130,7 @@ def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool)
 
 def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writer: SummaryWriter | None) -> None:
     """Evaluate, commit, update, until the last step or until patience runs out."""
-    config, ids = run.config, run.training_ids
+    config, ids = run.config, near(run.training_ids, run.model.device)
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     begun = time.perf_counter() - progress.seconds
     timed_steps, timed_seconds = 0, 0.0

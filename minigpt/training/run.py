@@ -96,7 +96,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT, 
         "data": store.sha256,
         "tokenizer": vocabulary_hash(store),
     }
-    forward: Callable[[Tensor], Tensor] = runtime.compiled(model) if config.compile == "on" else model
+    forward = runtime.forward_of(model, config.compile)
     optimizer = build_optimizer(model, config)
     return Run(directory, config, store, model, forward, optimizer, LifeTable(model), identity, environment, ranks)
 
@@ -185,7 +185,7 @@ def describe(run: Run) -> str:
     model = f"{run.model.parameter_count() / 1e6:.2f} M parameters, {config.activation}"
     threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
     processes = f", {run.ranks.size} processes" if run.ranks.size > 1 else ""
-    compiled = ", compiled" if config.compile == "on" else ""
+    compiled = {"on": ", compiled", "graphs": ", compiled, CUDA graphs"}.get(config.compile, "")
     idle = " (this torch is built for CUDA and finds no usable GPU or driver)" if _lacks_its_gpu(config) else ""
     return f"{text} | {model} | {config.device}{processes}{threads}, {config.dtype}{compiled}{idle}"
 

@@ -48,8 +48,11 @@ def resolve(config: RunConfig) -> RunConfig:
     for spec in (config.recycle, config.init_surgery):
         parse_choice(spec)
     device = resolve_device(config.device)
-    if config.compile == "on" and _obstacle_to_compiling(config, device):
+    if config.compile in ("on", "graphs") and _obstacle_to_compiling(config, device):
         raise UsageError(f"cannot compile; {_obstacle_to_compiling(config, device)}")
+    if config.compile == "graphs" and (device.type != "cuda" or config.grad_accumulation > 1):
+        got = f"device {device} and grad-accumulation {config.grad_accumulation}"
+        raise UsageError(f"CUDA graphs need a GPU and one forward pass in a step; got {got}; use --compile on")
     # The fused kernel of a CPU has no dropout of its own and would fall back to a slower one.
     short_or_dropping = config.block_size <= WRITTEN_ATTENTION_CONTEXT or config.dropout > 0
     attention = "written" if device.type == "cpu" and short_or_dropping else "fused"
@@ -121,13 +124,20 @@ def missing_compiler() -> str:
     return "no C++ compiler was found; install g++ or clang++, or use --compile off"
 
 
-def compiled(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The model's compiled form, which shares its parameters; compiling happens at the first call.
+def forward_of(model: nn.Module, how: str) -> Callable[[Tensor], Tensor]:
+    """The model, or its compiled form, which shares its parameters; compiling happens at the first call.
+
+    With `graphs` the kernels of a GPU are launched as CUDA graphs too. Their gradients are overwritten by the next
+    forward pass, which is why there must be one in a step (github.com/pytorch/pytorch/issues/169545).
 
     NOTE: by default torch keeps ReLU's mask as a byte tensor for the backward pass, and its CPU kernels store and load
     such masks one by one: the compiled step became slower than the plain one. Without this ban the mask is recomputed.
     The setting belongs to the process, since the graph is cut when the model is first called.
     """
+    if how == "off":
+        return model
+    if how == "graphs":
+        return torch.compile(model, dynamic=False, mode="reduce-overhead")
     if next(model.parameters()).device.type == "cpu":
         functorch_config.ban_recompute_materialized_backward = False
     return torch.compile(model, dynamic=False)

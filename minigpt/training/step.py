@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,7 +16,7 @@ from minigpt import randomness
 from minigpt.errors import DivergedError
 from minigpt.model import GPT, BatchNorm, Block
 from minigpt.neurons.life import LayerGradients, read_gradients
-from minigpt.text.batches import gather, token_noise, window_starts
+from minigpt.text.batches import Tokens, gather, token_noise, window_starts
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import Optimizer
 from minigpt.training.ranks import ALONE, Ranks
@@ -42,7 +41,7 @@ def take_step(
     model: GPT,
     forward: Callable[[Tensor], Tensor],
     optimizer: Optimizer,
-    ids: np.ndarray,
+    ids: Tokens,
     config: RunConfig,
     step: int,
     between_batches: Callable[[], None],
@@ -60,7 +59,7 @@ def take_step(
         randomness.seed_dropout(config.seed, step, ranks.rank)
     starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
     model.zero_grad(set_to_none=True)
-    loss = 0.0
+    losses: list[Tensor] = []
     noise = _noise(model, config, step, ranks)
     with _statistics_restored_on_failure(model, config):
         for micro_starts, micro_noise in zip(ranks.share(starts, config.batch_size), noise, strict=False):
@@ -68,10 +67,9 @@ def take_step(
             if len(micro_starts):
                 inputs, targets = gather(ids, micro_starts, config.block_size, micro_noise)
                 parts = len(starts) / len(micro_starts)
-                loss += _accumulate_gradient(model, forward, inputs, targets, config, parts)
+                losses.append(_accumulate_gradient(model, forward, inputs, targets, config, parts))
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
-    loss = _add_up(ranks, gradients, loss)
-    grad_norm = nn.utils.get_total_norm(gradients).item()
+    loss, grad_norm = _add_up(ranks, gradients, losses)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
     evidence = read_gradients(model) if watch_neurons else None
@@ -93,7 +91,7 @@ def _noise(model: GPT, config: RunConfig, step: int, ranks: Ranks) -> Iterable[T
 
 def _accumulate_gradient(
     model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig, parts: float
-) -> float:
+) -> Tensor:
     """Add one micro-batch's share, one of so many `parts`, to the gradients; return its share of the mean loss."""
     inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
     with autocast(model.device, config.dtype), _hidden_magnitudes(model, config.l1) as magnitudes:
@@ -101,16 +99,20 @@ def _accumulate_gradient(
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / parts
     penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / parts
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
-    return loss.item()
+    return loss.detach()
 
 
-def _add_up(ranks: Ranks, gradients: list[Tensor], loss: float) -> float:
-    """Replace the gradients by their sums over all ranks and return the sum of the losses."""
-    if ranks.size == 1:
-        return loss
-    *sums, total = ranks.sums([*gradients, gradients[0].new_tensor(loss)])
-    torch._foreach_copy_(gradients, sums)
-    return total.item()
+def _add_up(ranks: Ranks, gradients: list[Tensor], losses: list[Tensor]) -> tuple[float, float]:
+    """Replace the gradients by their sums over all ranks; return the sum of the losses and the gradients' norm.
+
+    NOTE: on a GPU reading a figure waits for all that comes before it, so they are read together.
+    """
+    if ranks.size > 1:
+        *sums, total = ranks.sums([*gradients, torch.stack(losses).sum()])
+        torch._foreach_copy_(gradients, sums)
+        losses = [total]
+    grad_norm, *shares = torch.stack([nn.utils.get_total_norm(gradients), *losses]).tolist()
+    return sum(shares), grad_norm
 
 
 @contextlib.contextmanager
@@ -149,7 +151,7 @@ def _hidden_magnitudes(model: GPT, wanted: float) -> Iterator[list[Tensor]]:
 
 
 def _describe(
-    model: GPT, ids: np.ndarray, starts: Tensor, config: RunConfig, step: int, loss: float, grad_norm: float
+    model: GPT, ids: Tokens, starts: Tensor, config: RunConfig, step: int, loss: float, grad_norm: float
 ) -> str:
     """Say at which step, on which windows and in which layer the first figure stopped being finite."""
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {grad_norm} (loss {loss:.4g})"

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.model import GPT
+from minigpt.text.batches import near
 from minigpt.text.store import TokenStore
 from minigpt.training.config import RunConfig
 from minigpt.training.inference import OpenedRun
@@ -48,5 +49,5 @@ def speed(run: OpenedRun, store: TokenStore) -> Figures:
 def _stepper(config: RunConfig, store: TokenStore) -> Callable[[int], object]:
     """A fresh model and the function that trains it one step."""
     model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device).train()
-    optimizer, ids = build_optimizer(model, config), store.tokens("train")
+    optimizer, ids = build_optimizer(model, config), near(store.tokens("train"), model.device)
     return lambda step: take_step(model, model, optimizer, ids, config, step, lambda: None)
