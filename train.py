@@ -1,8 +1,6 @@
 """Train a GPT: `python train.py --help`. The same as `python -m minigpt train`."""
 
-import sys
-
-from minigpt.cli import main
+from minigpt.cli import console
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    console("train")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import io
 import os
 import signal
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
+from typing import NoReturn
 
 from minigpt.commands import ablate, bench, catalogue, claims, inspect, neurons, sample, surgery, train
 from minigpt.errors import (
@@ -63,9 +65,11 @@ COMMANDS = {
 }
 
 
-def console() -> None:
-    """Entry point of the `minigpt` script."""
-    sys.exit(main())
+def console(*command: str) -> NoReturn:
+    """Entry point of the `minigpt` script, and of scripts that are one command of it."""
+    exit_code = main([*command, *sys.argv[1:]])
+    gc.freeze()  # else the interpreter looks once more at every object of torch's modules, for a third of a second
+    sys.exit(exit_code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,7 +19,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "nanogpt-cpu": _NANOGPT_CPU,
     # The same model to the same loss in fewer tokens (docs/performance.md).
     "nanogpt-cpu-fast": _NANOGPT_CPU
-    | {"steps": 250, "batch_size": 24, "optimizer": "muon", "beta1": 0.85, "warmup_steps": 20}
+    | {"steps": 260, "batch_size": 24, "optimizer": "muon", "beta1": 0.85, "warmup_steps": 20, "init": "matched"}
     | {"lr": 2e-2, "min_lr": 0.0, "schedule": "linear"},
     "nanogpt-char": _NANOGPT
     | {"n_layer": 6, "n_head": 6, "n_embd": 384, "block_size": 256, "batch_size": 64, "steps": 5000, "dropout": 0.2},
