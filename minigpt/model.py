@@ -207,8 +207,9 @@ class CausalSelfAttention(nn.Module):
             k.reshape(batch * heads, -1, width).transpose(1, 2),
             alpha=1 / math.sqrt(width),
         )  # (B·H,T,first+T)
-        weights = dropout(F.softmax(scores, dim=-1), self.dropout, self.training)
-        return torch.bmm(weights.to(v.dtype), v.reshape(batch * heads, -1, width)).view(batch, heads, time, width)
+        # The dtype is given because autocast would make it float32, and copy it there and back.
+        weights = dropout(F.softmax(scores, dim=-1, dtype=scores.dtype), self.dropout, self.training)
+        return torch.bmm(weights, v.reshape(batch * heads, -1, width)).view(batch, heads, time, width)
 
     def _mask(self, q: Tensor, k: Tensor, first: int) -> Tensor:
         """0 where a query may look, −inf where it may not: (T, first+T)."""

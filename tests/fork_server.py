@@ -7,6 +7,7 @@ because the threads of OpenMP do not survive that. A child runs one command line
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import json
 import os
@@ -253,6 +254,7 @@ def serve() -> None:
     for figure in ablation_page.FIGURES:  # drawing takes seconds, and other tests look at it
         ablation_page.FIGURES[figure] = lambda drawn: ""
     claims_figures._drawn = lambda name, title, size, paint: Markup("<svg></svg>")
+    gc.freeze()  # else each child's first collection copies every page of torch's modules, for a tenth of a second
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:

@@ -58,7 +58,7 @@ from minigpt.training.config import RunConfig
         ("train --norm groupnorm", ("unknown norm 'groupnorm'", "rmsnorm")),
         ("train --position alibi", ("unknown position 'alibi'", "rope")),
         ("train --dtype float8", ("unknown dtype 'float8'", "bfloat16")),
-        ("train --compile maybe", ("unknown compile 'maybe'", "auto, on, off")),
+        ("train --compile maybe", ("unknown compile 'maybe'", "auto, on, graphs, off")),
         ("train --n-embd 30 --n-head 4", ("n-embd 30", "n-head 4")),
         ("train --n-embd 12 --n-head 4 --position rope", ("even head width", "3")),
         ("train --lr -1", ("lr is too small", "-1")),

@@ -30,7 +30,7 @@ from minigpt.training.config import RunConfig, check
 from minigpt.training.ranks import ALONE, Ranks
 
 # Fused attention has a slow backward pass at short contexts on a CPU (docs/performance-log.md).
-WRITTEN_ATTENTION_CONTEXT = 128
+WRITTEN_ATTENTION_CONTEXT = 512
 # Compiling takes this long on a CPU and then saves about this share of a step, at about this speed.
 COMPILE_SECONDS = 25.0
 COMPILE_SAVING = 0.2
@@ -199,7 +199,7 @@ def keep_freed_memory() -> None:
     trim_threshold, top_pad, mmap_max = -1, -2, -4  # malloc.h
     libc = ctypes.CDLL(None)
     libc.mallopt(mmap_max, 0)
-    libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(trim_threshold, -1)  # never: the largest number would still give back 2 GiB and more
     libc.mallopt(top_pad, 256 * 2**20)
 
 
