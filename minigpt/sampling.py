@@ -45,12 +45,14 @@ def generate(
     cached: bool = True,
     dtype: torch.dtype = torch.float32,
     compiled: bool = False,
+    decoder: Decoder | None = None,
 ) -> Iterator[Tensor]:
     """Yield the next token of every sample, `max_new_tokens` times.
 
     Sample i reads the same random numbers whatever `num_samples` is, so it is the same text, unless a draw falls on the
     border of two tokens: products of several rows round differently. `dtype` (of weights and cache) and `compiled`
-    change the logits by rounding only; both need the cache.
+    change the logits by rounding only; both need the cache. A `decoder` built before, for this model, number of samples
+    and choice of tokens, is used instead of a new one.
 
     Shapes: prompt (T,) int64, at least one token, of which the last `block_size` are read; yields (num_samples,).
 
@@ -66,7 +68,8 @@ def generate(
     was_training = model.training
     model.eval()
     try:
-        decoder = Decoder(model, num_samples, choose, dtype, compiled) if cached and max_new_tokens else None
+        if decoder is None and cached and max_new_tokens:
+            decoder = Decoder(model, num_samples, choose, dtype, compiled)
         added: list[Tensor] = []  # tokens after the window, each (B,)
         for uniforms in itertools.islice(_uniforms(seed, num_samples, model.device), max_new_tokens):
             if window.size(1) + len(added) > context:

@@ -4,8 +4,8 @@ A step of one token must read all weights that take part in products, and the ke
 These bytes over the time say what bandwidth was reached; the machine's own is measured in `ceilings.py`. A model that
 fits into a cache can exceed it.
 
-Ours is timed from the second token on, and the first, with whatever is prepared or compiled for it, apart. Of another
-program the whole call counts: it prepares nothing.
+Ours is timed from the second token on. The first comes apart, as does, once, the first of all, with whatever is
+prepared or compiled for it. Of another program the whole call counts: it prepares nothing.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def _measure(
     programs = [partial(_seconds_per_token, worker, samples, tokens, firsts) for worker in workers]
     for program in programs:
         program()
-    firsts.clear()
+    prepared = firsts.pop()
     seconds = alternate(programs, track(range(options.blocks), f"decoding {config.preset}, {samples} at once"))
     taken = spread(seconds[0])
     dtype, compiled = workers[0].decoding(tokens)
@@ -60,6 +60,7 @@ def _measure(
         "tokens": tokens,
         "dtype": dtype,
         "compiled": compiled,
+        "prepared_seconds": prepared,
         "first_token_seconds": spread(firsts).median,
         "token_seconds": asdict(taken),
         "tokens_per_second": samples / taken.median,

@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from minigpt import randomness
+from minigpt.decoding import Decoder
 from minigpt.model import GPT
 from minigpt.sampling import generate
 from minigpt.text.batches import gather, near, window_starts
+from minigpt.token_choice import TokenChoice
 from minigpt.training.config import RunConfig
 from minigpt.training.identity import prepare_text
-from minigpt.training.inference import resolve_decoding
+from minigpt.training.inference import decoding_threads, resolve_decoding
 from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config
 from minigpt.training.runtime import autocast, forward_of
@@ -101,23 +103,22 @@ def own_program(config: RunConfig, text: Text, dtype: str, compile_: str) -> Pro
     """minigpt, with what `train` and `sample` use; `dtype` and `compile_` as `sample` takes them."""
     model = build_model(config, text.vocab_size)
     prompt = torch.zeros(1, dtype=torch.int64)
+    decoders: dict[int, Decoder] = {}
+    threads = torch.get_num_threads()
 
     def decode(samples: int, tokens: int) -> float:
         begun = time.perf_counter()
-        weights, fast = resolve_decoding(model, dtype, compile_, tokens)
-        chosen = generate(
-            model,
-            prompt,
-            max_new_tokens=tokens,
-            num_samples=samples,
-            seed=config.seed,
-            dtype=weights,
-            compiled=fast,
-        )
+        torch.set_num_threads(config.threads or decoding_threads(model) or threads)
+        if samples not in decoders:
+            how = resolve_decoding(model, dtype, compile_, tokens)
+            decoders[samples] = Decoder(model, samples, TokenChoice(), *how)
+        decoder = decoders[samples]
+        chosen = generate(model, prompt, max_new_tokens=tokens, num_samples=samples, seed=config.seed, decoder=decoder)
         next(chosen).tolist()
         first = time.perf_counter() - begun
         for token in chosen:
             token.tolist()  # as `sample` reads each when it comes
+        torch.set_num_threads(threads)
         return first
 
     def decoding(tokens: int) -> tuple[str, bool]:

@@ -6,6 +6,7 @@ that is killed, and another executor (for a cluster, say) needs no more than thi
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
@@ -89,7 +90,7 @@ class LocalExecutor:
         context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
         self._begin: Callable[..., BaseProcess] = context.Process
         if forks:
-            gc.freeze()  # else each job's first collection copies every page of torch's modules, for a tenth of a second
+            gc.freeze()  # else each job's first collection copies all pages of torch's modules, for a tenth of a second
 
     @property
     def free(self) -> int:

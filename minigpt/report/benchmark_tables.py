@@ -217,6 +217,7 @@ def _decoding(presets: Sequence[Record]) -> Iterable[Table]:
         "ms a token",
         "quartiles",
         "first",
+        "prepared in",
         "weights",
         "bytes a token",
         "of bandwidth",
@@ -228,6 +229,7 @@ def _decoding(presets: Sequence[Record]) -> Iterable[Table]:
             formats.whole(each["tokens_per_second"]),
             *_milliseconds(each["token_seconds"], digits=3),
             _seconds(each["first_token_seconds"]),
+            _seconds(each["prepared_seconds"]),
             each["dtype"] + (", compiled" if each["compiled"] else ""),
             formats.scaled(each["bytes_per_token"], "B"),
             formats.percent(each["share_of_bandwidth"]),
@@ -236,7 +238,7 @@ def _decoding(presets: Sequence[Record]) -> Iterable[Table]:
         for each in measured.get("decode", [])
     ]
     note = (
-        "Tokens of all samples together, from the second on; the first apart, with what is prepared for it. "
+        "Tokens of all samples together, from the second on; the first apart, and what was prepared or compiled once. "
         "Bandwidth: of weights read from memory for one row, in that precision."
     )
     yield Table("Decoding, one token continued to the end of the context", headings, rows, [note])
