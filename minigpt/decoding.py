@@ -159,7 +159,8 @@ class Decoder:
         """Read one more token of every sample, ids (B,), and choose what follows it (B,)."""
         position = self._positions[self._cache.length]
         self._cache.length += 1
-        return self._next(ids, position, uniforms)
+        # NOTE: a compiled step reads memory without looking at strides.
+        return self._next(ids.contiguous(), position, uniforms.contiguous())
 
 
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from minigpt import decoding
 from minigpt.activations import list_activations
 from minigpt.decoding import Decoder, TokenStep
 from minigpt.model import GPT, GPTConfig, KVCache
@@ -149,6 +150,27 @@ def test_a_step_is_one_graph_for_all_positions():
         example = (ids[:, 0], torch.tensor([0]), list(cache.keys), list(cache.values))
         graph = torch.export.export(step, example).module()
     torch.testing.assert_close(stepped(graph, model, ids), whole(model, ids), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("prompt", [[4], [4, 5, 6]], ids=len)
+def test_a_compiled_step_gets_dense_tensors_only(prompt: list[int], monkeypatch: pytest.MonkeyPatch):
+    """It does not look at strides: given one token expanded to two samples it read what lay behind it."""
+    plain = decoding._plain
+    steps = []
+
+    def strict(*arguments: Any) -> decoding.Step:
+        step = plain(*arguments)
+
+        def checked(*tensors: Tensor) -> Tensor:
+            steps.append(all(tensor.is_contiguous() for tensor in tensors))
+            return step(*tensors)
+
+        return checked
+
+    monkeypatch.setattr(decoding, "_compile", strict)
+    list(generate(lively_model(), torch.tensor(prompt), max_new_tokens=20, num_samples=2, compiled=True))
+    assert len(steps) > 10
+    assert all(steps)
 
 
 @pytest.mark.slow
