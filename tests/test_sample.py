@@ -9,6 +9,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from conftest import tree_hash
 
 from minigpt.commands import streaming
 from minigpt.commands.streaming import TextStream, printable
+from minigpt.errors import UsageError
 from minigpt.model import GPT, GPTConfig
 from minigpt.text.tokenizers import ByteTokenizer, Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
@@ -136,6 +139,21 @@ def test_what_auto_decides(width, tokens, asked, decided, monkeypatch: pytest.Mo
     monkeypatch.setattr(runtime, "fastest_dtype", lambda device: "bfloat16")
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=width))
     assert resolve_decoding(model, *asked, tokens) == decided
+
+
+def test_a_gpu_records_a_step_only_if_asked() -> None:
+    """What that gains has not been measured; where there are no CUDA graphs it is refused."""
+
+    def model_on(device: str) -> Any:
+        return SimpleNamespace(
+            device=torch.device(device), parameter_count=lambda: 1000, config=SimpleNamespace(n_layer=4)
+        )
+
+    assert resolve_decoding(model_on("cuda"), "auto", "auto", 10**9) == (torch.float32, False)
+    assert resolve_decoding(model_on("cuda"), "auto", "on", 1) == (torch.float32, True)
+    assert resolve_decoding(model_on("mps"), "auto", "auto", 10**9) == (torch.float32, False)
+    with pytest.raises(UsageError, match="mps cannot"):
+        resolve_decoding(model_on("mps"), "auto", "on", 1)
 
 
 def test_characters_never_seen_are_named(command) -> None:
