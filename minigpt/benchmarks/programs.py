@@ -108,7 +108,7 @@ def own_program(config: RunConfig, text: Text, dtype: str, compile_: str) -> Pro
 
     def decode(samples: int, tokens: int) -> float:
         begun = time.perf_counter()
-        torch.set_num_threads(config.threads or decoding_threads(model) or threads)
+        torch.set_num_threads(config.threads or decoding_threads(model, samples) or threads)
         if samples not in decoders:
             how = resolve_decoding(model, dtype, compile_, tokens)
             decoders[samples] = Decoder(model, samples, TokenChoice(), *how)

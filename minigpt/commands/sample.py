@@ -55,7 +55,7 @@ def run(values: argparse.Namespace) -> int:
     TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
-    if threads := values.threads or decoding_threads(opened.model):
+    if threads := values.threads or decoding_threads(opened.model, values.num_samples):
         torch.set_num_threads(threads)
     prompt = _known_part(values.prompt, opened.tokenizer, values.skip_unknown)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)

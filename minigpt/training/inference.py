@@ -24,6 +24,7 @@ from minigpt.training.terminal import print_notice
 DECODING_COMPILE_SECONDS = 30.0
 DECODING_SAVED_SECONDS = 1e-4
 CACHED_BYTES = 16_000_000
+SAMPLES_FOR_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -119,9 +120,12 @@ def exact_nats_per_token(run: OpenedRun, split: str) -> float | None:
     return part["exact_nats"] / part["tokens"] if "exact_nats" in part else None
 
 
-def decoding_threads(model: GPT) -> int:
-    """CPU threads that decode fastest; 0: torch's choice. In a small model they would mostly wait for each other."""
-    return 1 if 4 * model.parameter_count() <= CACHED_BYTES else 0
+def decoding_threads(model: GPT, samples: int) -> int:
+    """CPU threads that decode fastest; 0: torch's choice.
+
+    At the few rows of a small model's products they would mostly wait for each other.
+    """
+    return 1 if 4 * model.parameter_count() <= CACHED_BYTES and samples < SAMPLES_FOR_THREADS else 0
 
 
 def resolve_decoding(model: GPT, dtype: str, compile_: str, max_new_tokens: int) -> tuple[torch.dtype, bool]:
