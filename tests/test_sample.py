@@ -115,7 +115,7 @@ def test_bfloat16_where_it_is_emulated_is_slow_and_says_so(command, monkeypatch:
 
 @pytest.mark.parametrize(("width", "samples", "threads"), [(16, 1, 1), (16, 8, 0), (1024, 1, 0)])
 def test_a_small_model_decodes_in_one_thread(width: int, samples: int, threads: int) -> None:
-    """In several they would wait for each other; a large model needs all to read its weights, many samples share rows."""
+    """In several they would wait for each other; a large model reads its weights with all, many samples share rows."""
     model = GPT(GPTConfig(vocab_size=5, block_size=4, n_layer=1, n_head=1, n_embd=width))
     assert decoding_threads(model, samples) == threads
 
