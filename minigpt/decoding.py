@@ -119,7 +119,8 @@ class NextToken(nn.Module):
 class Decoder:
     """A model with a cache of keys and values for `batch` samples of equal length, and a way to choose tokens.
 
-    `choose` takes logits (B,V) and uniform numbers (B,1). Compiling takes some twenty seconds on a CPU and is worth
+    `choose` takes logits (B,V) and uniform numbers (B,1). Reading and advancing ask for a model in evaluation mode;
+    building leaves its mode as it was. Compiling takes some twenty seconds on a CPU and is worth
     it for long texts only.
     """
 
@@ -133,13 +134,20 @@ class Decoder:
     ) -> None:
         self._model = model
         self._choose = choose
+        self._batch = batch
         self._cache = KVCache(model.config, batch, model.device, dtype)
         self._positions = torch.arange(model.config.block_size, device=model.device)[:, None].unbind()
         on_gpu = model.device.type == "cuda"
+        was_training = model.training
         step = NextToken(TokenStep(model, dtype, fused_attention=on_gpu or not compiled), choose).eval()
         keys, values = list(self._cache.keys), list(self._cache.values)
         build = (_record if on_gpu else _compile) if compiled else _plain
         self._next = build(step, batch, keys, values)
+        model.train(was_training)
+
+    def serves(self, model: GPT, batch: int, choose: Choice) -> bool:
+        """Whether this was built for these."""
+        return self._model is model and self._batch == batch and self._choose == choose
 
     @torch.no_grad()
     def read(self, window: Tensor, uniforms: Tensor) -> Tensor:

@@ -35,12 +35,10 @@ def check_sampling(max_new_tokens: int, num_samples: int) -> None:
 def generate(
     model: GPT,
     prompt: Tensor,
+    choice: TokenChoice,
     *,
     max_new_tokens: int,
     num_samples: int = 1,
-    temperature: float = 1.0,
-    top_k: int = 0,
-    top_p: float = 1.0,
     seed: int = 1337,
     cached: bool = True,
     dtype: torch.dtype = torch.float32,
@@ -51,32 +49,33 @@ def generate(
 
     Sample i reads the same random numbers whatever `num_samples` is, so it is the same text, unless a draw falls on the
     border of two tokens: products of several rows round differently. `dtype` (of weights and cache) and `compiled`
-    change the logits by rounding only; both need the cache. A `decoder` built before, for this model, number of samples
-    and choice of tokens, is used instead of a new one.
+    change the logits by rounding only; both need the cache. A `decoder` that was built for the same model, number
+    of samples and choice is used instead of a new one, with the dtype and form that it has.
 
     Shapes: prompt (T,) int64, at least one token, of which the last `block_size` are read; yields (num_samples,).
 
     Raises:
-        UsageError: a setting is outside its range, or the prompt is empty.
+        UsageError: a number is outside its range, the prompt is empty, or the decoder was built for something else.
     """
-    choose = TokenChoice(temperature, top_k, top_p)
     check_sampling(max_new_tokens, num_samples)
     if prompt.numel() == 0:
         raise UsageError("the prompt has no token; give some text or the tokenizer's start token")
+    if decoder is not None and not decoder.serves(model, num_samples, choice):
+        raise UsageError("the decoder was built for another model, number of samples or choice; build one for these")
     context = model.config.block_size
     window = prompt[-context:].to(model.device).expand(num_samples, -1)  # (B,T)
     was_training = model.training
     model.eval()
     try:
         if decoder is None and cached and max_new_tokens:
-            decoder = Decoder(model, num_samples, choose, dtype, compiled)
+            decoder = Decoder(model, num_samples, choice, dtype, compiled)
         added: list[Tensor] = []  # tokens after the window, each (B,)
         for uniforms in itertools.islice(_uniforms(seed, num_samples, model.device), max_new_tokens):
             if window.size(1) + len(added) > context:
                 window = torch.cat((window, torch.stack(added, dim=1)), dim=1)[:, -max(1, context // 2) :]
                 added = []
             if decoder is None:
-                chosen = choose(_last_logits(model, window, added), uniforms)
+                chosen = choice(_last_logits(model, window, added), uniforms)
             else:
                 chosen = decoder.advance(added[-1], uniforms) if added else decoder.read(window, uniforms)
             yield chosen

@@ -14,6 +14,7 @@ from minigpt.activations import list_activations
 from minigpt.decoding import Decoder, TokenStep
 from minigpt.model import GPT, GPTConfig, KVCache
 from minigpt.sampling import generate
+from minigpt.token_choice import TokenChoice
 
 VOCAB = 23
 CONTEXT = 8
@@ -99,6 +100,14 @@ def test_reading_again_forgets_what_was_read(read: int):
     torch.testing.assert_close(decoded(decoder, ids, read), whole(model, ids)[:, read - 1 :], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_building_one_leaves_a_training_model_in_training(dtype: torch.dtype):
+    """Else dropout would be off from then on."""
+    model = lively_model(dropout=0.5).train()
+    Decoder(model, 1, TokenChoice(), dtype)
+    assert all(module.training for module in model.modules())
+
+
 def test_samples_of_a_batch_do_not_see_each_other():
     """Each row alone gives the logits that it has among others."""
     model, ids = lively_model(), some_ids(4)
@@ -136,7 +145,7 @@ def test_a_trained_model_says_the_same_in_bfloat16_far_past_the_context():
     model = lively_model()
     learn_to_count(model)
     for dtype in (torch.float32, torch.bfloat16):
-        tokens = generate(model, torch.tensor([4, 5]), max_new_tokens=50, num_samples=2, temperature=0.0, dtype=dtype)
+        tokens = generate(model, torch.tensor([4, 5]), TokenChoice(0.0), max_new_tokens=50, num_samples=2, dtype=dtype)
         expected = (torch.arange(6, 56) % VOCAB).expand(2, -1)
         assert torch.equal(torch.stack(list(tokens), dim=1), expected)
 
@@ -168,7 +177,8 @@ def test_a_compiled_step_gets_dense_tensors_only(prompt: list[int], monkeypatch:
         return checked
 
     monkeypatch.setattr(decoding, "_compile", strict)
-    list(generate(lively_model(), torch.tensor(prompt), max_new_tokens=20, num_samples=2, compiled=True))
+    prompt_ids = torch.tensor(prompt)
+    list(generate(lively_model(), prompt_ids, TokenChoice(), max_new_tokens=20, num_samples=2, compiled=True))
     assert len(steps) > 10
     assert all(steps)
 
@@ -190,7 +200,8 @@ def test_a_compiled_step_chooses_the_same_text(settings: dict[str, Any]):
     model = lively_model()
 
     def text(compiled: bool) -> list[list[int]]:
-        tokens = generate(model, torch.tensor([4]), max_new_tokens=50, num_samples=2, compiled=compiled, **settings)
+        wanted = {"max_new_tokens": 50, "num_samples": 2, "compiled": compiled}
+        tokens = generate(model, torch.tensor([4]), TokenChoice(**settings), **wanted)
         return [token.tolist() for token in tokens]
 
     assert text(compiled=True) == text(compiled=False)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from minigpt import randomness
+from minigpt.decoding import Decoder
 from minigpt.errors import UsageError
 from minigpt.model import GPT, GPTConfig
 from minigpt.sampling import UNIFORMS_AHEAD, _uniforms, check_sampling, generate
@@ -18,6 +19,7 @@ from minigpt.token_choice import TokenChoice
 
 VOCAB = 23
 CONTEXT = 8
+CHOICES = {"temperature", "top_k", "top_p"}
 
 
 def lively_model(**changes: object) -> GPT:
@@ -36,7 +38,8 @@ def tokens_of(steps: Iterator[Tensor]) -> Tensor:
 
 def text(model: GPT, prompt: list[int] | None = None, length: int = 40, **settings: object) -> Tensor:
     ids = torch.tensor([1, 2, 3] if prompt is None else prompt)
-    return tokens_of(generate(model, ids, max_new_tokens=length, **settings))  # type: ignore[arg-type]
+    choice = TokenChoice(**{key: settings.pop(key) for key in CHOICES & settings.keys()})  # type: ignore[arg-type]
+    return tokens_of(generate(model, ids, choice, max_new_tokens=length, **settings))  # type: ignore[arg-type]
 
 
 def draws(logits: Tensor, count: int, **settings: float) -> Tensor:
@@ -104,7 +107,7 @@ def test_leaves_mode_and_random_state_alone(training: bool):
     first = text(model)
     assert torch.equal(text(model), first)  # dropout does not act
     assert model.training is training
-    stream = generate(model, torch.tensor([1]), max_new_tokens=10)
+    stream = generate(model, torch.tensor([1]), TokenChoice(), max_new_tokens=10)
     next(stream)
     stream.close()
     assert all(module.training is training for module in model.modules())
@@ -234,19 +237,37 @@ def test_leaving_out_next_to_nothing_leaves_the_text(settings: dict[str, float])
 )
 def test_refuses_settings_outside_their_range(bad: dict[str, float]):
     """One line that says what is allowed, before anything is computed."""
+    names = {"max_new_tokens": "length"}
     check = check_sampling if bad.keys() & {"max_new_tokens", "num_samples"} else TokenChoice
     with pytest.raises(UsageError, match="got"):
         check(**(bad if check is TokenChoice else {"max_new_tokens": 1, "num_samples": 1} | bad))  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="got"):
-        next(generate(lively_model(), torch.tensor([1]), **({"max_new_tokens": 1} | bad)))  # type: ignore[arg-type]
+        text(lively_model(), **({"length": 1} | {names.get(key, key): value for key, value in bad.items()}))  # type: ignore[arg-type]
 
 
 def test_refuses_an_empty_prompt():
     """A model predicts from something."""
     with pytest.raises(UsageError, match="no token"):
-        next(generate(lively_model(), torch.tensor([], dtype=torch.int64), max_new_tokens=1))
+        next(generate(lively_model(), torch.tensor([], dtype=torch.int64), TokenChoice(), max_new_tokens=1))
+
+
+def test_a_decoder_is_used_again_for_what_it_was_built_for_only():
+    """The same text as with a new one; in another model's place or with another choice it would answer for itself."""
+    model, prompt, choice = lively_model(), torch.tensor([1, 2]), TokenChoice(0.8)
+    decoder = Decoder(model, 2, choice)
+
+    def continued(model: GPT, choice: TokenChoice, samples: int, decoder: Decoder | None) -> Tensor:
+        return tokens_of(
+            generate(model, prompt, choice, max_new_tokens=30, num_samples=samples, decoder=decoder),
+        )
+
+    expected = continued(model, choice, 2, None)
+    assert all(torch.equal(continued(model, TokenChoice(0.8), 2, decoder), expected) for _ in range(2))
+    for other in ((lively_model(), choice, 2), (model, TokenChoice(0.7), 2), (model, choice, 3)):
+        with pytest.raises(UsageError, match="the decoder was built for another"):
+            continued(*other, decoder)
 
 
 def test_no_new_token_is_a_valid_wish():
     """Zero tokens give an empty text, not an error."""
-    assert list(generate(lively_model(), torch.tensor([1]), max_new_tokens=0)) == []
+    assert list(generate(lively_model(), torch.tensor([1]), TokenChoice(), max_new_tokens=0)) == []

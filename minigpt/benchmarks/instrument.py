@@ -27,7 +27,7 @@ from minigpt.model import GPT
 from minigpt.neurons.health import model_health
 from minigpt.neurons.life import LifeTable, silent_counts
 from minigpt.neurons.probe import NeuronProbe
-from minigpt.text.batches import evaluation_batches
+from minigpt.text.batches import evaluation_batches, near
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import batch_size
 from minigpt.training.loop import is_due
@@ -64,13 +64,14 @@ def _training(config: RunConfig, text: Text, model: GPT, log: Path) -> Callable[
     """A function that takes so many more steps, watched or not, and returns the seconds."""
     forward = forward_of(model, config.compile)
     optimizer, life, counter = build_optimizer(model, config), LifeTable(model), itertools.count()
+    ids = near(text.ids, model.device)
 
     def interval(steps: int, watched: bool) -> float:
         begun = time.perf_counter()
         for number in range(1, steps + 1):
             step, logged = next(counter), is_due(config.log_every, number, steps)
             watch = watched and logged
-            result = take_step(model, forward, optimizer, text.ids, config, step, lambda: None, watch)
+            result = take_step(model, forward, optimizer, ids, config, step, lambda: None, watch)
             if not logged:
                 continue
             record: dict[str, Any] = {"kind": "train", "step": step, "loss": result.loss, "lr": result.lr}

@@ -35,6 +35,7 @@ from minigpt.training.step import take_step
 LOCAL_TOKENIZERS = ("char", "byte")
 RANDOM_VOCABULARY = 50_304
 _RANDOM_IDS = 1 << 20
+CHOICE = TokenChoice()
 
 
 @dataclass(frozen=True)
@@ -111,9 +112,16 @@ def own_program(config: RunConfig, text: Text, dtype: str, compile_: str) -> Pro
         torch.set_num_threads(config.threads or decoding_threads(model, samples) or threads)
         if samples not in decoders:
             how = resolve_decoding(model, dtype, compile_, tokens)
-            decoders[samples] = Decoder(model, samples, TokenChoice(), *how)
-        decoder = decoders[samples]
-        chosen = generate(model, prompt, max_new_tokens=tokens, num_samples=samples, seed=config.seed, decoder=decoder)
+            decoders[samples] = Decoder(model, samples, CHOICE, *how)
+        chosen = generate(
+            model,
+            prompt,
+            CHOICE,
+            max_new_tokens=tokens,
+            num_samples=samples,
+            seed=config.seed,
+            decoder=decoders[samples],
+        )
         next(chosen).tolist()
         first = time.perf_counter() - begun
         for token in chosen:

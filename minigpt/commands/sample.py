@@ -52,7 +52,7 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.training.run_directory import newest_run
     from minigpt.training.runtime import fastest_dtype
 
-    TokenChoice(values.temperature, values.top_k, values.top_p)
+    choice = TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
     if threads := values.threads or decoding_threads(opened.model, values.num_samples):
@@ -65,11 +65,9 @@ def run(values: argparse.Namespace) -> int:
     tokens = generate(
         opened.model,
         ids,
+        choice,
         max_new_tokens=values.max_new_tokens,
         num_samples=values.num_samples,
-        temperature=values.temperature,
-        top_k=values.top_k,
-        top_p=values.top_p,
         seed=values.seed,
         dtype=dtype,
         compiled=compiled,

@@ -141,9 +141,10 @@ def _show_sample(opened: OpenedRun) -> None:
     import torch
 
     from minigpt.sampling import generate
+    from minigpt.token_choice import TokenChoice
 
     start = torch.tensor(opened.tokenizer.start)
-    tokens = generate(opened.model, start, max_new_tokens=SAMPLE_TOKENS, temperature=0.8, seed=opened.config.seed)
+    tokens = generate(opened.model, start, TokenChoice(0.8), max_new_tokens=SAMPLE_TOKENS, seed=opened.config.seed)
     text = printable(opened.tokenizer.decode(int(token) for token in tokens).strip())
     lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, SAMPLE_WIDTH) or [""]]
     print("\na sample:\n" + "\n".join(f"    {line}" for line in lines))
