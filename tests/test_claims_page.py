@@ -303,7 +303,7 @@ def test_the_same_ledger_gives_the_same_bytes(files: dict[str, str], tmp_path: P
     assert claims_pages(written(LEDGER, tmp_path)) == files
 
 
-# Markdown, terminal, figures
+# Markdown, figures
 
 
 def test_markdown_tables_are_whole(files: dict[str, str]) -> None:
@@ -328,30 +328,6 @@ def test_figures_stand_alone(files: dict[str, str]) -> None:
         assert root.tag == "{http://www.w3.org/2000/svg}svg"
         assert "color:" in root.attrib["style"]
         assert {element.tag.rpartition("}")[2].lower() for element in root.iter()} <= OURS
-
-
-def test_the_terminal_lists_every_claim_within_its_width() -> None:
-    """A line for each: id, verdict or status, effect against margin, forecast; and the counts below."""
-    lines = terminal_list(LEDGER).splitlines()
-    assert max(map(len, lines)) <= 100
-    for line, (claim, entry) in zip(lines[1:], ENTRIES.items(), strict=False):
-        assert line.split()[0] == claim
-        assert words.finding(entry) in line
-        assert f" {words.forecast_mark(entry)}  " in line
-    assert "4 SUPPORTED, 2 REFUTED, 4 INCONCLUSIVE, 1 not run, 1 stale, 2 not measured" in " ".join(lines)
-
-
-@pytest.mark.parametrize("claim", [claim for claim in ENTRIES if claim != "C18"])
-def test_the_terminal_tells_all_of_one_claim(claim: str) -> None:
-    """Words, conditions, arms, price and command, wrapped to the width."""
-    entry = ENTRIES[claim]
-    text = terminal_claim(entry)
-    assert max(map(len, text.splitlines())) <= 100
-    flat = " ".join(text.split())
-    expected = [entry["statement"], entry["meaning"], entry["forecast"], words.finding(entry), entry.get("command", "")]
-    expected += [*words.reasons(entry), *(words.effect(c) for c in entry["conditions"] if words.measured(c))]
-    for said in expected:
-        assert said in flat
 
 
 def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:

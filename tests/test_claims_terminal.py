@@ -1,0 +1,36 @@
+"""The ledger in a terminal: a line for each claim, and all of one claim, within the width."""
+
+from __future__ import annotations
+
+import pytest
+from made_up_ledger import made_up_ledger
+
+from minigpt.report import claims_words as words
+from minigpt.report.claims_tables import terminal_claim, terminal_list
+
+LEDGER = made_up_ledger()
+ENTRIES = {entry["id"]: entry for entry in LEDGER["claims"]}
+
+
+def test_the_terminal_lists_every_claim_within_its_width() -> None:
+    """A line for each: id, verdict or status, effect against margin, forecast; and the counts below."""
+    lines = terminal_list(LEDGER).splitlines()
+    assert max(map(len, lines)) <= 100
+    for line, (claim, entry) in zip(lines[1:], ENTRIES.items(), strict=False):
+        assert line.split()[0] == claim
+        assert words.finding(entry) in line
+        assert f" {words.forecast_mark(entry)}  " in line
+    assert "4 SUPPORTED, 2 REFUTED, 4 INCONCLUSIVE, 1 not run, 1 stale, 2 not measured" in " ".join(lines)
+
+
+@pytest.mark.parametrize("claim", [claim for claim in ENTRIES if claim != "C18"])
+def test_the_terminal_tells_all_of_one_claim(claim: str) -> None:
+    """Words, conditions, arms, price and command, wrapped to the width."""
+    entry = ENTRIES[claim]
+    text = terminal_claim(entry)
+    assert max(map(len, text.splitlines())) <= 100
+    flat = " ".join(text.split())
+    expected = [entry["statement"], entry["meaning"], entry["forecast"], words.finding(entry), entry.get("command", "")]
+    expected += [*words.reasons(entry), *(words.effect(c) for c in entry["conditions"] if words.measured(c))]
+    for said in expected:
+        assert said in flat
