@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import NoReturn
 
-from minigpt.commands import ablate, bench, catalogue, claims, inspect, neurons, sample, surgery, train
-from minigpt.errors import (
+from minigpt.base.errors import (
     MinigptError,
     OutOfMemoryError,
     StopRequestedError,
@@ -28,7 +27,18 @@ from minigpt.errors import (
     did_you_mean,
     is_out_of_memory,
 )
-from minigpt.flags import Parser
+from minigpt.base.flags import Parser
+from minigpt.commands import (
+    alter_neurons,
+    examine_neurons,
+    inspect_run,
+    list_choices,
+    run_ablation,
+    run_bench,
+    run_claims,
+    sample_text,
+    train_model,
+)
 
 
 @dataclass(frozen=True)
@@ -41,27 +51,35 @@ class Command:
 
 
 COMMANDS = {
-    "train": Command("train a GPT and watch its neurons", train.add_flags, train.run),
-    "sample": Command("continue a prompt with a trained model", sample.add_flags, sample.run),
+    "train": Command("train a GPT and watch its neurons", train_model.add_flags, train_model.run),
+    "sample": Command("continue a prompt with a trained model", sample_text.add_flags, sample_text.run),
     "evaluate": Command(
-        "loss, perplexity and neuron health of a run", inspect.add_evaluate_flags, inspect.run_evaluate
+        "loss, perplexity and neuron health of a run", inspect_run.add_evaluate_flags, inspect_run.run_evaluate
     ),
     "neurons": Command(
-        "how many neurons are dead, how sure that is, what they matter", neurons.add_neurons_flags, neurons.run_neurons
+        "how many neurons are dead, how sure that is, what they matter",
+        examine_neurons.add_neurons_flags,
+        examine_neurons.run_neurons,
     ),
     "doctor": Command(
-        "check the installation, and the instrument on known answers", neurons.add_doctor_flags, neurons.run_doctor
+        "check the installation, and the instrument on known answers",
+        examine_neurons.add_doctor_flags,
+        examine_neurons.run_doctor,
     ),
-    "ablate": Command("compare activations, or any settings, with error bars", ablate.add_flags, ablate.run),
-    "claims": Command("judge the claims of an article on ReLU in GPTs", claims.add_flags, claims.run),
+    "ablate": Command(
+        "compare activations, or any settings, with error bars", run_ablation.add_flags, run_ablation.run
+    ),
+    "claims": Command("judge the claims of an article on ReLU in GPTs", run_claims.add_flags, run_claims.run),
     "bench": Command(
-        "how fast it is here, against what the machine can do and other programs", bench.add_flags, bench.run
+        "how fast it is here, against what the machine can do and other programs", run_bench.add_flags, run_bench.run
     ),
-    "verify": Command("check that a run's files are whole", inspect.add_verify_flags, inspect.run_verify),
-    "report": Command("draw the page of a run or of an ablation", inspect.add_report_flags, inspect.run_report),
-    "surgery": Command("cut out dead neurons or give them a new start, in a new run", surgery.add_flags, surgery.run),
-    "corpora": Command("list the texts to train on", catalogue.add_flags, catalogue.run_corpora),
-    "activations": Command("list the activation functions", catalogue.add_flags, catalogue.run_activations),
+    "verify": Command("check that a run's files are whole", inspect_run.add_verify_flags, inspect_run.run_verify),
+    "report": Command("draw the page of a run or of an ablation", inspect_run.add_report_flags, inspect_run.run_report),
+    "surgery": Command(
+        "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
+    ),
+    "corpora": Command("list the texts to train on", list_choices.add_flags, list_choices.run_corpora),
+    "activations": Command("list the activation functions", list_choices.add_flags, list_choices.run_activations),
 }
 
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt import randomness
 from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths
-from minigpt.errors import UsageError
+from minigpt.base import randomness
+from minigpt.base.errors import UsageError
 
 GPT2_STD = 0.02
 ROPE_BASE = 10_000.0

@@ -18,7 +18,7 @@ import torch
 from processes import PROJECT, Child, Start
 
 from minigpt.cli import main
-from minigpt.commands import train
+from minigpt.commands import train_model
 from minigpt.text import gpt2
 from minigpt.text.bpe import SINGLE_BYTES
 from minigpt.text.grammar import grammar
@@ -121,14 +121,14 @@ def refused(minigpt: Command, workplace: Path, capsys: Capture):  # type: ignore
 @pytest.fixture
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, to which nothing happens, spare flushes, samples and pages: they would take most of the time."""
-    monkeypatch.setattr(train, "_show_result", lambda directory, summary: None)
+    monkeypatch.setattr(train_model, "_show_result", lambda directory, summary: None)
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[Callable[[dict[str, Any]], Any]]:
     """The process that forks children; see fork_server.py."""
-    words = [sys.executable, str(PROJECT / "tests/fork_server.py")]
+    words = [sys.executable, str(PROJECT / "tests/support/fork_server.py")]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
 

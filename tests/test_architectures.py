@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import TINY_RUN, Command
+from run_files import comparable, final_hash, stop_at
 from scipy import stats
-from test_model import lively_model, random_ids, small_config
-from test_training import comparable, final_hash, stop_at
+from small_models import lively_model, random_ids, small_config
 from torch.nn import functional as F
 
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 from minigpt.model import GPT, CausalMean, KVCache, dropout
 from minigpt.neurons.certificate import certified_dead, inapplicable
 from minigpt.neurons.surgery import HiddenRange, mlp_blocks, plan_cuts, prune

@@ -19,9 +19,9 @@ from conftest import TINY_MODEL, TINY_RUN, Capture, Command, tree_hash
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from minigpt.base.errors import UsageError
 from minigpt.benchmarks import suite
 from minigpt.cli import COMMANDS, main
-from minigpt.errors import UsageError
 from minigpt.training import loop
 from minigpt.training.config import RunConfig
 

@@ -16,10 +16,10 @@ from conftest import TINY_RUN, Capture, Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minigpt.base.errors import UsageError
+from minigpt.base.flags import Parser, read_toml
 from minigpt.cli import COMMANDS
-from minigpt.commands import train
-from minigpt.errors import UsageError
-from minigpt.flags import Parser, read_toml
+from minigpt.commands import train_model
 from minigpt.model import GPT, GPTConfig
 from minigpt.training import checkpoints, loop, runtime
 from minigpt.training.config import PRESETS, RunConfig, check
@@ -29,8 +29,8 @@ from minigpt.training.run import model_config
 def config_of(*argv: str) -> RunConfig:
     """What these flags of `train` describe, before anything is resolved."""
     parser = Parser(prog="minigpt train", description="")
-    train.add_flags(parser)
-    return dataclasses.replace(RunConfig(), **train.configured(parser.parse(argv)))
+    train_model.add_flags(parser)
+    return dataclasses.replace(RunConfig(), **train_model.configured(parser.parse(argv)))
 
 
 # ---------------------------------------------------------------------------------------------- what is accepted

@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from test_model import ELEMENTWISE, random_ids, small_config
+from small_models import ELEMENTWISE, random_ids, small_config
 from torch.nn import functional as F
 
 from minigpt.model import GPT, GPT2_STD, INITS, NORMS

@@ -8,35 +8,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_models import lively_model, random_ids, small_config
 from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.activations import list_activations
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 from minigpt.model import ATTENTIONS, GPT, INITS, NORMS, POSITIONS, RMSNORM_EPS, GPTConfig, KVCache
 
 NAMES = [entry.name for entry in list_activations()]
-ELEMENTWISE = [entry.name for entry in list_activations() if entry.elementwise]
-
-
-def small_config(**changes: object) -> GPTConfig:
-    sizes: dict[str, object] = {"vocab_size": 31, "block_size": 12, "n_layer": 2, "n_head": 2, "n_embd": 16}
-    return GPTConfig(**(sizes | changes))  # type: ignore[arg-type]
-
-
-def lively_model(config: GPTConfig, seed: int = 0) -> GPT:
-    """A model whose every parameter, biases and gains too, is far from its initial value."""
-    model = GPT(config, seed)
-    random = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=random))
-    return model.eval()
-
-
-def random_ids(config: GPTConfig, batch: int = 3, time: int | None = None, seed: int = 0) -> Tensor:
-    random = torch.Generator().manual_seed(seed)
-    return torch.randint(config.vocab_size, (batch, time or config.block_size), generator=random)
 
 
 # Parity with HF

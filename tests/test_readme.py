@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 from pathlib import Path
 
+import draw_map
 import pytest
 from conftest import Command
 from processes import Start, needs_fork
@@ -72,24 +72,11 @@ def test_the_two_commands_are_those_of_continuous_integration() -> None:
 
 
 def test_the_map_is_the_tree() -> None:
-    """Every tracked source file stands in the map of the house, and nothing else does."""
-    block = README.split("## The house")[1].split("```text\n")[1].split("```")[0]
-    mapped, folders = set(), [""]
-    for line in block.splitlines():
-        names = [word.rstrip(",") for word in line.split("  ")[(len(line) - len(line.lstrip())) // 2].split()]
-        depth = (len(line) - len(line.lstrip())) // 2
-        if names[0].endswith("/"):
-            folders[depth + 1 :] = [folders[depth] + names[0]]
-        mapped |= {folders[depth] + name for name in names if name.endswith(".py")}
-    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    tracked = {
-        path
-        for path in listed.stdout.split()
-        if path.endswith(".py") and not path.endswith("__init__.py") and not path.startswith("tests/")
-    }
-    assert mapped == tracked
+    """Every source file is on the map of docs/architecture.md with what it says of itself, and nothing else is."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert draw_map.with_map(page) == page, "run python tools/draw_map.py --write"
+    files = {path.name for path in (ROOT / "minigpt").rglob("*.py") if path.name != "__init__.py"}
+    assert {word for word in draw_map.the_map().split() if word in files} == files
 
 
 def test_the_table_is_the_registry() -> None:

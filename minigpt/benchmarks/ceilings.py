@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.benchmark import Timer
 
-from minigpt.benchmarks.measurement import Track
+from minigpt.benchmarks.paired_blocks import Track
 from minigpt.model import GPT
 from minigpt.training.config import RunConfig
 

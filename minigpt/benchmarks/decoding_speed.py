@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import nn
 
+from minigpt.benchmarks.bench_options import BenchOptions
 from minigpt.benchmarks.ceilings import DTYPES
-from minigpt.benchmarks.measurement import Track, alternate, paired_ratio, spread
-from minigpt.benchmarks.options import BenchOptions
+from minigpt.benchmarks.paired_blocks import Track, alternate, paired_ratio, spread
 from minigpt.benchmarks.training_speed import describe_peer
 from minigpt.benchmarks.workers import Worker
 from minigpt.model import GPT

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-from minigpt import storage
-from minigpt.benchmarks.measurement import Track, alternate, paired_ratio, spread
-from minigpt.benchmarks.options import BenchOptions
+from minigpt.base import storage
+from minigpt.benchmarks.bench_options import BenchOptions
+from minigpt.benchmarks.paired_blocks import Track, alternate, paired_ratio, spread
 from minigpt.benchmarks.programs import Text, build_model
 from minigpt.model import GPT
 from minigpt.neurons.health import model_health

@@ -9,12 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from minigpt.benchmarks.measurement import Track
-from minigpt.benchmarks.options import BenchOptions
+from minigpt.benchmarks.bench_options import BenchOptions
+from minigpt.benchmarks.paired_blocks import Track
 from minigpt.benchmarks.programs import Text, build_model, trainer
+from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import evaluate
-from minigpt.training.identity import prepare_text
 
 EXPECTED = 0.02  # nats
 _EVALUATED_TOKENS = 65_536

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim import AdamW, Optimizer
 
-from minigpt.benchmarks.options import NANOGPT, Peer
+from minigpt.benchmarks.bench_options import NANOGPT, Peer
 from minigpt.benchmarks.programs import OtherModel
 from minigpt.training.config import RunConfig
 

@@ -16,14 +16,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from minigpt import randomness
-from minigpt.decoding import Decoder
+from minigpt.base import randomness
 from minigpt.model import GPT
-from minigpt.sampling import generate
+from minigpt.sampling.decoding import Decoder
+from minigpt.sampling.generate import generate
+from minigpt.sampling.token_choice import TokenChoice
 from minigpt.text.batches import gather, near, window_starts
-from minigpt.token_choice import TokenChoice
+from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
-from minigpt.training.identity import prepare_text
 from minigpt.training.inference import decoding_threads, resolve_decoding
 from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config

@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any, cast
 
-from minigpt.benchmarks.measurement import Track, alternate, spread
-from minigpt.benchmarks.options import BenchOptions
+from minigpt.base.errors import OutOfMemoryError, is_out_of_memory
+from minigpt.benchmarks.bench_options import BenchOptions
+from minigpt.benchmarks.paired_blocks import Track, alternate, spread
 from minigpt.benchmarks.programs import Text, build_model, trainer
-from minigpt.errors import OutOfMemoryError, is_out_of_memory
 from minigpt.training import runtime
 from minigpt.training.config import RunConfig
 

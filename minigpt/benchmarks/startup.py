@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minigpt.benchmarks.measurement import spread
+from minigpt.base.errors import MinigptError
+from minigpt.benchmarks.paired_blocks import spread
 from minigpt.benchmarks.programs import read_text
-from minigpt.errors import MinigptError
 from minigpt.training.config import RunConfig
 from minigpt.training.run_directory import METRICS
 

@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 
+from minigpt.base.errors import OutOfMemoryError, is_out_of_memory
 from minigpt.benchmarks import ceilings
+from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
 from minigpt.benchmarks.decoding_speed import measure_decoding
 from minigpt.benchmarks.instrument import measure_instrument
-from minigpt.benchmarks.measurement import Track
-from minigpt.benchmarks.options import PEER_ACTIVATION, BenchOptions, Peer
+from minigpt.benchmarks.paired_blocks import Track
 from minigpt.benchmarks.parity import measure_parity
 from minigpt.benchmarks.programs import read_text
 from minigpt.benchmarks.scaling import measure_scaling
 from minigpt.benchmarks.startup import measure_start
 from minigpt.benchmarks.training_speed import Divisors, measure_training
 from minigpt.benchmarks.workers import Task, Worker
-from minigpt.errors import OutOfMemoryError, is_out_of_memory
 from minigpt.model import GPT
 from minigpt.training import runtime
 from minigpt.training.config import RunConfig, with_preset

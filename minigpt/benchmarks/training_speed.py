@@ -12,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
+from minigpt.base.errors import OutOfMemoryError
 from minigpt.benchmarks import peers
-from minigpt.benchmarks.measurement import Track, alternate, paired_ratio, spread
-from minigpt.benchmarks.options import BenchOptions
+from minigpt.benchmarks.bench_options import BenchOptions
+from minigpt.benchmarks.paired_blocks import Track, alternate, paired_ratio, spread
 from minigpt.benchmarks.workers import Task, Worker
-from minigpt.errors import OutOfMemoryError
 
 
 @dataclass(frozen=True)

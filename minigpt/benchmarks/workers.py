@@ -16,8 +16,8 @@ from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
-from minigpt.benchmarks.options import Peer
-from minigpt.errors import MinigptError, OutOfMemoryError, UsageError, error_of, is_out_of_memory
+from minigpt.base.errors import MinigptError, OutOfMemoryError, UsageError, error_of, is_out_of_memory
+from minigpt.benchmarks.bench_options import Peer
 from minigpt.training.config import RunConfig
 
 _PATIENCE = 5.0  # seconds until a process that was asked to leave is made to

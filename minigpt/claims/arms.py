@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.claims.claim import Arm, Claim, Times
-from minigpt.claims.options import Scale
+from minigpt.claims.scale import Scale
 from minigpt.experiments.cells import MAIN, Cell, read_result
 from minigpt.training import run_directory, runtime
+from minigpt.training.code_version import code_hash, prepare_text
 from minigpt.training.config import RunConfig
-from minigpt.training.identity import code_hash, prepare_text
 from minigpt.training.inheritance import parent_identity
 
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt import storage
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.claims import judgement
 from minigpt.claims.arms import Planner
 from minigpt.claims.catalogue import CLAIMS
@@ -19,11 +20,10 @@ from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.measurement import read
 from minigpt.claims.measurements import REGISTERED
-from minigpt.claims.options import LedgerOptions, Scale
-from minigpt.errors import CheckpointError, UsageError
+from minigpt.claims.scale import LedgerOptions, Scale
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.experiments.question import train_command, written
-from minigpt.training.identity import code_hash
+from minigpt.training.code_version import code_hash
 
 LEDGER_FILE = "ledger.json"
 FORMAT = 1

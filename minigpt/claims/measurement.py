@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, MinigptError, StopRequestedError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, MinigptError, StopRequestedError
 from minigpt.text.store import TokenStore
-from minigpt.training.identity import PACKAGE, imported_by, substance
+from minigpt.training.code_version import PACKAGE, imported_by, substance
 from minigpt.training.inference import OpenedRun
 
 FOLDER = "measurements"

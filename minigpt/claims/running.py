@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from minigpt.base.errors import MinigptError, UsageError, error_of
 from minigpt.claims import measurements
 from minigpt.claims.arms import Planner, operations, untrained
 from minigpt.claims.claim import Claim
 from minigpt.claims.measurement import read, take
-from minigpt.errors import MinigptError, UsageError, error_of
 from minigpt.experiments.cells import Cell
-from minigpt.experiments.executors import Executor, Job
-from minigpt.experiments.scheduling import train_all
+from minigpt.experiments.processes import Executor, Job
+from minigpt.experiments.run_jobs import train_all
 from minigpt.experiments.timing import STARTING_SECONDS, measure_together
 from minigpt.training.interrupts import StopFlag
 

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import stats
 
 from minigpt.claims.claim import Verdict
-from minigpt.experiments import statistics
+from minigpt.experiments import paired_statistics
 
 ALPHA = 0.05  # of the primary family, and of each refutation
 FALSE_DISCOVERY_RATE = 0.1  # of the exploratory family
@@ -97,14 +97,14 @@ def _p_value(mean: float, error: float, n: int) -> float:
 def _spread(values: Sequence[float]) -> float:
     """Sample standard deviation, exactly 0 for values that differ by rounding alone."""
     largest = max(1.0, max(map(abs, values)))
-    return 0.0 if np.ptp(values) <= statistics.ROUNDING * largest else float(np.std(values, ddof=1))
+    return 0.0 if np.ptp(values) <= paired_statistics.ROUNDING * largest else float(np.std(values, ddof=1))
 
 
 def _judge_signs(informative: Sequence[float], margin: float, median: float | None) -> JudgedCondition:
     """Where a training diverged there is no mean: count on how many seeds the effect is large enough."""
     reaching = sum(effect >= margin for effect in informative)
     short = len(informative) - reaching
-    p = statistics.sign_test_p(reaching, short)
+    p = paired_statistics.sign_test_p(reaching, short)
     return JudgedCondition(
         mean=None,
         median=_finite(median),
@@ -136,7 +136,7 @@ def combine(conditions: Sequence[JudgedCondition], rule: Literal["all", "any"]) 
 def adjust_primary(p_values: Sequence[float], family: int) -> list[float]:
     """Holm's adjustment among `family` claims, of which those that are not given count as p = 1."""
     padded = [*p_values, *[1.0] * (family - len(p_values))]
-    return [float(p) for p in statistics.holm(padded)[: len(p_values)] if p is not None]
+    return [float(p) for p in paired_statistics.holm(padded)[: len(p_values)] if p is not None]
 
 
 def adjust_exploratory(p_values: Sequence[float], family: int) -> list[float]:
@@ -159,14 +159,14 @@ def seeds_to_decide(condition: JudgedCondition, margin: float, alpha: float) -> 
     """
     if condition.mean is None or not condition.sd:
         return None
-    seeds = np.arange(FEWEST_SEEDS, statistics.MOST_SEEDS + 1)
+    seeds = np.arange(FEWEST_SEEDS, paired_statistics.MOST_SEEDS + 1)
     if condition.mean >= margin and condition.mean > 0:
         beyond = stats.norm.cdf((condition.mean - margin) / condition.sd * np.sqrt(seeds)) if margin else 1.0
-        power = statistics.t_test_power(condition.mean / condition.sd, seeds, alpha) * beyond
+        power = paired_statistics.t_test_power(condition.mean / condition.sd, seeds, alpha) * beyond
     else:
         gap = (margin - condition.mean) / condition.sd
         power = stats.nct.sf(stats.t.isf(ALPHA, seeds - 1), seeds - 1, gap * np.sqrt(seeds))
-    enough = seeds[power >= statistics.TARGET_POWER]
+    enough = seeds[power >= paired_statistics.TARGET_POWER]
     return int(enough[0]) if enough.size else None
 
 

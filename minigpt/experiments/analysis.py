@@ -15,7 +15,7 @@ from typing import Any
 from minigpt.experiments import comparisons
 from minigpt.experiments.comparisons import Outcomes, Rule
 from minigpt.experiments.conclusions import conclude
-from minigpt.experiments.statistics import estimate
+from minigpt.experiments.paired_statistics import estimate
 
 FORMAT = 1
 MEASURE = "validation loss at the last step, nats per token"

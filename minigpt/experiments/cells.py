@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, DivergedError, MinigptError, StopRequestedError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, DivergedError, MinigptError, StopRequestedError
 from minigpt.training import run_directory
 from minigpt.training.config import RunConfig
 

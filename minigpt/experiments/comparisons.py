@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from minigpt.experiments import statistics
-from minigpt.experiments.statistics import PairedTests
+from minigpt.experiments import paired_statistics
+from minigpt.experiments.paired_statistics import PairedTests
 
 # Loss by seed, of each arm; a seed that is still to run is absent.
 Outcomes = Mapping[str, Mapping[int, float]]
@@ -72,10 +72,10 @@ def measure(arm: str, reference: str, factor: str, outcomes: Outcomes, margin: f
     informative = [difference for difference in differences.values() if not math.isnan(difference)]
     tests = p_sign = None
     if len(informative) >= 2 and all(map(math.isfinite, informative)):
-        tests = statistics.paired_tests(informative, margin)
+        tests = paired_statistics.paired_tests(informative, margin)
     elif len(informative) >= 2:
         signs = np.sign(informative)
-        p_sign = statistics.sign_test_p(int((signs > 0).sum()), int((signs < 0).sum()))
+        p_sign = paired_statistics.sign_test_p(int((signs > 0).sum()), int((signs < 0).sum()))
     return Measured(
         arm=arm,
         reference=reference,
@@ -98,8 +98,10 @@ def family_size(measured: Sequence[Measured]) -> int:
 
 def judge(measured: Sequence[Measured], rule: Rule) -> list[dict[str, Any]]:
     """Adjust the p-values of the whole family and give every comparison its verdict, as `analysis.json` holds it."""
-    p_difference = statistics.holm([comparison.p_difference for comparison in measured])
-    p_equivalence = statistics.holm([comparison.tests.p_tost if comparison.tests else None for comparison in measured])
+    p_difference = paired_statistics.holm([comparison.p_difference for comparison in measured])
+    p_equivalence = paired_statistics.holm(
+        [comparison.tests.p_tost if comparison.tests else None for comparison in measured]
+    )
     alpha_each = rule.alpha / max(1, family_size(measured))
     return [
         _record(comparison, Adjusted(difference, equivalence), rule, alpha_each)
@@ -112,7 +114,7 @@ def _record(comparison: Measured, adjusted: Adjusted, rule: Rule, alpha_each: fl
     verdict = _verdict(comparison, adjusted, rule)
     decisive = None
     if tests and verdict == "undecided":
-        decisive = statistics.seeds_to_decide(tests.mean, tests.sd, rule.margin, alpha_each)
+        decisive = paired_statistics.seeds_to_decide(tests.mean, tests.sd, rule.margin, alpha_each)
     return {
         "arm": comparison.arm,
         "reference": comparison.reference,
@@ -141,11 +143,13 @@ def _figures(comparison: Measured) -> dict[str, Any]:
     return {**missing, "mean": comparison.informative[0] if single else None}
 
 
-def _verdict(comparison: Measured, adjusted: Adjusted, rule: Rule) -> statistics.Verdict:
+def _verdict(comparison: Measured, adjusted: Adjusted, rule: Rule) -> paired_statistics.Verdict:
     if adjusted.difference is None:
         return "no verdict"
     size = _size(comparison)
-    return statistics.verdict(size, adjusted.difference, adjusted.equivalence, margin=rule.margin, alpha=rule.alpha)
+    return paired_statistics.verdict(
+        size, adjusted.difference, adjusted.equivalence, margin=rule.margin, alpha=rule.alpha
+    )
 
 
 def _size(comparison: Measured) -> float:
@@ -162,7 +166,7 @@ def _size(comparison: Measured) -> float:
     return 0.0 if median * more_diverged < 0 else median
 
 
-def _finding(comparison: Measured, adjusted: Adjusted, verdict: statistics.Verdict, rule: Rule) -> str:
+def _finding(comparison: Measured, adjusted: Adjusted, verdict: paired_statistics.Verdict, rule: Rule) -> str:
     """Why the verdict is what it is, in plain words."""
     if adjusted.difference is None:
         return _too_little(comparison)
@@ -216,10 +220,10 @@ def _pairing(comparison: Measured, outcomes: Outcomes) -> tuple[float, float] | 
     if len(seeds) < FEWEST_TO_CORRELATE:
         return None
     losses = [[outcomes[name][seed] for seed in seeds] for name in (comparison.arm, comparison.reference)]
-    spreads = [statistics.estimate(values).sd or 0.0 for values in losses]
+    spreads = [paired_statistics.estimate(values).sd or 0.0 for values in losses]
     if not all(spreads):
         return None
-    paired = statistics.estimate([comparison.differences[seed] for seed in seeds]).sd or 0.0
+    paired = paired_statistics.estimate([comparison.differences[seed] for seed in seeds]).sd or 0.0
     return float(np.corrcoef(losses[0], losses[1])[0, 1]), paired / math.hypot(*spreads)
 
 
@@ -235,7 +239,7 @@ def power(measured: Sequence[Measured], alpha: float) -> dict[str, Any] | None:
         "paired_sd": float(np.median(spreads)),
         "effects_sd": list(POWER_EFFECTS),
         "seeds": list(POWER_SEEDS),
-        "power": statistics.power_table(POWER_EFFECTS, POWER_SEEDS, alpha / family),
+        "power": paired_statistics.power_table(POWER_EFFECTS, POWER_SEEDS, alpha / family),
     }
 
 
@@ -244,4 +248,4 @@ def noise_floor(arm: str, outcomes: Outcomes) -> dict[str, Any] | None:
     losses = list(outcomes[arm].values())
     if len(losses) < 2 or not all(map(math.isfinite, losses)):
         return None
-    return {"arm": arm, **dataclasses.asdict(statistics.noise_floor(losses))}
+    return {"arm": arm, **dataclasses.asdict(paired_statistics.noise_floor(losses))}

@@ -12,13 +12,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 from minigpt.experiments.cells import MAIN, TUNE, Cell
 from minigpt.experiments.question import Arm, Question, train_command
 from minigpt.model import GPT, Block
 from minigpt.training import run_directory, runtime
+from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
-from minigpt.training.identity import code_hash
 from minigpt.training.inheritance import parent_identity
 from minigpt.training.run import model_config
 

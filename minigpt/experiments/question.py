@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_type_hints
 
-from minigpt.errors import UsageError, did_you_mean
-from minigpt.flags import parsed, typed
+from minigpt.base.errors import UsageError, did_you_mean
+from minigpt.base.flags import parsed, typed
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, flag, with_preset
 
 MOST_CELLS = 1000

@@ -14,14 +14,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, MinigptError, UsageError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, MinigptError, UsageError
 from minigpt.experiments.cells import read_result
 from minigpt.experiments.question import Question
 from minigpt.text.store import TokenStore
 from minigpt.training import run_directory
+from minigpt.training.code_version import code_hash, prepare_text
 from minigpt.training.config import RunConfig
-from minigpt.training.identity import code_hash, prepare_text
 
 PLAN = "ablation.json"
 ANALYSIS = "analysis.json"

@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from minigpt import storage
-from minigpt.errors import StorageError, error_of
-from minigpt.experiments.executors import Executor, Job
+from minigpt.base import storage
+from minigpt.base.errors import StorageError, error_of
 from minigpt.experiments.plan import ResolvedArm
+from minigpt.experiments.processes import Executor, Job
 from minigpt.training.config import RunConfig
 
 STARTING_SECONDS = 1.0  # opening the text, the first step, the checkpoints: more than this only where steps are few
@@ -30,8 +30,8 @@ def measure(config: RunConfig, result: Path) -> None:
     from minigpt.model import GPT
     from minigpt.text.batches import near
     from minigpt.training import runtime
+    from minigpt.training.code_version import prepare_text
     from minigpt.training.evaluation import evaluate
-    from minigpt.training.identity import prepare_text
     from minigpt.training.run import assemble, model_config
     from minigpt.training.step import take_step
 

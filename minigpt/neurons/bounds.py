@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 
 ERROR_RATE = 0.05
 TRUSTED_TOKENS = 65_536

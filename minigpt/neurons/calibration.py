@@ -15,15 +15,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from minigpt import randomness
+from minigpt.base import randomness
 from minigpt.model import GPT, Block, GPTConfig
-from minigpt.neurons.ablation import Batch, mean_hidden, replaced, zero
 from minigpt.neurons.bounds import TRUSTED_TOKENS
+from minigpt.neurons.census import NeuronTable, neuron_table
 from minigpt.neurons.certificate import adversarial_input, largest_preactivation
 from minigpt.neurons.health import INERT_SHARE
+from minigpt.neurons.knockout import Batch, mean_hidden, replaced, zero
+from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
-from minigpt.neurons.statistics import LayerStatistics
-from minigpt.neurons.verdicts import NeuronTable, neuron_table
 
 CONFIDENCE = 0.999
 THRESHOLDS = (0, 1, 2, 3, 4, 5)

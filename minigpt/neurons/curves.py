@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from minigpt.neurons.health import dormant_fraction
-from minigpt.neurons.statistics import LayerStatistics
+from minigpt.neurons.layer_statistics import LayerStatistics
 
 DORMANCY_THRESHOLDS = (0.0, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 CONTRIBUTION_POINTS = 32

@@ -14,20 +14,20 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from minigpt.errors import DivergedError
+from minigpt.base.errors import DivergedError
 from minigpt.model import GPT
-from minigpt.neurons.ablation import Batch, mean_hidden, perplexity, read_up_to, zero
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
+from minigpt.neurons.census import NeuronTable, neuron_table
 from minigpt.neurons.certificate import inapplicable
 from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram, never_versus_tokens
 from minigpt.neurons.expendable import Expendable, LeastActive, expendable, spread, zero_least_active
 from minigpt.neurons.explorer import PassageFinder, explore
 from minigpt.neurons.health import as_record, model_health
+from minigpt.neurons.knockout import Batch, mean_hidden, perplexity, read_up_to, zero
+from minigpt.neurons.layer_statistics import LayerStatistics, SlopeStatistics
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
 from minigpt.neurons.slopes import undefined_slope
-from minigpt.neurons.statistics import LayerStatistics, SlopeStatistics
 from minigpt.neurons.trapped import trapped_neurons
-from minigpt.neurons.verdicts import NeuronTable, neuron_table
 
 SATURATED_TOKENS = 0.99
 LINEAR_SD = 0.05

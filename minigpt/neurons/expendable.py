@@ -21,9 +21,9 @@ from statistics import fmean
 import torch
 from torch import Tensor
 
-from minigpt import randomness
+from minigpt.base import randomness
 from minigpt.model import GPT
-from minigpt.neurons.ablation import TextAtLayer, loss_without
+from minigpt.neurons.knockout import TextAtLayer, loss_without
 
 ALLOWED_RISE = 0.01
 SEARCH_STEPS = 8

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minigpt.model import GPT, Block
-from minigpt.neurons.ablation import Batch
+from minigpt.neurons.census import NeuronTable
+from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import plain_blocks
-from minigpt.neurons.verdicts import NeuronTable
 
 STRONGEST = 16
 SPREAD = 16

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from minigpt.model import GPT, MLP, Block
 from minigpt.neurons.bounds import silent_rate_upper
-from minigpt.neurons.statistics import LayerStatistics
+from minigpt.neurons.layer_statistics import LayerStatistics
 
 RARE_RATE = 1e-4
 INERT_SHARE = 0.025

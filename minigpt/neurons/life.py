@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.errors import CheckpointError
+from minigpt.base.errors import CheckpointError
 from minigpt.model import GPT, Block
 from minigpt.neurons.probe import LayerStatistics
 

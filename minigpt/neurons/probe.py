@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from minigpt.activations import Activation
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 from minigpt.model import GPT, Block
+from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics, SlopeStatistics
 from minigpt.neurons.slopes import flat_below, slope, undefined_slope
-from minigpt.neurons.statistics import DeepStatistics, LayerStatistics, SlopeStatistics
 
 __all__ = ["LayerStatistics", "NeuronProbe"]
 

@@ -22,9 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt import randomness
 from minigpt.activations import canonical_widths
-from minigpt.errors import UsageError, did_you_mean
+from minigpt.base import randomness
+from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.model import GPT, Block, GPTConfig, incoming_std
 from minigpt.neurons.probe import LayerStatistics
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.model import GPT
-from minigpt.neurons.ablation import Batch
+from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import plain_blocks
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import CheckpointError
+from minigpt.base.errors import CheckpointError
 from minigpt.report import ablation_rows as rows
 from minigpt.report import formats
 from minigpt.report.ablation_rows import Record

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from minigpt.errors import CheckpointError
+from minigpt.base.errors import CheckpointError
 from minigpt.report import formats
 from minigpt.report.formats import MISSING
 from minigpt.report.pages import visible

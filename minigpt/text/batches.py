@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt import randomness
+from minigpt.base import randomness
 
 # Token ids (N,): an array, often mapped from a file, or a copy on a GPU, which indexes no uint16.
 Tokens = np.ndarray | Tensor

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt import storage
-from minigpt.errors import DataError, UsageError, did_you_mean
+from minigpt.base import storage
+from minigpt.base.errors import DataError, UsageError, did_you_mean
 from minigpt.text import files, hub, professions, stdlib_code, stdlib_prose, tasks
 from minigpt.text.grammar import grammar
 from minigpt.text.splits import CHUNK, SPLITS, Document, Fractions, in_chunks

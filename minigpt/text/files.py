@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from minigpt import storage
-from minigpt.errors import DataError
+from minigpt.base import storage
+from minigpt.base.errors import DataError
 from minigpt.text.splits import CHUNK, Document, Fractions, in_chunks
 
 ALWAYS_HASHED = 64 << 20  # bytes; larger sources are hashed anew only when a file's size or times changed

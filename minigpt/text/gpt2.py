@@ -14,8 +14,8 @@ import threading
 import urllib.request
 from pathlib import Path
 
-from minigpt.errors import DataError
-from minigpt.storage import sha256_file
+from minigpt.base.errors import DataError
+from minigpt.base.storage import sha256_file
 
 GPT2_RANKS = 50256
 """Tokens that stand for bytes; the id after the last of them is the end of a text."""

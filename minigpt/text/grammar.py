@@ -35,8 +35,8 @@ from functools import cached_property
 
 import numpy as np
 
-from minigpt.errors import DataError
-from minigpt.randomness import key
+from minigpt.base.errors import DataError
+from minigpt.base.randomness import key
 
 CLASS_SIZES = (6, 10, 16, 24, 36, 48, 64, 96)
 """Words of each class: the small ones play the part of articles and prepositions, the large ones of nouns and verbs."""

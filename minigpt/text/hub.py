@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from minigpt.errors import DataError, MinigptError, UsageError, did_you_mean
+from minigpt.base.errors import DataError, MinigptError, UsageError, did_you_mean
 from minigpt.text.files import checked_text, text_field
 from minigpt.text.splits import Document, Fractions, in_chunks
 

@@ -18,7 +18,7 @@ import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from minigpt.randomness import key
+from minigpt.base.randomness import key
 
 PRONOUNS = ("she", "he")
 PROFESSIONS = {

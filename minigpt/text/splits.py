@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 
 SPLITS = ("train", "val", "test")
 CHUNK = 1 << 20  # bytes read, and characters handed on, at a time

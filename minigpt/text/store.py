@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, DataError, LockedError, StorageError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, DataError, LockedError, StorageError
 from minigpt.text.corpora import Corpus
 from minigpt.text.splits import SPLITS
 from minigpt.text.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, parse_tokenizer_spec

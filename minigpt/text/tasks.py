@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 
-from minigpt.randomness import key
+from minigpt.base.randomness import key
 
 ASKS = {"parity": "=", "twohop": ":"}
 """The symbol of each task behind which the answer stands."""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from minigpt.errors import CheckpointError, DataError, UsageError, did_you_mean
+from minigpt.base.errors import CheckpointError, DataError, UsageError, did_you_mean
 from minigpt.text.bpe import SINGLE_BYTES, SPLIT_PATTERN, train_bpe
 from minigpt.text.gpt2 import GPT2_RANKS, GPT2_SPLIT_PATTERN, gpt2_ranks
 

@@ -18,8 +18,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, DivergedError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, DivergedError
 from minigpt.model import GPT
 from minigpt.neurons.life import LifeTable
 from minigpt.training.optimizers import Optimizer, load_state_tensors, state_tensors

@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from minigpt.errors import UsageError, did_you_mean
+from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.training.presets import PRESETS
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")

@@ -12,8 +12,8 @@ import torch
 from torch.nn import functional as F
 
 from minigpt.model import GPT
-from minigpt.neurons.ablation import perplexity
 from minigpt.neurons.health import LayerHealth, as_record, dead_fraction, model_health
+from minigpt.neurons.knockout import perplexity
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.text.batches import evaluation_batches
 from minigpt.training.ranks import ALONE, Ranks

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from minigpt import storage
-from minigpt.errors import DataError
-from minigpt.neurons.ablation import Batch
+from minigpt.base import storage
+from minigpt.base.errors import DataError
+from minigpt.neurons.census import as_csv
 from minigpt.neurons.diagnosis import Diagnosis, Item, Texts, diagnose
-from minigpt.neurons.verdicts import as_csv
+from minigpt.neurons.knockout import Batch
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.corpora import open_corpus
 from minigpt.text.store import encode_split

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, DataError, UsageError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, DataError, UsageError
 from minigpt.model import GPT
 from minigpt.text.store import TokenStore
 from minigpt.text.tokenizers import Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
+from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.identity import prepare_text
 from minigpt.training.run import model_config
 from minigpt.training.terminal import print_notice
 

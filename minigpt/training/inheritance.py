@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, UsageError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.model import GPT, MEAN
 from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import Event

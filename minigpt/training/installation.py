@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from minigpt import storage
-from minigpt.errors import MinigptError, StorageError
+from minigpt.base import storage
+from minigpt.base.errors import MinigptError, StorageError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.calibration import Check
 from minigpt.training import runtime

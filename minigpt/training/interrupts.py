@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
-from minigpt.errors import StopRequestedError
+from minigpt.base.errors import StopRequestedError
 from minigpt.training.ranks import ALONE, Ranks
 
 

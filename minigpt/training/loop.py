@@ -15,22 +15,16 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt import storage
-from minigpt.errors import (
-    DivergedError,
-    OutOfMemoryError,
-    StopRequestedError,
-    StorageError,
-    is_out_of_memory,
-)
+from minigpt.base import storage
+from minigpt.base.errors import DivergedError, OutOfMemoryError, StopRequestedError, StorageError, is_out_of_memory
 from minigpt.model import GPT
 from minigpt.neurons.life import Event, silent_counts
 from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.text.batches import near
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
+from minigpt.training.code_version import code_hash, prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.identity import code_hash, prepare_text
 from minigpt.training.inheritance import inherit, load_parent
 from minigpt.training.interrupts import StopFlag, stop_on_signals
 from minigpt.training.ranks import ALONE, Ranks

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from minigpt.errors import CheckpointError
+from minigpt.base.errors import CheckpointError
 from minigpt.model import GPT
 from minigpt.training.config import RunConfig
 from minigpt.training.update_rules import Memory, Rule, adam, lion, muon, sgd

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minigpt.errors import RankError, UsageError, is_out_of_memory
+from minigpt.base.errors import RankError, UsageError, is_out_of_memory
 from minigpt.training.config import RunConfig
 
 if TYPE_CHECKING:

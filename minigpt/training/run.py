@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt import storage
-from minigpt.errors import CheckpointError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
 from minigpt.text.store import TokenStore

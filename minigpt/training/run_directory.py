@@ -20,8 +20,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, StorageError, UsageError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, StorageError, UsageError
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
 

@@ -24,7 +24,7 @@ from torch._functorch import config as functorch_config
 
 import minigpt
 from minigpt.activations import canonical_activation, canonical_widths
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
 from minigpt.training.ranks import ALONE, Ranks

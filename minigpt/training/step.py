@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt import randomness
-from minigpt.errors import DivergedError
+from minigpt.base import randomness
+from minigpt.base.errors import DivergedError
 from minigpt.model import GPT, BatchNorm, Block
 from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import Tokens, gather, token_noise, window_starts

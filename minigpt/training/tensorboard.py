@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from minigpt.errors import UsageError
+from minigpt.base.errors import UsageError
 from minigpt.training.evaluation import Evaluation
 from minigpt.training.step import StepResult
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt import storage
-from minigpt.errors import CheckpointError, MinigptError
+from minigpt.base import storage
+from minigpt.base.errors import CheckpointError, MinigptError
 from minigpt.model import GPT
 from minigpt.neurons.life import LifeTable
 from minigpt.training import checkpoints, run_directory

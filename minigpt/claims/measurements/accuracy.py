@@ -6,7 +6,7 @@ import torch
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
-from minigpt.neurons.ablation import Batch
+from minigpt.neurons.knockout import Batch
 from minigpt.text.store import TokenStore
 from minigpt.text.tasks import answer_places
 from minigpt.training.inference import OpenedRun

@@ -6,9 +6,9 @@ import torch
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
-from minigpt.neurons.ablation import mean_hidden, read_up_to
 from minigpt.neurons.expendable import expendable
 from minigpt.neurons.health import contribution, outgoing_norms
+from minigpt.neurons.knockout import mean_hidden, read_up_to
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun

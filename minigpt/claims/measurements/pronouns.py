@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt import randomness
+from minigpt.base import randomness
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import precision
-from minigpt.neurons.ablation import replaced
+from minigpt.neurons.knockout import replaced
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.professions import PRONOUNS, Prompt, prompts
 from minigpt.text.store import TokenStore

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional as F
 
 from minigpt.model import GPT
-from minigpt.neurons.ablation import Batch
+from minigpt.neurons.knockout import Batch
 from minigpt.text.batches import evaluation_batches
 from minigpt.training import runtime
 from minigpt.training.evaluation import batch_size

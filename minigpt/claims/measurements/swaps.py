@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt import randomness
+from minigpt.base import randomness
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches
 from minigpt.model import GPT

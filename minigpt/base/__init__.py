@@ -1,0 +1,1 @@
+"""The ground floor: errors, the one place that writes to disk, randomness, flags."""

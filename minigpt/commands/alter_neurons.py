@@ -1,0 +1,82 @@
+"""`minigpt surgery`: a trained run with its dead neurons cut out, or others given a new start, as a run of its own."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minigpt.base.errors import UsageError
+from minigpt.base.flags import Parser
+from minigpt.base.storage import to_json
+
+if TYPE_CHECKING:
+    from minigpt.training.operate_on_run import Operation, Outcome
+
+TOKENS = 1_048_576
+_COLUMNS = ("layer", "neurons", "pruned", "constant", "fired on held", "recycled", "left")
+
+
+def add_flags(parser: Parser) -> None:
+    """The run, what to do to its neurons, and on what evidence."""
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
+    parser.add_argument(
+        "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025, random:8 or random:dead [none]"
+    )
+    parser.add_argument(
+        "--prune",
+        default="none",
+        choices=("none", "dead", "certified"),
+        help="cut out what never fires and fold in what is constant, or only what the weights prove dead [none]",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the new run is written")
+    parser.add_argument(
+        "--split", default="train", choices=("train", "val"), help="part of the corpus to probe [train]"
+    )
+    parser.add_argument("--tokens", type=int, default=TOKENS, metavar="N", help=f"of it at most; 0: all [{TOKENS}]")
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="of new weights [the run's]")
+    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
+
+
+def run(values: argparse.Namespace) -> int:
+    """Operate, and say what was done and what it changed; returns 0."""
+    if values.tokens < 0:
+        raise UsageError(f"tokens must be 0 (all) or a positive whole number; got {values.tokens}")
+    if values.seed is not None and not 0 <= values.seed < 1 << 63:
+        raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
+    from minigpt.training.inference import open_run
+    from minigpt.training.operate_on_run import Operation, operate
+    from minigpt.training.run_directory import newest_run
+
+    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    seed = opened.config.seed if values.seed is None else values.seed
+    operation = Operation(values.recycle, values.prune, values.split, values.tokens, seed)
+    outcome = operate(opened, values.out, operation)
+    if values.json:
+        print(to_json({"run": str(opened.directory), "out": str(values.out)} | dataclasses.asdict(outcome)))
+        return 0
+    _show(operation, outcome)
+    quoted = shlex.quote(str(values.out))
+    print(f"wrote {values.out}/\nnext:  python -m minigpt evaluate {quoted}\n       python train.py --resume {quoted}")
+    return 0
+
+
+def _show(operation: Operation, outcome: Outcome) -> None:
+    """Print a table by layer, and what the operation saved and changed."""
+    rows = [list(_COLUMNS)]
+    for layer in outcome.layers:
+        counts = (layer.neurons_before, len(layer.pruned) - layer.folded, layer.folded, layer.fired_on_held)
+        rows.append([str(number) for number in (layer.layer, *counts, len(layer.recycled), layer.neurons)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    for row in rows:
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    held = f"{outcome.held_tokens:,} tokens of {outcome.held_split}"
+    print(f"evidence: {outcome.tokens:,} tokens of {operation.split}, then {held}; what fired only there was kept")
+    saved = outcome.parameters_before - outcome.parameters
+    print(f"parameters: {outcome.parameters_before:,} - {saved:,} = {outcome.parameters:,}")
+    change = f"largest change of a logit {outcome.logit_change:.1e} of the largest"
+    print(f"on {held}: loss {outcome.loss_before:.4f} before, {outcome.loss:.4f} after; {change}")

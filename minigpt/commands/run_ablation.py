@@ -1,0 +1,165 @@
+"""`minigpt ablate`: from flags to a compared grid of trainings, its page and its table."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt.base.errors import UsageError
+from minigpt.base.flags import Parser, add_fields, given, read_toml
+from minigpt.base.storage import to_json, write_text
+from minigpt.experiments.question import AblationOptions, Question, VariedFlags, ask, check_size
+from minigpt.training.config import RunConfig, check_fields
+
+if TYPE_CHECKING:
+    from minigpt.experiments.processes import LocalExecutor
+
+
+def add_flags(parser: Parser) -> None:
+    """The grid, how to compare, and every training flag as the base of all cells."""
+    parser.usage = "minigpt ablate --activations A,B,… [--seeds N] [--vary FLAG=A,B …] [--flag VALUE …]"
+    add_fields(parser, AblationOptions)
+    group = parser.add_argument_group("what is done")
+    group.add_argument(
+        "--vary", action="append", default=[], metavar="FLAG=A,B", help="values of any training flag; may be repeated"
+    )
+    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags and a table [vary] from a file")
+    group.add_argument("--out", type=Path, metavar="DIR", help="where plan and page stand [runs/ablate-…]")
+    group.add_argument("--overwrite", action="store_true", help="replace the ablation that stands at --out")
+    group.add_argument("--dry-run", action="store_true", help="list the cells with the time to expect, train nothing")
+    group.add_argument("--yes", action="store_true", help="train more than 1000 cells")
+    group.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+    add_fields(parser, RunConfig)
+
+
+def run(values: argparse.Namespace) -> int:
+    """Train what is missing, answer, and draw the page; returns 0."""
+    question = _question(values)
+    check_size(question, values.yes)
+    from minigpt.experiments import record
+
+    directory = values.out or record.default_directory(question)
+    record.check_place(directory, question, values.overwrite)
+    if values.dry_run:
+        return _show_expectation(question, values.json)
+    answer = record.finished_analysis(directory, question)  # without torch: at once
+    if answer is None:
+        _train(question, directory)
+        answer = record.analyse_directory(directory)
+        write_pages(directory, answer)
+    _show_answer(directory, answer, values.json)
+    return 0
+
+
+def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
+    """Draw the page of an ablation and write its tables; returns the page's path."""
+    from minigpt.report import ablation_page, ablation_tables
+
+    for name, table in (
+        ("cells.csv", ablation_tables.cells_csv),
+        ("comparisons.csv", ablation_tables.comparisons_csv),
+        ("arms.csv", ablation_tables.arms_csv),
+        ("fairness.csv", ablation_tables.fairness_csv),
+    ):
+        write_text(directory / name, table(analysis))
+    write_text(directory / "report.md", ablation_tables.ablation_markdown(directory))
+    page = directory / "report.html"
+    write_text(page, ablation_page.ablation_page(directory))
+    return page
+
+
+def _question(values: argparse.Namespace) -> Question:
+    from_file = read_toml(values.config, RunConfig, AblationOptions, VariedFlags) if values.config else {}
+    varied = dict(from_file.pop("vary", {}))
+    for text in values.vary:
+        key, equals, choices = text.partition("=")
+        if not equals:
+            raise UsageError(f"--vary needs a flag and its values; got {text!r}; write --vary lr=1e-3,3e-3")
+        if key in varied and key in {other.partition("=")[0] for other in values.vary if other is not text}:
+            raise UsageError(f"{key} is varied twice; got {text!r} as well; give all its values at once")
+        varied[key] = choices
+    chosen = from_file | given(values, AblationOptions) | given(values, RunConfig)
+    options = {name: value for name, value in chosen.items() if name in AblationOptions.__dataclass_fields__}
+    asked = {name: value for name, value in chosen.items() if name not in options}
+    checked = AblationOptions(**options)
+    check_fields(checked)
+    return ask(asked, checked, varied)
+
+
+def _train(question: Question, directory: Path) -> None:
+    from minigpt.experiments.grid import run_ablation
+    from minigpt.training.interrupts import stop_on_signals
+
+    with _executor(question, directory) as (executor, threads), stop_on_signals() as stop:
+        run_ablation(question, directory, executor, threads, stop)
+
+
+@contextmanager
+def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecutor, int]]:
+    """Processes for the cells, and the threads of each: together no more than the machine has cores."""
+    import torch
+
+    from minigpt.experiments.plan import arm_configs
+    from minigpt.experiments.processes import LocalExecutor
+    from minigpt.experiments.record import LOGS
+    from minigpt.training.runtime import resolve_device, usable_cores
+
+    # NOTE: a process that has used threads of its own cannot be forked safely.
+    torch.set_num_threads(1)
+    device = resolve_device(question.base.get("device", RunConfig.device))
+    gpus = torch.cuda.device_count() if str(device) == "cuda" else 0
+    cores = usable_cores()
+    slots = question.options.workers or (gpus if device.type != "cpu" else cores) or 1
+    threads = max(1, cores // slots)
+    arm_configs(question, threads)  # refuses what cannot be trained before anything is written
+    executor = LocalExecutor(slots, directory / LOGS, gpus)
+    try:
+        yield executor, threads
+    finally:
+        executor.stop()
+
+
+def _show_expectation(question: Question, as_json: bool) -> int:
+    import tempfile
+
+    from minigpt.experiments.grid import expectation
+
+    with tempfile.TemporaryDirectory() as folder, _executor(question, Path(folder)) as (executor, threads):
+        slots = executor.free
+        cells, measured = expectation(question, executor, threads)
+    remaining = sum(cell["seconds"] for cell in cells if cell["state"] != "done") / slots
+    if as_json:
+        print(to_json({"cells": cells, "seconds": remaining, "workers": slots, "measured": measured}))
+        return 0
+    width = max(len(cell["arm"]) for cell in cells)
+    for cell in cells:
+        purpose = f"  lr {cell['lr']:g} (tuning)" if cell["purpose"] == "tune" else ""
+        print(
+            f"{cell['id']}  {cell['arm'].ljust(width)}  seed {cell['seed']}  {cell['state'].ljust(5)}"
+            f"  {cell['seconds']:6.0f} s{purpose}"
+        )
+    todo = sum(cell["state"] != "done" for cell in cells)
+    print(
+        f"{len(cells)} cells, {todo} to train; about {_duration(remaining)} with {slots} at a time, "
+        f"by one short cell: {1000 * measured['step']:.1f} ms a step"
+    )
+    return 0
+
+
+def _show_answer(directory: Path, analysis: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(to_json({**analysis, "directory": str(directory)}))
+        return
+    from minigpt.report.ablation_tables import terminal_table
+
+    print(terminal_table(analysis))
+    print(f"look:  {directory / 'report.html'}")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

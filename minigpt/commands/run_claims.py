@@ -1,0 +1,217 @@
+"""`minigpt claims`: the ledger listed, one claim shown, claims run, and the pages drawn."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
+from minigpt.base.flags import Parser, add_fields, given, read_toml
+from minigpt.base.storage import make_directory, to_json, write_text
+from minigpt.claims.scale import LEDGER, LedgerOptions, Scale
+from minigpt.training.config import RunConfig, check_fields
+
+if TYPE_CHECKING:
+    from minigpt.claims.claim import Claim
+    from minigpt.claims.running import Workshop
+
+ACTIONS = ("list", "show", "run", "report")
+
+
+def add_flags(parser: Parser) -> None:
+    """What to do, with which claims, and every training flag as the base of all arms."""
+    parser.usage = "minigpt claims list | show ID | run ID… | run --all | report  [--json] [--flag VALUE …]"
+    parser.add_argument("action", metavar="ACTION", help="list, show, run or report")
+    parser.add_argument("claims", nargs="*", metavar="ID", help="claims: C1, C2, …")
+    group = parser.add_argument_group("what is done")
+    group.add_argument("--all", action="store_true", help="run every claim that can be run")
+    group.add_argument("--budget", type=float, metavar="MINUTES", help="run only what fits into this time")
+    group.add_argument("--dry-run", action="store_true", help="say how long each claim would take, run none")
+    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags from a file")
+    group.add_argument("--out", type=Path, default=LEDGER, metavar="DIR", help=f"the ledger's directory [{LEDGER}]")
+    group.add_argument("--json", action="store_true", help="print one JSON object")
+    add_fields(parser, LedgerOptions)
+    add_fields(parser, RunConfig)
+
+
+def run(values: argparse.Namespace) -> int:
+    """Do what was asked; returns 0."""
+    if values.action not in ACTIONS:
+        hint = did_you_mean(values.action, ACTIONS) or ";"
+        raise UsageError(f"unknown action {values.action!r}{hint} allowed: {', '.join(ACTIONS)}")
+    if values.action != "run" and (values.all or values.budget is not None or values.dry_run):
+        raise UsageError(f"claims {values.action} runs nothing; --all, --budget and --dry-run belong to `claims run`")
+    actions = {"list": _list, "show": _show, "run": _run, "report": _report}
+    return actions[values.action](values)
+
+
+def _list(values: argparse.Namespace) -> int:
+    from minigpt.report.claims_tables import terminal_list
+
+    _none_named(values)
+    ledger = _ledger_or_plan(values)
+    print(to_json({"claims": ledger["claims"]}) if values.json else terminal_list(ledger))
+    return 0
+
+
+def _show(values: argparse.Namespace) -> int:
+    from minigpt.claims.ledger import find_claim
+    from minigpt.report.claims_tables import terminal_claim
+
+    if len(values.claims) != 1:
+        raise UsageError(f"claims show takes one id; got {len(values.claims)}; write: minigpt claims show C5")
+    wanted = find_claim(values.claims[0]).id
+    entry = next(entry for entry in _ledger_or_plan(values)["claims"] if entry["id"] == wanted)
+    print(to_json(entry) if values.json else terminal_claim(entry))
+    return 0
+
+
+def _run(values: argparse.Namespace) -> int:
+    from minigpt.claims.ledger import write_ledger
+    from minigpt.claims.running import affordable, estimate, run_claims
+
+    claims = _chosen(values)
+    if values.budget is not None and not values.budget > 0:
+        raise UsageError(f"budget must be a positive number of minutes; got {values.budget:g}; for example 30")
+    with _workshop(values) as workshop:
+        if values.dry_run:
+            return _show_estimate(estimate(claims, workshop), values.json)
+        if values.budget is not None:
+            claims = affordable(claims, workshop, 60 * values.budget)
+        try:
+            run_claims(claims, workshop)
+        finally:
+            ledger = write_ledger(values.out, workshop.planner, claims)
+    _draw(values.out)
+    return _show_verdicts(ledger, {claim.id for claim in claims}, values)
+
+
+def _report(values: argparse.Namespace) -> int:
+    from minigpt.claims.arms import Planner
+    from minigpt.claims.ledger import write_ledger
+
+    _none_named(values)
+    ledger = write_ledger(values.out, Planner(_scale(values), threads=_cores()[1]))
+    page = _draw(values.out)
+    if values.json:
+        print(to_json(ledger))
+    else:
+        print(f"wrote {page}")
+    return 0
+
+
+def _chosen(values: argparse.Namespace) -> list[Claim]:
+    from minigpt.claims.catalogue import CLAIMS
+    from minigpt.claims.ledger import find_claim
+
+    if values.all == bool(values.claims):
+        raise UsageError("claims run needs either ids or --all; write: minigpt claims run C5 C9, or --all")
+    if values.all:
+        return [claim for claim in CLAIMS.values() if claim.can_run]
+    claims = list({claim.id: claim for claim in map(find_claim, values.claims)}.values())
+    for claim in claims:
+        if not claim.can_run:
+            raise UsageError(f"{claim.id} cannot be run; {claim.obstacle}; `minigpt claims list` shows what can")
+    return claims
+
+
+def _none_named(values: argparse.Namespace) -> None:
+    if values.claims:
+        raise UsageError(f"claims {values.action} is about all claims; got {' '.join(values.claims)}; leave ids out")
+
+
+def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
+    """The ledger on disk, or, if nothing was run yet, what is known of the claims before."""
+    from minigpt.claims.catalogue import CLAIMS
+    from minigpt.claims.judgement import describe
+    from minigpt.claims.ledger import LEDGER_FILE, read_ledger
+
+    if (values.out / LEDGER_FILE).is_file():
+        return read_ledger(values.out)
+    return {"claims": [describe(claim) for claim in CLAIMS.values()]}
+
+
+def _scale(values: argparse.Namespace) -> Scale:
+    """The scale that the flags describe; without any, that of the ledger on disk."""
+    from minigpt.claims.ledger import read_ledger, scale_of
+
+    from_file = read_toml(values.config, RunConfig, LedgerOptions) if values.config else {}
+    chosen = from_file | given(values, LedgerOptions) | given(values, RunConfig)
+    options = {name: value for name, value in chosen.items() if name in LedgerOptions.__dataclass_fields__}
+    asked = {name: value for name, value in chosen.items() if name not in options}
+    checked = LedgerOptions(**options)
+    check_fields(checked)
+    if not chosen:
+        try:
+            return scale_of(read_ledger(values.out))
+        except CheckpointError:
+            pass
+    return Scale(asked, checked)
+
+
+def _cores(workers: int = 0) -> tuple[int, int]:
+    """(trainings at a time, threads of each): together no more than the machine has cores."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    slots = workers or cores
+    return slots, max(1, cores // slots)
+
+
+@contextmanager
+def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
+    import torch
+
+    from minigpt.claims.arms import Planner
+    from minigpt.claims.running import Workshop
+    from minigpt.experiments.processes import LocalExecutor
+    from minigpt.experiments.record import LOGS
+    from minigpt.training.interrupts import stop_on_signals
+    from minigpt.training.runtime import resolve_device
+
+    # NOTE: a process that has used threads of its own cannot be forked safely.
+    torch.set_num_threads(1)
+    scale = _scale(values)
+    on_gpu = resolve_device(scale.base.get("device", RunConfig.device)).type != "cpu"
+    gpus = torch.cuda.device_count() if on_gpu else 0
+    slots, threads = _cores(scale.options.workers or gpus)
+    executor = LocalExecutor(slots, values.out / LOGS, gpus)
+    with stop_on_signals() as stop:
+        try:
+            yield Workshop(Planner(scale, threads), executor, values.out, stop)
+        finally:
+            executor.stop()
+
+
+def _draw(directory: Path) -> Path:
+    """Write the ledger's pages and return the first one."""
+    from minigpt.report.claims_page import claims_pages
+
+    for name, content in claims_pages(directory).items():
+        make_directory((directory / name).parent)
+        write_text(directory / name, content)
+    return directory / "report.html"
+
+
+def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
+    if as_json:
+        print(to_json({"seconds": seconds}))
+        return 0
+    for claim, expected in seconds.items():
+        print(f"{claim.ljust(4)}  {'done' if not expected else f'about {expected / 60:.1f} min'}")
+    print("each as if run alone; what claims share is trained once")
+    return 0
+
+
+def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Namespace) -> int:
+    from minigpt.report.claims_tables import terminal_list
+
+    shown = {**ledger, "claims": [entry for entry in ledger["claims"] if entry["id"] in ran]}
+    if values.json:
+        print(to_json(shown))
+    else:
+        print(terminal_list(shown))
+        print(f"look:  {values.out / 'report.html'}")
+    return 0

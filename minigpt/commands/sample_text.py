@@ -1,0 +1,121 @@
+"""`minigpt sample`: continue a prompt with a trained model, as a stream."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minigpt.base.errors import UsageError
+from minigpt.base.flags import Parser
+from minigpt.commands.streaming import TextStream
+from minigpt.training.config import DTYPES, MOST_THREADS
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from minigpt.text.tokenizers import Tokenizer
+    from minigpt.training.inference import OpenedRun
+
+
+def add_flags(parser: Parser) -> None:
+    """The run, the prompt and how to choose tokens."""
+    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
+    parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty: a new line")
+    parser.add_argument("--max-new-tokens", type=int, default=400, metavar="N", help="tokens to add [400]")
+    parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest [0.8]")
+    parser.add_argument("--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0: all [0]")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help="only the likeliest of total share X [1]")
+    parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="samples, drawn in one batch [1]")
+    parser.add_argument("--seed", type=int, default=1337, metavar="N", help="of the draws [1337]")
+    parser.add_argument("--skip-unknown", action="store_true", help="leave out characters the model has never seen")
+    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto: what is faster [auto]")
+    parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"), help="auto: where it repays [auto]")
+    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: the fastest number [0]")
+
+
+def run(values: argparse.Namespace) -> int:
+    """Print the prompt and its continuation; returns 0."""
+    if not 0 <= values.seed < 1 << 63:
+        raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
+    if not 0 <= values.threads < MOST_THREADS:
+        raise UsageError(f"threads must be from 0 (torch's choice) to {MOST_THREADS - 1}; got {values.threads}")
+    import torch
+
+    from minigpt.sampling.generate import check_sampling, generate
+    from minigpt.sampling.token_choice import TokenChoice
+    from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
+    from minigpt.training.run_directory import newest_run
+    from minigpt.training.runtime import fastest_dtype
+
+    choice = TokenChoice(values.temperature, values.top_k, values.top_p)
+    check_sampling(values.max_new_tokens, values.num_samples)
+    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    if threads := values.threads or decoding_threads(opened.model, values.num_samples):
+        torch.set_num_threads(threads)
+    prompt = _known_part(values.prompt, opened.tokenizer, values.skip_unknown)
+    ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)
+    _mention_long_text(opened, len(ids), values.max_new_tokens)
+    dtype, compiled = resolve_decoding(opened.model, values.dtype, values.compile, values.max_new_tokens)
+    _mention_what_takes_long(dtype == torch.bfloat16 and fastest_dtype(opened.model.device) == "float32", compiled)
+    tokens = generate(
+        opened.model,
+        ids,
+        choice,
+        max_new_tokens=values.max_new_tokens,
+        num_samples=values.num_samples,
+        seed=values.seed,
+        dtype=dtype,
+        compiled=compiled,
+    )
+    _print_samples(prompt, tokens, opened.tokenizer, values.num_samples)
+    return 0
+
+
+def _known_part(prompt: str, tokenizer: Tokenizer, skip_unknown: bool) -> str:
+    """The prompt without characters that the tokenizer lacks; `UsageError` names them unless they may be skipped."""
+    unknown = tokenizer.unknown(prompt)
+    if not unknown:
+        return prompt
+    names = ", ".join(repr(character) for character in unknown[:10])
+    if not skip_unknown:
+        raise UsageError(f"the prompt has characters never seen in training; {names}; --skip-unknown leaves them out")
+    print(f"note: left out {names}: never seen in training", file=sys.stderr)
+    return "".join(character for character in prompt if character not in unknown)
+
+
+def _mention_long_text(opened: OpenedRun, prompt_tokens: int, new_tokens: int) -> None:
+    context = opened.config.block_size
+    if prompt_tokens > context:
+        print(f"note: the prompt has {prompt_tokens} tokens; the model reads the last {context}", file=sys.stderr)
+    elif prompt_tokens + new_tokens > context:
+        print(f"note: past {context} tokens the model goes on from the last {max(1, context // 2)}", file=sys.stderr)
+
+
+def _mention_what_takes_long(emulated: bool, compiled: bool) -> None:
+    from minigpt.training.terminal import EMULATION
+
+    if emulated:
+        print(f"note: {EMULATION}", file=sys.stderr)
+    if compiled:
+        print("note: compiling, which may take half a minute; --compile off starts at once", file=sys.stderr)
+
+
+def _print_samples(prompt: str, tokens: Iterator[Tensor], tokenizer: Tokenizer, samples: int) -> None:
+    """Stream the first sample; print the others, drawn in the same batch, below it."""
+    others: list[list[int]] = [[] for _ in range(1, samples)]
+    stream = TextStream()
+    stream.write(prompt.encode("utf-8"))
+    for chosen in tokens:
+        first, *rest = chosen.tolist()
+        stream.write(tokenizer.decode_bytes([first]))
+        for collected, token in zip(others, rest, strict=True):
+            collected.append(token)
+    stream.write(b"\n", final=True)
+    for number, collected in enumerate(others, start=2):
+        other = TextStream()
+        other.write(f"--- sample {number}\n{prompt}".encode() + tokenizer.decode_bytes(collected) + b"\n", final=True)

@@ -1,0 +1,150 @@
+"""`minigpt train`: from flags to a finished run, and what to look at next."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import shlex
+import sys
+import textwrap
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from minigpt.base.errors import UsageError
+from minigpt.base.flags import Parser, add_fields, given, read_toml
+from minigpt.commands.inspect_run import write_report
+from minigpt.commands.streaming import printable
+from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
+from minigpt.training.ranks import Ranks, joined
+
+if TYPE_CHECKING:
+    from minigpt.training.inference import OpenedRun
+
+SAMPLE_TOKENS = 240
+SAMPLE_WIDTH = 96
+PROMPT = "The "
+
+
+def add_flags(parser: Parser) -> None:
+    """Every field of the configuration, and where the run stands."""
+    parser.usage = "minigpt train [--flag VALUE …]"
+    add_fields(parser, RunConfig)
+    group = parser.add_argument_group("run")
+    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags from a file; flags override it")
+    group.add_argument("--out", type=Path, metavar="DIR", help="run directory [runs/PRESET-ACTIVATION-sSEED]")
+    group.add_argument(
+        "--resume", nargs="?", const="", metavar="RUN", help="continue a run: RUN, else --out, else the newest"
+    )
+    group.add_argument("--overwrite", action="store_true", help="replace the run that stands at --out")
+
+
+def run(values: argparse.Namespace) -> int:
+    """Train, alone or with the other processes of a torchrun; returns 0."""
+    with joined() as ranks:
+        return _train(values, ranks)
+
+
+def _train(values: argparse.Namespace, ranks: Ranks) -> int:
+    asked = configured(values)
+    config = dataclasses.replace(RunConfig(), **asked)
+    if values.resume is not None and values.overwrite:
+        raise UsageError("--resume continues a run and --overwrite replaces it; got both; choose one")
+    directory = _directory(values, config)
+    from minigpt.training import run_directory, runtime
+    from minigpt.training.loop import train
+    from minigpt.training.terminal import EMULATION
+
+    if values.resume is not None:
+        config = _resumed_config(directory, asked, config, explicit=bool(values.resume))
+        summary = run_directory.read_finished(directory)
+        if summary is not None:
+            print(f"{directory} is finished; it has {summary['steps']} steps; use --overwrite or another --out")
+            return 0
+    else:
+        config = runtime.resolve(config)
+    if config.dtype == "bfloat16" and runtime.fastest_dtype(runtime.resolve_device(config.device)) != "bfloat16":
+        print(f"note: {EMULATION}", file=sys.stderr)
+    summary = train(config, directory, resume=values.resume is not None, overwrite=values.overwrite, ranks=ranks)
+    if ranks.leads:
+        _show_result(directory, summary)
+    return 0
+
+
+def configured(values: argparse.Namespace) -> dict[str, Any]:
+    """What preset, file and flags set, in that order of precedence."""
+    from_file = read_toml(values.config, RunConfig) if values.config else {}
+    return with_preset(from_file | given(values, RunConfig))
+
+
+def _directory(values: argparse.Namespace, config: RunConfig) -> Path:
+    from minigpt.training import run_directory
+
+    if values.resume and values.out and Path(values.resume) != values.out:
+        raise UsageError(f"--resume {values.resume} and --out {values.out} name two runs; give one")
+    given_directory = Path(values.resume) if values.resume else values.out
+    if given_directory is not None:
+        if any(ord(character) < 32 for character in str(given_directory)):
+            raise UsageError(f"--out holds a control character; got {str(given_directory)!r}; use printable text")
+        return Path(given_directory)
+    return run_directory.newest_run() if values.resume is not None else run_directory.default_directory(config)
+
+
+def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
+    """The configuration of the run to continue; the one asked for if a crash came before it was written."""
+    from minigpt.training import run_directory, runtime
+
+    if not explicit and not run_directory.is_occupied(directory):
+        return runtime.resolve(config)
+    stored = run_directory.read_config(directory)
+    resolved = runtime.resolve(dataclasses.replace(stored, **asked))
+    run_directory.check_resumable(stored, asked, resolved)
+    free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}
+    return dataclasses.replace(stored, **free)
+
+
+def _show_result(directory: Path, summary: dict[str, Any]) -> None:
+    """Print the table by layer, a sample of text, where everything is and what to try next."""
+    from minigpt.neurons.health import from_record
+    from minigpt.training.inference import open_run
+    from minigpt.training.terminal import health_table
+
+    opened = open_run(directory)
+    record = summary["val"]
+    if record is not None:
+        print(f"\n{health_table([from_record(layer) for layer in record['layers']])}")
+        _show_entropy(opened, record)
+    _show_sample(opened)
+    minutes, seconds = divmod(round(summary["seconds"]), 60)
+    quoted = shlex.quote(str(directory))
+    print(f"\n{summary['steps']:,} steps in {minutes} min {seconds:02d} s; everything is in {directory}/")
+    if record is not None:
+        print(f"look:  {write_report(directory)}")
+    prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {shlex.quote(PROMPT)}"
+    print(f"next:  python sample.py {quoted}{prompt}")
+    print(f"       python -m minigpt evaluate {quoted} --split test")
+    print("       python train.py --activation swiglu      (`python -m minigpt activations` lists all)")
+    if record is not None and record["dead_fraction"] == 0:
+        print("       python train.py --lr 3e-3 --schedule constant --warmup-steps 0      (makes ReLU neurons die)")
+
+
+def _show_entropy(opened: OpenedRun, record: dict[str, Any]) -> None:
+    """Compare with the true entropy of the text where it is known."""
+    from minigpt.training.inference import exact_nats_per_token
+
+    exact = exact_nats_per_token(opened, record["split"])
+    if exact is not None:
+        above = record["loss"] - exact
+        print(f"exact entropy of this text: {exact:.4f} nats/token; the model is {above:.4f} above it")
+
+
+def _show_sample(opened: OpenedRun) -> None:
+    import torch
+
+    from minigpt.sampling.generate import generate
+    from minigpt.sampling.token_choice import TokenChoice
+
+    start = torch.tensor(opened.tokenizer.start)
+    tokens = generate(opened.model, start, TokenChoice(0.8), max_new_tokens=SAMPLE_TOKENS, seed=opened.config.seed)
+    text = printable(opened.tokenizer.decode(int(token) for token in tokens).strip())
+    lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, SAMPLE_WIDTH) or [""]]
+    print("\na sample:\n" + "\n".join(f"    {line}" for line in lines))

@@ -1,0 +1,184 @@
+"""Where trainings run: a small interface, and a pool of processes on this machine behind it.
+
+An executor only starts jobs and says which have ended. What a job found is on disk, so nothing is lost with a process
+that is killed, and another executor (for a cluster, say) needs no more than this interface.
+"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from tqdm import tqdm
+
+from minigpt.base import storage
+from minigpt.base.errors import MinigptError, OutOfMemoryError, StopRequestedError, StorageError, is_out_of_memory
+
+_ORPHAN_POLL = 0.25  # seconds
+_STOP_AGAIN = 2.0  # seconds
+
+
+@dataclass(frozen=True)
+class Job:
+    """A function to call in a process of its own, with arguments that can be sent there."""
+
+    name: str
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that is over: its exit code (minus the signal that killed it) and its last words, if it had any."""
+
+    name: str
+    exit_code: int
+    message: str
+
+
+class Executor(Protocol):
+    """Starts jobs somewhere."""
+
+    @property
+    def free(self) -> int:
+        """How many jobs can be started now."""
+
+    def start(self, job: Job) -> None:
+        """Start a job; returns at once."""
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """Jobs that have ended since the last call, waiting up to so many seconds for the first."""
+
+    def stop(self) -> None:
+        """Ask all jobs to save their work and leave, and wait until they have."""
+
+
+class LocalExecutor:
+    """Processes on this machine, one for each job, `slots` at a time.
+
+    On Linux without a GPU they are forked from this process, which has imported torch already; elsewhere, and where a
+    GPU is used (its driver does not survive a fork), each imports torch anew. With GPUs, slots are dealt to them in
+    turn, and a job sees its own only. What jobs print goes to a file each under `logs`. If this process dies, however
+    it dies, the jobs save their work and leave.
+    """
+
+    def __init__(self, slots: int, logs: Path, gpus: int = 0) -> None:
+        self.logs = logs
+        self._gpus = gpus
+        self._slots: list[BaseProcess | None] = [None] * slots
+        self._names: list[str] = [""] * slots
+        forks = sys.platform == "linux" and not gpus
+        context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
+        self._begin: Callable[..., BaseProcess] = context.Process
+        if forks:
+            gc.freeze()  # else each job's first collection copies all pages of torch's modules, for a tenth of a second
+
+    @property
+    def free(self) -> int:
+        """Slots without a process."""
+        return self._slots.count(None)
+
+    def start(self, job: Job) -> None:
+        """Start a job in a free slot."""
+        storage.make_directory(self.logs)
+        slot = self._slots.index(None)
+        gpu = slot % self._gpus if self._gpus else None
+        log = self._log(job.name)
+        process = self._begin(target=_work, args=(job, log, os.getpid(), gpu), name=job.name)
+        process.start()
+        self._slots[slot], self._names[slot] = process, job.name
+
+    def ended(self, seconds: float) -> list[Ended]:
+        """Collect the processes that have ended."""
+        running = [process for process in self._slots if process is not None]
+        if not wait([process.sentinel for process in running], seconds):
+            return []
+        found = []
+        for slot, process in enumerate(self._slots):
+            if process is not None and not process.is_alive():
+                process.join()
+                assert process.exitcode is not None
+                found.append(Ended(self._names[slot], process.exitcode, _last_words(self._log(self._names[slot]))))
+                process.close()
+                self._slots[slot] = None
+        return found
+
+    def stop(self) -> None:
+        """Send SIGTERM until every process has left; one that has just begun may miss the first."""
+        while any(process is not None for process in self._slots):
+            for process in self._slots:
+                if process is not None and process.is_alive():
+                    process.terminate()
+            self.ended(_STOP_AGAIN)
+
+    def _log(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+
+def _last_words(log: Path) -> str:
+    """The line that told of an error, without its prefix."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ""
+    return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+
+
+# ---------------------------------------------------------------------------------------------- inside a job's process
+
+
+def _work(job: Job, log: Path, parent: int, gpu: int | None) -> None:
+    """Do a job and leave with the exit code that tells how it went."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, _terminated)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+    storage.redirect_output(log)
+    # NOTE: tqdm's lock is shared by forked processes, and one that is killed while it holds it would stop all others.
+    tqdm.set_lock(threading.RLock())
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    sys.exit(_exit_code(job))
+
+
+def _exit_code(job: Job) -> int:
+    try:
+        job.function(*job.arguments)
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except MinigptError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception as error:
+        traceback.print_exc()
+        print(f"error: {type(error).__name__}: {error}", file=sys.stderr)
+        if is_out_of_memory(error):
+            return OutOfMemoryError.exit_code
+        return StorageError.exit_code if isinstance(error, OSError) else 1
+    return 0
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise StopRequestedError(number, "terminated")
+
+
+def _leave_with(parent: int) -> None:
+    """Ask this process to stop once its parent is gone, and again if it happened not to hear."""
+    started_by = multiprocessing.parent_process()
+    while os.getppid() == parent if os.name == "posix" else started_by is not None and started_by.is_alive():
+        time.sleep(_ORPHAN_POLL)
+    while True:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_AGAIN)

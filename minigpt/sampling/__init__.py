@@ -1,0 +1,1 @@
+"""Sampling: continue a prompt, one token at a time, cached and compiled where that pays."""

@@ -1,0 +1,106 @@
+"""The pool of processes: what a job's end tells, and that no job's death reaches another."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import needs_fork
+from tqdm import tqdm
+
+from minigpt.base.errors import DataError, OutOfMemoryError, StorageError, error_of
+from minigpt.experiments.processes import Ended, Job, LocalExecutor
+
+pytestmark = needs_fork
+
+
+@pytest.fixture
+def executor(tmp_path: Path) -> Iterator[LocalExecutor]:
+    """A pool of two that is empty again afterwards."""
+    made = LocalExecutor(2, tmp_path / "logs")
+    yield made
+    made.stop()
+
+
+def finish(executor: LocalExecutor, *jobs: Job) -> list[Ended]:
+    """Start the jobs one after the other and wait for each."""
+    found = []
+    for job in jobs:
+        executor.start(job)
+        deadline = time.monotonic() + 20
+        while not (ended := executor.ended(0.5)):
+            assert time.monotonic() < deadline, f"{job.name} hangs"
+        found += ended
+    return found
+
+
+def succeed(path: Path) -> None:
+    path.touch()
+
+
+def fail(error: Exception) -> None:
+    raise error
+
+
+def sleep_long() -> None:
+    time.sleep(60)
+
+
+def die_with_the_lock() -> None:
+    tqdm.get_lock().acquire()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def show_progress() -> None:
+    with tqdm(total=1):
+        tqdm.write("alive")
+
+
+def test_a_job_runs_elsewhere_and_ends_with_nothing_to_say(executor: LocalExecutor, tmp_path: Path) -> None:
+    """Its work is on disk, and its slot is free again."""
+    assert finish(executor, Job("one", succeed, (tmp_path / "done",))) == [Ended("one", 0, "")]
+    assert (tmp_path / "done").exists()
+    assert executor.free == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (DataError("no text; none; give some"), DataError.exit_code, "no text; none; give some"),
+        (OSError(28, "No space left on device"), StorageError.exit_code, "OSError: [Errno 28] No space left on device"),
+        (MemoryError("none"), OutOfMemoryError.exit_code, "MemoryError: none"),
+        (ZeroDivisionError("a bug"), 1, "ZeroDivisionError: a bug"),
+    ],
+)
+def test_an_exit_code_says_what_went_wrong(executor: LocalExecutor, error: Exception, code: int, message: str) -> None:
+    """The codes of the command line, and the last words from the log."""
+    assert finish(executor, Job("one", fail, (error,))) == [Ended("one", code, message)]
+
+
+def test_a_killed_job_stops_no_other(executor: LocalExecutor) -> None:
+    """tqdm shares a lock between forked processes: a job killed while holding it made all later ones wait for ever."""
+    tqdm.get_lock()  # made before the fork, as by the bar over the cells
+    killed, alive = finish(executor, Job("killed", die_with_the_lock, ()), Job("alive", show_progress, ()))
+    assert killed.exit_code == -signal.SIGKILL
+    assert alive.exit_code == 0
+
+
+def test_stopping_waits_until_all_have_left(executor: LocalExecutor) -> None:
+    """SIGTERM ends a job with 143, whatever it was doing."""
+    for name in ("one", "two"):
+        executor.start(Job(name, sleep_long, ()))
+    assert executor.free == 0
+    executor.stop()
+    assert executor.free == 2
+
+
+@pytest.mark.parametrize("code", [1, 2, 3, 4, 5, 6, 7, 8, 99])
+def test_what_a_job_met_is_named_by_its_exit_code(code: int) -> None:
+    """A bug in a job (1) is an error too; a code that is nobody's is told as one."""
+    error = error_of(code, "what it said")
+    assert str(error) == "what it said"
+    assert error.exit_code == (code if code != 99 else 1)

@@ -1,0 +1,379 @@
+"""The ledger's pages and texts: every claim is there, numbers are the ledger's, sentences follow by rule."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from made_up_ledger import HOSTILE, Record, judged_entry, made_up_claim, made_up_ledger, written
+
+from minigpt.base.errors import CheckpointError
+from minigpt.claims import verdicts
+from minigpt.claims.claim import EXPLORATORY, PRIMARY
+from minigpt.report import claims_figures, claims_summary
+from minigpt.report import claims_words as words
+from minigpt.report.claims_page import claims_pages
+from minigpt.report.claims_tables import ledger_markdown, terminal_claim, terminal_list
+
+OURS = {
+    "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "section", "nav", "main", "a",
+    "figure", "figcaption", "details", "summary", "div", "table", "colgroup", "col", "thead", "tbody", "tr", "th", "td",
+    "b", "span", "code", "pre", "ul", "li", "dl", "dt", "dd", "q", "br", "svg", "defs", "g", "path", "text", "tspan",
+    "use", "clippath", "rect",
+}  # fmt: skip
+ATTRIBUTES = {
+    "lang", "charset", "name", "content", "http-equiv", "scope", "class", "href", "colspan", "id", "aria-label", "role",
+    "tabindex", "style", "xmlns", "xmlns:xlink", "width", "height", "viewbox", "version", "d", "transform", "x", "y",
+    "xlink:href", "clip-path", "data-label",
+}  # fmt: skip
+VISIBLE = HOSTILE.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+LEDGER = made_up_ledger()
+ENTRIES = {entry["id"]: entry for entry in LEDGER["claims"]}
+_NUMBER = re.compile(r"[+-][\d.]+(?:e[+-]\d+)?")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes, the text that a reader sees, and the text of each row of a table."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.rows: dict[str, str] = {}
+        self._row = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        if tag == "tr":
+            self._row = dict(attrs).get("id") or ""
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        if self._row:
+            self.rows[self._row] = self.rows.get(self._row, "") + data
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """All files of the made-up ledger's report."""
+    return claims_pages(written(LEDGER, tmp_path_factory.mktemp("ledger")))
+
+
+@pytest.fixture(scope="module")
+def pages(files: dict[str, str]) -> dict[str, Page]:
+    """Its pages, read."""
+    return {name: Page(text) for name, text in files.items() if name.endswith(".html")}
+
+
+# Nothing is lost, nothing made up
+
+
+def test_the_made_up_ledger_has_everything_that_is_hard_to_show() -> None:
+    """The tests below say something only if all verdicts and statuses occur."""
+    found = {words.finding(entry) for entry in ENTRIES.values()}
+    assert found == {*words.VERDICTS, "not run", "not measured", "stale"}
+    assert any(words.by_signs(condition) for entry in ENTRIES.values() for condition in entry["conditions"])
+
+
+def test_every_claim_has_a_row_and_a_page(files: dict[str, str], pages: dict[str, Page]) -> None:
+    """Whatever its status: quote, statement, verdict or status, effects, forecast, price and command."""
+    assert {name for name in pages if name != "report.html"} == {f"{claim}.html" for claim in ENTRIES}
+    assert list(pages["report.html"].rows) == sorted(ENTRIES, key=_group)
+    for claim, entry in ENTRIES.items():
+        shown = words.inert(entry)
+        for text in (pages["report.html"].rows[claim], pages[f"{claim}.html"].text):
+            for said in (
+                shown["quote"],
+                shown["statement"],
+                shown["forecast"],
+                words.finding(entry),
+                words.price(entry),
+            ):
+                assert said in text
+            assert shown.get("command", "") in text
+            assert (shown["obstacle"] or "") in text
+        for condition in shown["conditions"]:
+            assert words.effect(condition) in pages["report.html"].rows[claim] or "effects" not in condition
+            assert words.margin(condition) in pages["report.html"].rows[claim]
+
+
+def _group(claim: str) -> tuple[bool, str, int]:
+    entry = ENTRIES[claim]
+    return entry["status"] == "not measured", "" if entry["status"] == "not measured" else _order(entry), int(claim[1:])
+
+
+def _order(entry: Record) -> str:
+    return {"primary": "a", "exploratory": "b"}[entry["family"]]
+
+
+@pytest.mark.parametrize("claim", [claim for claim, entry in ENTRIES.items() if "arms" in entry])
+def test_a_claims_page_has_its_numbers(claim: str, pages: dict[str, Page]) -> None:
+    """Effects of every seed, intervals, losses, dead neurons, divergence, settings, commands, provenance."""
+    entry, text = words.inert(ENTRIES[claim]), pages[f"{claim}.html"].text
+    for condition in entry["conditions"]:
+        for number in (*(seed["effect"] for seed in condition["effects"]), condition["mean"], condition["low90"]):
+            assert words.value(number, condition["unit"]) in text
+    for arm in entry["arms"]:
+        for loss in arm["losses"]:
+            assert ("DIVERGED" if loss is None else f"{loss:.4f}") in text
+        assert arm["command"] in text
+        assert arm["settings"] in text
+        assert f"{arm['diverged']} DIVERGED" in text or not arm["diverged"]
+    lost = [arm["diverged"] for arm in entry["arms"] if arm["diverged"]]
+    assert text.count("DIVERGED") == len(lost) + sum(lost)
+    for picture in entry["series"]:
+        assert picture["title"] in text
+    for made in ("commit", "torch", "processor"):
+        assert words.recorded(entry["provenance"][made]) in text
+
+
+def test_numbers_are_the_ledgers() -> None:
+    """Read back from the words, effect, interval and margin are the ledger's to the digits that are shown."""
+    for entry in ENTRIES.values():
+        for condition in entry["conditions"]:
+            if condition.get("low90") is None or entry["id"] == "C18":
+                continue
+            scale, digits = {"share": (100, 2), "nats": (1, 4)}.get(condition["unit"], (1, None))
+            shown = [
+                float(number) for number in re.findall(r"[+-][\d.]+(?:e[+-]\d+)?", _ascii(words.effect(condition)))
+            ]
+            exact = [scale * condition[key] for key in ("mean", "low90", "high90")]
+            tolerance = {"rel": 5e-3} if digits is None else {"abs": 0.51 * 10**-digits}
+            assert shown == pytest.approx(exact, **tolerance)
+            assert float(words.margin(condition).split()[0]) == scale * condition["margin"]
+
+
+def _ascii(text: str) -> str:
+    return text.replace("−", "-").replace(",", "")
+
+
+@pytest.mark.parametrize(
+    ("number", "unit", "text"),
+    [
+        (0.01234, "share", "+1.23"),
+        (-0.00214, "nats", "−0.0021"),
+        (1.23456, "ratio", "+1.23"),
+        (123456.0, "steps", "+123,456"),
+        (-2.0e9, "steps", "−2e+09"),
+        (None, "nats", "–"),
+        (0.0, "nats", "+0.0000"),
+    ],
+)
+def test_a_number_is_written_in_its_unit(number: float | None, unit: str, text: str) -> None:
+    """Shares as percentage points, nats with four decimals, others with three digits; none as a dash."""
+    assert words.value(number, unit) == text
+
+
+def test_shares_are_written_in_per_cent(pages: dict[str, Page]) -> None:
+    """In a claim's tables and on the axes of its figures."""
+    assert "1 %" in pages["C1.html"].text
+    assert re.search(r"\d%", claims_figures.series(ENTRIES["C1"], 1))
+    assert not re.search(r"\d%", claims_figures.series(ENTRIES["C1"], 0))
+
+
+# Sentences by rule
+
+
+def test_the_summary_follows_from_the_verdicts() -> None:
+    """Each claim stands in exactly one part, and a refuted statement is never left standing as it is."""
+    true, false, unknown, undone, beyond = claims_summary.summary(LEDGER)
+    named = [point.claim for part in (true, false, unknown, undone, beyond) for point in part.points if point.claim]
+    assert sorted(named) == sorted(ENTRIES)
+    for part, verdict in ((true, "SUPPORTED"), (false, "REFUTED"), (unknown, "INCONCLUSIVE")):
+        assert [point.claim for point in part.points] == [c for c, e in ENTRIES.items() if words.finding(e) == verdict]
+    assert true.points[0].text == ENTRIES["C1"]["statement"]
+    assert all(point.text.startswith("Not so: “") for point in false.points)
+    assert [point.claim for point in undone.points] == ["C9", "C10", "C19"]
+    assert [point.claim for point in beyond.points if point.claim] == ["C42"]
+    needed = ENTRIES["C8"]["seeds_to_decide"]
+    said = {point.claim: point.text for point in unknown.points}
+    assert f"About {needed} seeds would decide, and there are 3." in said["C8"]
+    assert "How many seeds would decide cannot be said." in said["C6"]
+
+
+def test_what_is_said_carries_what_limits_it() -> None:
+    """Provoked, by a proxy, exploratory: a sentence is not to be repeated without."""
+    points = {point.claim: point.remark for part in claims_summary.summary(LEDGER) for point in part.points}
+    assert points["C2"] == "when provoked"
+    assert points["C3"] == "by a proxy"
+    assert points["C17"] == "exploratory"
+    assert points["C1"] == ""
+
+
+def test_forecasts_and_price_are_counted() -> None:
+    """Stale claims count for neither; trainings that claims share are said to be shared."""
+    judged = [entry for entry in ENTRIES.values() if entry["status"] == "judged"]
+    marks = [entry["forecast_came_true"] for entry in judged]
+    assert claims_summary.forecasts(LEDGER) == (marks.count(True), marks.count(True) + marks.count(False))
+    trainings = {cell for e in judged for arm in e["arms"] for cell in arm["cells"]}
+    assert len(trainings) < sum(e["cost"]["cells"] for e in judged), "the made-up claims share no training"
+    assert claims_summary.total_price(LEDGER) == 31.25 * len(trainings) + 4.5 * len(judged)
+    assert f"{len(judged)} verdicts from {len(trainings)} trainings" in claims_summary.price_sentence(LEDGER)
+    alone = {**LEDGER, "claims": [ENTRIES["C7"]]}
+    assert claims_summary.price_sentence(alone).startswith("The price: 192 core-seconds (3 min) for 1 verdict from 6 ")
+
+
+def test_nothing_run_yet_can_be_told(tmp_path: Path) -> None:
+    """A ledger in which nothing is judged has pages that say so."""
+    untouched = {**LEDGER, "claims": [ENTRIES["C9"], ENTRIES["C10"], ENTRIES["C42"]]}
+    text = Page(claims_pages(written(untouched, tmp_path))["report.html"]).text
+    for sentence in (
+        "No claim is supported so far.",
+        "No claim is refuted so far.",
+        "No forecast has been judged yet.",
+    ):
+        assert sentence in text
+    assert "–" in terminal_list({"claims": untouched["claims"]})
+
+
+def test_a_verdict_is_explained_by_the_ledgers_rule() -> None:
+    """The reason names what decided, and its limits are those by which the ledger judges."""
+    assert words.FAMILIES[PRIMARY][1] == verdicts.ALPHA
+    assert words.FAMILIES[EXPLORATORY][1] == verdicts.FALSE_DISCOVERY_RATE
+    reasons = {claim: " ".join(words.reasons(entry)) for claim, entry in ENTRIES.items()}
+    assert "below 0.05" in reasons["C1"]
+    assert "below 0.1" in reasons["C17"]
+    assert "excluded, at 90 %, of: condition 0 of 2" in reasons["C2"]
+    assert "Diverged: gelu (3 of 8)" in reasons["C5"]
+    assert "the number of seeds that reach the margin decides" in reasons["C5"]
+    assert "Judged on 1 of 8 seeds" in reasons["C6"]
+    assert "SUPPORTED was found by other code" in reasons["C19"]
+    assert reasons["C9"] == ""
+
+
+@pytest.mark.parametrize(("rule", "chosen"), [("all", "weak"), ("any", "strong")])
+def test_the_condition_that_decides_is_shown_in_short(rule: Any, chosen: str) -> None:
+    """Where all must hold the weakest one, where one is enough the strongest."""
+    claim = made_up_claim(1, [("strong", "nats", 0.01), ("weak", "nats", 0.01)], rule=rule)
+    effects = [[0.1 + 0.001 * k for k in range(8)], [0.001 * k for k in range(8)]]
+    entry = judged_entry(claim, effects, {"relu": [1.5] * 8, "gelu": [1.6] * 8})
+    deciding = words.deciding(entry)
+    assert deciding is not None
+    assert deciding["name"] == chosen
+
+
+# Nothing executes
+
+
+def test_pages_need_nothing_from_outside(files: dict[str, str], pages: dict[str, Page]) -> None:
+    """No script, no address but of our own files and anchors, and the page forbids the rest to itself."""
+    for name, page in pages.items():
+        links = {value for attribute, value in page.attributes if attribute in ("href", "src", "xlink:href")}
+        anchors = {f"#{value}" for attribute, value in page.attributes if attribute == "id"}
+        assert {link for link in links if link and link.startswith("#")} <= anchors
+        assert {str(link).partition("#")[0] for link in links if link and not link.startswith("#")} <= set(files)
+        assert "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'" in files[name]
+    assert {"report.html#" + claim for claim in ENTRIES} <= {
+        str(value) for page in pages.values() for attribute, value in page.attributes if attribute == "href"
+    }
+
+
+def test_text_is_inert(files: dict[str, str], pages: dict[str, Page]) -> None:
+    """Markup, formulas and control characters are shown as characters, in pages, figures, Markdown and terminal."""
+    for page in pages.values():
+        assert page.tags <= OURS
+        assert {attribute for attribute, _ in page.attributes} <= ATTRIBUTES
+    assert pages["C18.html"].text.count(VISIBLE) > 15
+    texts = [*files.values(), terminal_list(LEDGER), terminal_claim(ENTRIES["C18"])]
+    assert not any("\x1b" in text or "\u202e" in text for text in texts)
+    outside_code = re.sub(r"^(`{3,})sh\n.*?^\1$", "", files["report.md"], flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside_code.replace("\\<", "")
+
+
+def test_ids_of_a_page_are_its_own(files: dict[str, str], pages: dict[str, Page]) -> None:
+    """Two figures that share an id would clip each other."""
+    for page in pages.values():
+        ids = [value for attribute, value in page.attributes if attribute == "id"]
+        assert len(ids) == len(set(ids))
+
+
+def test_the_same_ledger_gives_the_same_bytes(files: dict[str, str], tmp_path: Path) -> None:
+    """Pages, Markdown and figures repeat."""
+    assert claims_pages(written(LEDGER, tmp_path)) == files
+
+
+# Markdown, figures
+
+
+def test_markdown_tables_are_whole(files: dict[str, str]) -> None:
+    """Every row has the cells of its heading; every claim has its row, its section and its figures' files."""
+    text = ledger_markdown(LEDGER)
+    assert text == files["report.md"]
+    for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    for claim, entry in ENTRIES.items():
+        row = next(line for line in text.splitlines() if line.startswith(f"| [{claim}](#{claim.lower()}) |"))
+        assert words.finding(entry) in row
+        assert words.price(entry) in row
+        assert f"\n### {claim}\n" in text
+    drawn = {name for name in files if name.startswith("figures/")}
+    assert set(re.findall(r"\]\((figures/[^)]*)\)", text)) == drawn
+
+
+def test_figures_stand_alone(files: dict[str, str]) -> None:
+    """Each file is well-formed SVG of known elements, whatever its labels say, and has colours without a page."""
+    for name in (name for name in files if name.endswith(".svg")):
+        root = ElementTree.fromstring(files[name])
+        assert root.tag == "{http://www.w3.org/2000/svg}svg"
+        assert "color:" in root.attrib["style"]
+        assert {element.tag.rpartition("}")[2].lower() for element in root.iter()} <= OURS
+
+
+def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:
+    """Zero among the doses is drawn, and a value that no seed has is marked and not connected."""
+    entry = json.loads(json.dumps(ENTRIES["C1"]))
+    points = [{"arm": "relu", "x": x, "values": values} for x, values in ((0.0, [1.0]), (10.0, [None]), (1.0, [2.0]))]
+    entry["series"] = [{"title": "t", "x": "x", "y": "y", "log_x": True, "lines": [{"name": "a", "points": points}]}]
+    assert ">10</text>" in claims_figures.series(entry, 0)
+    entry["series"][0]["lines"][0]["points"] = []
+    assert "<svg" in claims_figures.series(entry, 0)
+
+
+@pytest.mark.parametrize("content", [None, "", "[]", '{"format": 99}'])
+def test_what_is_no_ledger_is_refused(content: str | None, tmp_path: Path) -> None:
+    """One line says which file and what to do."""
+    if content is not None:
+        (tmp_path / "ledger.json").write_text(content)
+    with pytest.raises(CheckpointError, match=r"^cannot read .*ledger\.json; [^\n]*$"):
+        claims_pages(tmp_path)
+
+
+# In a browser
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+@pytest.mark.parametrize("name", ["report.html", "C18.html", "C4.html"])
+def test_a_browser_shows_it_without_complaint_and_within_a_phone(
+    name: str, files: dict[str, str], tmp_path: Path
+) -> None:
+    """A silent console, and at 390 pixels nothing sticks out sideways."""
+    (tmp_path / name).write_text(files[name], encoding="utf-8")
+    measure = "document.title = 'wide: ' + frames[0].document.documentElement.scrollWidth"
+    escaped = files[name].replace("&", "&amp;").replace('"', "&quot;")
+    frame = f'<!doctype html><body onload="{measure}"><iframe width="390" height="800" srcdoc="{escaped}"></iframe>'
+    (tmp_path / "phone.html").write_text(frame, encoding="utf-8")
+    assert "<h1>" in _dumped(tmp_path / name)
+    width = re.search(r"<title>wide: (\d+)", _dumped(tmp_path / "phone.html"))
+    assert width is not None
+    assert int(width[1]) <= 390
+
+
+def _dumped(page: Path) -> str:
+    """The document as the browser has it, and no word from its console."""
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    command += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
+    command += [f"--user-data-dir={page.parent / 'profile'}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert not re.findall(r"CONSOLE.*", done.stderr)
+    return done.stdout
