@@ -1,7 +1,8 @@
 """README and pages of docs/ are true: commands run, links lead somewhere, map and table are what the code says.
 
-A command in an `sh` block runs here at toy size, in the order of a reader who begins with the README in an empty folder.
-A command in a `text` block or between backticks takes too long or needs what a test has not: its flags are checked.
+A command in an `sh` block runs here at toy size, in the order of a reader who begins with the README. A command in a
+`text` block or between backticks takes too long or needs what a test has not: its flags and values are checked. What is
+no command of minigpt (pip, git, tools/) is not run; `.ci/run` installs as the README says.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ def test_the_two_commands_are_those_of_continuous_integration() -> None:
     assert "pip install -e . && python train.py" in README
     assert "pip install -e '.[test]' && python -m pytest" in README
     assert "-e '.[test]' && python -m pytest" in script
+    assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
 
 
 def test_the_finding_is_the_ledgers() -> None:
