@@ -5,7 +5,7 @@
 #     tools/neutrality.sh /tmp/after
 #     diff /tmp/before/fingerprints.txt /tmp/after/fingerprints.txt
 #
-# Five trainings, a few minutes on two cores. Compare only what ran on one machine, with one torch and as many threads.
+# Four trainings, a few minutes on two cores. Compare only what ran on one machine, with one torch and as many threads.
 set -euo pipefail
 source="$(cd "$(dirname "$0")/.." && pwd)"
 mkdir -p "$1"
@@ -19,6 +19,8 @@ train() { # NAME FLAGS…: train without output, unless it fails
 }
 
 sha256() { python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest())'; }
+
+without_seconds() { python -c 'import json, sys; r = json.load(sys.stdin); r.pop("seconds"); print(json.dumps(r))'; }
 
 parameters() { # RUN
     python -c 'import json, sys; print(json.load(open(f"{sys.argv[1]}/summary.json"))["parameters_sha256"])' "$1"
@@ -38,11 +40,11 @@ train resumed --resume runs/resumed
 
 python "$source/sample.py" runs/default --prompt "The " --max-new-tokens 300 --num-samples 2 --seed 7 > sample.txt
 python -m minigpt evaluate runs/default --json > evaluate.json
-python -m minigpt neurons runs/default --json > neurons.json
+python -m minigpt neurons runs/default --json | without_seconds > neurons.json
 
 rm -rf docs
 cp -r "$source/docs" docs
-python -m minigpt report docs/claims > /dev/null # draws its Markdown and figures again, from ledger.json
+python -m minigpt report docs/claims > /dev/null # draws Markdown and figures from ledger.json again
 
 {
     for run in default swiglu whole resumed; do echo "parameters of $run: $(parameters "runs/$run")"; done
