@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
 from minigpt.base.flags import Parser, add_fields, given, read_toml
 from minigpt.base.storage import make_directory, to_json, write_text
-from minigpt.claims.scale import LEDGER, LedgerOptions, Scale
+from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
 from minigpt.training.config import RunConfig, check_fields
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def _run(values: argparse.Namespace) -> int:
             run_claims(claims, workshop)
         finally:
             ledger = write_ledger(values.out, workshop.planner, claims)
-    _draw(values.out)
+    write_pages(values.out, ledger)
     return _show_verdicts(ledger, {claim.id for claim in claims}, values)
 
 
@@ -96,7 +96,7 @@ def _report(values: argparse.Namespace) -> int:
 
     _none_named(values)
     ledger = write_ledger(values.out, Planner(_scale(values), threads=_cores()[1]))
-    page = _draw(values.out)
+    page = write_pages(values.out, ledger)
     if values.json:
         print(to_json(ledger))
     else:
@@ -128,7 +128,7 @@ def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
     """The ledger on disk, or, if nothing was run yet, what is known of the claims before."""
     from minigpt.claims.catalogue import CLAIMS
     from minigpt.claims.judgement import describe
-    from minigpt.claims.ledger import LEDGER_FILE, read_ledger
+    from minigpt.claims.ledger import read_ledger
 
     if (values.out / LEDGER_FILE).is_file():
         return read_ledger(values.out)
@@ -185,13 +185,14 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
             executor.stop()
 
 
-def _draw(directory: Path) -> Path:
-    """Write the ledger's pages and return the first one."""
+def write_pages(directory: Path, ledger: dict[str, Any], only: str = "") -> Path:
+    """Write the files that are drawn from a ledger, or those whose names end in `only`; return the first page."""
     from minigpt.report.claims_page import claims_pages
 
-    for name, content in claims_pages(directory).items():
-        make_directory((directory / name).parent)
-        write_text(directory / name, content)
+    for name, content in claims_pages(ledger).items():
+        if name.endswith(only):
+            make_directory((directory / name).parent)
+            write_text(directory / name, content)
     return directory / "report.html"
 
 

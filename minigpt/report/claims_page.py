@@ -1,19 +1,18 @@
 """The ledger's pages: an overview with a row for each claim, and a page for each; no scripts, no network.
 
-They are drawn from `ledger.json` alone. The overview is `report.html`, the same as text `report.md` with `figures/`.
+Everything is drawn from the ledger alone. The overview is `report.html`, and as Markdown `README.md`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from markupsafe import Markup
 
 from minigpt.report import claims_figures, claims_summary, formats, pages
 from minigpt.report import claims_rows as rows
 from minigpt.report import claims_words as words
-from minigpt.report.claims_tables import FIGURES, ledger_markdown
+from minigpt.report.claims_tables import FIGURES, claim_markdown, overview_markdown
 from minigpt.report.claims_words import Record
 from minigpt.report.text_tables import Table
 
@@ -30,20 +29,16 @@ class Section:
     tables: tuple[Table, ...] = ()
 
 
-def claims_pages(directory: Path) -> dict[str, str]:
-    """Return all files of the report by their names in the ledger's directory.
-
-    Raises:
-        CheckpointError: there is no ledger that can be read.
-    """
-    ledger = words.read_ledger(directory)
+def claims_pages(ledger: Record) -> dict[str, str]:
+    """Return all files that are drawn from a ledger, pages and Markdown and figures, by their names beside it."""
+    ledger = words.made_visible(ledger)
     entries = ledger["claims"]
-    drawn = {entry["id"]: _figures(entry) for entry in entries if "arms" in entry}
-    files = {"report.html": _overview(ledger), "report.md": ledger_markdown(ledger)}
-    for place, entry in enumerate(entries):
-        neighbours = [entries[k]["id"] if 0 <= k < len(entries) else None for k in (place - 1, place + 1)]
-        files[f"{entry['id']}.html"] = _claim(entry, drawn.get(entry["id"], {}), *neighbours)
-    for figures in drawn.values():
+    names = [entry["id"] for entry in entries]
+    files = {"report.html": _overview(ledger), "README.md": overview_markdown(ledger)}
+    for entry, before, after in zip(entries, [None, *names], [*names[1:], None], strict=False):
+        figures = _figures(entry) if "arms" in entry else {}
+        files[f"{entry['id']}.html"] = _claim(entry, figures, before, after)
+        files[f"{entry['id']}.md"] = claim_markdown(entry, before, after)
         files |= {f"{FIGURES}/{name}.svg": claims_figures.standing_alone(figure) for name, figure in figures.items()}
     return files
 

@@ -26,7 +26,7 @@ _GAP = "  "
 
 def terminal_list(ledger: Record) -> str:
     """Return a line for each claim: verdict or status, effect against margin, forecast, statement cut to the width."""
-    entries = words.inert(ledger["claims"])
+    entries = words.made_visible(ledger["claims"])
     known = [
         [entry["id"], words.finding(entry), _deciding_effect(entry), words.forecast_mark(entry)] for entry in entries
     ]
@@ -57,7 +57,7 @@ def _cut(text: str, width: int) -> str:
 
 def terminal_claim(entry: Record) -> str:
     """Return all about one claim, wrapped to the terminal."""
-    entry = words.inert(entry)
+    entry = words.made_visible(entry)
     parts = [_wrapped(f"{entry['id']}  {words.finding(entry)}  ({entry['where']}, {entry['family']} family)")]
     parts.append(_described(_described_by(entry)))
     if entry["conditions"]:
@@ -133,9 +133,9 @@ def _fits(lines: list[list[str]]) -> bool:
 # Markdown
 
 
-def ledger_markdown(ledger: Record) -> str:
-    """Return the ledger as Markdown: what it says as a whole, a row for each claim, then every claim at length."""
-    ledger = words.inert(ledger)
+def overview_markdown(ledger: Record) -> str:
+    """Return what the ledger says as a whole, and a row for each claim, as Markdown."""
+    ledger = words.made_visible(ledger)
     blocks = ["# The ledger of claims", plain(claims_summary.INTRODUCTION)]
     for part in claims_summary.summary(ledger):
         points = "\n".join(f"- {_point(point)}" for point in part.points)
@@ -144,13 +144,11 @@ def ledger_markdown(ledger: Record) -> str:
     blocks += ["## Every claim", *map(plain, claims_summary.reading_sentences(ledger))]
     for group in claims_summary.groups(ledger):
         blocks += [f"### {plain(group.title)}", markdown_table(_group_table(group.entries))]
-    blocks.append("## Claim by claim")
-    blocks += [block for entry in ledger["claims"] for block in _claim_section(entry)]
     return "\n\n".join(blocks) + "\n"
 
 
 def _point(point: claims_summary.Point) -> str:
-    where = ", ".join(filter(None, [f"[{point.claim}](#{point.claim.lower()})" if point.claim else "", point.remark]))
+    where = ", ".join(filter(None, [f"[{point.claim}]({point.claim}.md)" if point.claim else "", point.remark]))
     return plain(point.text) + (f" ({where})" if where else "")
 
 
@@ -177,18 +175,29 @@ def _group_table(entries: Iterable[Record]) -> Table:
         )
         for entry in entries
     )
-    links = tuple(f"#{entry['id'].lower()}" for entry in entries)
+    links = tuple(f"{entry['id']}.md" for entry in entries)
     return Table("", headings, cells, words=12, links=links)
 
 
-def _claim_section(entry: Record) -> list[str]:
-    blocks = [f"### {plain(entry['id'])}", f"**{plain(words.finding(entry))}** · {plain(entry['where'])}"]
+def claim_markdown(entry: Record, before: str | None, after: str | None) -> str:
+    """Return one claim as Markdown: its words, conditions, figures, arms and command; links lead to its neighbours."""
+    entry = words.made_visible(entry)
+    neighbours = [f"[{claim}]({claim}.md)" for claim in (before, after) if claim]
+    blocks = [
+        f"# {plain(entry['id'])}: {plain(entry['statement'])}",
+        " · ".join(["[all claims](README.md)", *neighbours]),
+    ]
+    blocks.append(f"**{plain(words.finding(entry))}** · {plain(entry['where'])}")
     blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in _described_by(entry)))
     if entry["conditions"]:
         blocks.append(_titled(rows.conditions_table(entry)))
-    if "arms" not in entry:
-        return blocks
-    blocks += [f"![Effects of {entry['id']} by seed]({FIGURES}/{entry['id']}.svg)", plain(CAPTIONS["effects"])]
+    if "arms" in entry:
+        blocks += _measured_blocks(entry)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _measured_blocks(entry: Record) -> list[str]:
+    blocks = [f"![Effects of {entry['id']} by seed]({FIGURES}/{entry['id']}.svg)", plain(CAPTIONS["effects"])]
     for number, picture in enumerate(entry["series"]):
         blocks += [
             f"**{plain(picture['title'])}**",

@@ -6,19 +6,15 @@ direction that the claim says. What does not exist is a dash.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from minigpt.base.errors import CheckpointError
 from minigpt.report import formats
 from minigpt.report.formats import MISSING
 from minigpt.report.pages import visible
 
 Record = dict[str, Any]
-FORMAT = 1
 VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
 FAMILIES = {"primary": ("Holm", 0.05), "exploratory": ("Benjamini and Hochberg", 0.1)}
 """How the p-values of a family are adjusted, and below what a claim of it counts as shown."""
@@ -38,29 +34,12 @@ POINTS = "pp"
 """Percentage points: the unit of a difference of shares."""
 
 
-def read_ledger(directory: Path) -> Record:
-    """Return the `ledger.json` of a directory.
-
-    Raises:
-        CheckpointError: there is none, or it is no ledger that this version reads.
-    """
-    path = directory / "ledger.json"
-    try:
-        ledger: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        raise CheckpointError(f"cannot read {path}; {reason}; run a claim: minigpt claims run C5") from reason
-    written = ledger.get("format") if isinstance(ledger, dict) else None
-    if written != FORMAT:
-        raise CheckpointError(f"cannot read {path}; its format is {written!r}; this version reads {FORMAT}")
-    return dict(inert(ledger))
-
-
-def inert(found: Any) -> Any:
+def made_visible(found: Any) -> Any:
     """The same record with characters that could steer a display, in its texts and names, made visible."""
     if isinstance(found, dict):
-        return {inert(name): inert(value) for name, value in found.items()}
+        return {made_visible(name): made_visible(value) for name, value in found.items()}
     if isinstance(found, list):
-        return [inert(value) for value in found]
+        return [made_visible(value) for value in found]
     return visible(found) if isinstance(found, str) else found
 
 
