@@ -10,7 +10,8 @@ from pathlib import Path
 
 from markupsafe import Markup
 
-from minigpt.report import claims_figures, claims_summary, formats, pages
+from minigpt.base import formats
+from minigpt.report import claims_figures, claims_summary, pages
 from minigpt.report import claims_rows as rows
 from minigpt.report import claims_words as words
 from minigpt.report.claims_tables import FIGURES, ledger_markdown

@@ -12,10 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
-from minigpt.report import formats
-from minigpt.report.formats import MISSING
-from minigpt.report.pages import visible
+from minigpt.base.formats import MISSING, visible
 
 Record = dict[str, Any]
 FORMAT = 1
