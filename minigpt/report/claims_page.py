@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from minigpt.report import claims_figures, claims_summary, formats, pages
+from minigpt.base import formats
+from minigpt.report import claims_figures, claims_summary, pages
 from minigpt.report import claims_rows as rows
 from minigpt.report import claims_words as words
 from minigpt.report.claims_tables import FIGURES, claim_markdown, overview_markdown

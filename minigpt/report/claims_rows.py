@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from minigpt.base import formats
+from minigpt.base.formats import MISSING
 from minigpt.report import claims_words as words
-from minigpt.report import formats
 from minigpt.report.claims_words import Record
-from minigpt.report.formats import MISSING
 from minigpt.report.text_tables import Table
 
 

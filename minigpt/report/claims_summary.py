@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from minigpt.report import formats
+from minigpt.base import formats
 from minigpt.report.claims_words import (
     FAMILIES,
     POINTS,

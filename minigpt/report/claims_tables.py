@@ -5,12 +5,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 
+from minigpt.base import formats
+from minigpt.base.formats import MISSING
 from minigpt.report import claims_rows as rows
-from minigpt.report import claims_summary, formats
+from minigpt.report import claims_summary
 from minigpt.report import claims_words as words
 from minigpt.report.claims_figures import CAPTIONS
 from minigpt.report.claims_words import Record
-from minigpt.report.formats import MISSING
 from minigpt.report.text_tables import Table, aligned, fenced, markdown_table, plain
 
 FIGURES = "figures"

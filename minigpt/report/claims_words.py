@@ -10,9 +10,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from minigpt.report import formats
-from minigpt.report.formats import MISSING
-from minigpt.report.pages import visible
+from minigpt.base import formats
+from minigpt.base.formats import MISSING, visible
 
 Record = dict[str, Any]
 VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
