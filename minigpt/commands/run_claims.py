@@ -50,7 +50,7 @@ def run(values: argparse.Namespace) -> int:
 
 
 def _list(values: argparse.Namespace) -> int:
-    from minigpt.report.claims_tables import terminal_list
+    from minigpt.report.claims_text import terminal_list
 
     _none_named(values)
     ledger = _ledger_or_plan(values)
@@ -60,7 +60,7 @@ def _list(values: argparse.Namespace) -> int:
 
 def _show(values: argparse.Namespace) -> int:
     from minigpt.claims.ledger import find_claim
-    from minigpt.report.claims_tables import terminal_claim
+    from minigpt.report.claims_text import terminal_claim
 
     if len(values.claims) != 1:
         raise UsageError(f"claims show takes one id; got {len(values.claims)}; write: minigpt claims show C5")
@@ -202,12 +202,12 @@ def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
         return 0
     for claim, expected in seconds.items():
         print(f"{claim.ljust(4)}  {'done' if not expected else f'about {expected / 60:.1f} min'}")
-    print("each as if run alone; what claims share is trained once")
+    print("each as if run alone; trainings that claims share run once")
     return 0
 
 
 def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Namespace) -> int:
-    from minigpt.report.claims_tables import terminal_list
+    from minigpt.report.claims_text import terminal_list
 
     shown = {**ledger, "claims": [entry for entry in ledger["claims"] if entry["id"] in ran]}
     if values.json:

@@ -19,7 +19,7 @@ from minigpt.claims.claim import EXPLORATORY, PRIMARY
 from minigpt.report import claims_figures, claims_summary
 from minigpt.report import claims_words as words
 from minigpt.report.claims_page import claims_pages
-from minigpt.report.claims_tables import terminal_claim, terminal_list
+from minigpt.report.claims_text import terminal_claim, terminal_list
 
 OURS = {
     "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "section", "nav", "main", "a",
@@ -97,7 +97,7 @@ def test_every_claim_has_a_row_and_a_page(files: dict[str, str], pages: dict[str
                 shown["statement"],
                 shown["forecast"],
                 words.finding(entry),
-                words.price(entry),
+                words.cost(entry),
             ):
                 assert said in text
             assert shown.get("command", "") in text
@@ -186,7 +186,7 @@ def test_shares_are_written_in_per_cent(pages: dict[str, Page]) -> None:
 
 def test_the_summary_follows_from_the_verdicts() -> None:
     """Each claim stands in exactly one part, and a refuted statement is never left standing as it is."""
-    true, false, unknown, undone, beyond = claims_summary.summary(LEDGER)
+    true, false, unknown, undone, beyond = claims_summary.parts(LEDGER)
     named = [point.claim for part in (true, false, unknown, undone, beyond) for point in part.points if point.claim]
     assert sorted(named) == sorted(ENTRIES)
     for part, verdict in ((true, "SUPPORTED"), (false, "REFUTED"), (unknown, "INCONCLUSIVE")):
@@ -197,13 +197,13 @@ def test_the_summary_follows_from_the_verdicts() -> None:
     assert [point.claim for point in beyond.points if point.claim] == ["C42"]
     needed = ENTRIES["C8"]["seeds_to_decide"]
     said = {point.claim: point.text for point in unknown.points}
-    assert f"About {needed} seeds would decide, and there are 3." in said["C8"]
-    assert "How many seeds would decide cannot be said." in said["C6"]
+    assert f"About {needed} seeds would decide; 3 were run." in said["C8"]
+    assert "How many seeds would decide cannot be estimated." in said["C6"]
 
 
 def test_what_is_said_carries_what_limits_it() -> None:
     """Provoked, by a proxy, exploratory: a sentence is not to be repeated without."""
-    points = {point.claim: point.remark for part in claims_summary.summary(LEDGER) for point in part.points}
+    points = {point.claim: point.remark for part in claims_summary.parts(LEDGER) for point in part.points}
     assert points["C2"] == "when provoked"
     assert points["C3"] == "by a proxy"
     assert points["C17"] == "exploratory"
@@ -217,10 +217,10 @@ def test_forecasts_and_price_are_counted() -> None:
     assert claims_summary.forecasts(LEDGER) == (marks.count(True), marks.count(True) + marks.count(False))
     trainings = {cell for e in judged for arm in e["arms"] for cell in arm["cells"]}
     assert len(trainings) < sum(e["cost"]["cells"] for e in judged), "the made-up claims share no training"
-    assert claims_summary.total_price(LEDGER) == 31.25 * len(trainings) + 4.5 * len(judged)
-    assert f"{len(judged)} verdicts from {len(trainings)} trainings" in claims_summary.price_sentence(LEDGER)
+    assert claims_summary.total_cost(LEDGER) == 31.25 * len(trainings) + 4.5 * len(judged)
+    assert f"{len(judged)} verdicts from {len(trainings)} trainings" in claims_summary.cost_sentence(LEDGER)
     alone = {**LEDGER, "claims": [ENTRIES["C7"]]}
-    assert claims_summary.price_sentence(alone).startswith("The price: 192 core-seconds (3 min) for 1 verdict from 6 ")
+    assert claims_summary.cost_sentence(alone).startswith("Cost: 192 core-seconds (3 min) for 1 verdict from 6 ")
 
 
 def test_nothing_run_yet_can_be_told() -> None:
@@ -243,11 +243,11 @@ def test_a_verdict_is_explained_by_the_ledgers_rule() -> None:
     reasons = {claim: " ".join(words.reasons(entry)) for claim, entry in ENTRIES.items()}
     assert "below 0.05" in reasons["C1"]
     assert "below 0.1" in reasons["C17"]
-    assert "excluded, at 90 %, of: condition 0 of 2" in reasons["C2"]
+    assert "lies below the margin for: condition 0 of 2." in reasons["C2"]
     assert "Diverged: gelu (3 of 8)" in reasons["C5"]
     assert "the number of seeds that reach the margin decides" in reasons["C5"]
     assert "Judged on 1 of 8 seeds" in reasons["C6"]
-    assert "SUPPORTED was found by other code" in reasons["C19"]
+    assert "SUPPORTED was found with other code" in reasons["C19"]
     assert reasons["C9"] == ""
 
 
@@ -317,7 +317,7 @@ def test_markdown_tables_are_whole(files: dict[str, str]) -> None:
     for claim, entry in ENTRIES.items():
         row = next(line for line in texts["README.md"].splitlines() if line.startswith(f"| [{claim}]({claim}.md) |"))
         assert words.finding(entry) in row
-        assert words.price(entry) in row
+        assert words.cost(entry) in row
         assert texts[f"{claim}.md"].startswith(f"# {claim}: ")
         drawn = {name for name in files if re.match(rf"figures/{claim}[-.]", name)}
         assert set(re.findall(r"\]\((figures/[^)]*)\)", texts[f"{claim}.md"])) == drawn
