@@ -50,7 +50,7 @@ def run(values: argparse.Namespace) -> int:
 
 
 def _list(values: argparse.Namespace) -> int:
-    from minigpt.report.claims_text import terminal_list
+    from minigpt.report.claims_texts import terminal_list
 
     _none_named(values)
     ledger = _ledger_or_plan(values)
@@ -60,7 +60,7 @@ def _list(values: argparse.Namespace) -> int:
 
 def _show(values: argparse.Namespace) -> int:
     from minigpt.claims.ledger import find_claim
-    from minigpt.report.claims_text import terminal_claim
+    from minigpt.report.claims_texts import terminal_claim
 
     if len(values.claims) != 1:
         raise UsageError(f"claims show takes one id; got {len(values.claims)}; write: minigpt claims show C5")
@@ -207,7 +207,7 @@ def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
 
 
 def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Namespace) -> int:
-    from minigpt.report.claims_text import terminal_list
+    from minigpt.report.claims_texts import terminal_list
 
     shown = {**ledger, "claims": [entry for entry in ledger["claims"] if entry["id"] in ran]}
     if values.json:

@@ -79,13 +79,6 @@ def series(entry: Record, index: int) -> Markup:
     return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
 
 
-def standing_alone(figure: Markup) -> str:
-    """A drawing as a file of its own, on white, with the colours of a light page."""
-    style = "background: #fff; color: #1b1f24; font-family: sans-serif"
-    # NOTE: Markup would escape what it is given to put in.
-    return str(figure).replace("<svg ", f'<svg style="{style}" ', 1) + "\n"
-
-
 def _drawn(name: str, title: str, size: tuple[float, float], paint: figures.Paint) -> Markup:
     import matplotlib as mpl
 

@@ -10,8 +10,9 @@ from markupsafe import Markup
 from minigpt.base import formats
 from minigpt.report import claims_figures, claims_summary, claims_tables, pages
 from minigpt.report import claims_words as words
-from minigpt.report.claims_text import FIGURES, claim_markdown, overview_markdown
+from minigpt.report.claims_texts import FIGURES, claim_markdown, overview_markdown
 from minigpt.report.claims_words import Record
+from minigpt.report.figures import standing_alone
 
 _OVERVIEW, _CLAIM = "claims_page.html.jinja", "claim_page.html.jinja"
 
@@ -23,11 +24,12 @@ def claims_pages(ledger: Record) -> dict[str, str]:
     files = {"report.html": _overview(ledger), "README.md": overview_markdown(ledger)}
     for place, entry in enumerate(entries):
         claim = entry["id"]
-        neighbours = [entries[k]["id"] for k in (place - 1, place + 1) if 0 <= k < len(entries)]
+        neighbours = {f"← {before['id']}": before["id"] for before in entries[:place][-1:]}
+        neighbours |= {f"{after['id']} →": after["id"] for after in entries[place + 1 :][:1]}
         drawn = _figures(entry) if "arms" in entry else {}
         files[f"{claim}.html"] = _render(_CLAIM, entry=entry, neighbours=neighbours, drawn=drawn)
         files[f"{claim}.md"] = claim_markdown(entry, neighbours)
-        files |= {f"{FIGURES}/{name}.svg": claims_figures.standing_alone(figure) for name, figure in drawn.items()}
+        files |= {f"{FIGURES}/{name}.svg": standing_alone(figure) for name, figure in drawn.items()}
     return files
 
 

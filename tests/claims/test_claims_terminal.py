@@ -6,7 +6,7 @@ import pytest
 from made_up_ledger import made_up_ledger
 
 from minigpt.report import claims_words as words
-from minigpt.report.claims_text import terminal_claim, terminal_list
+from minigpt.report.claims_texts import terminal_claim, terminal_list
 
 LEDGER = made_up_ledger()
 ENTRIES = {entry["id"]: entry for entry in LEDGER["claims"]}

@@ -19,7 +19,7 @@ from minigpt.claims.claim import EXPLORATORY, PRIMARY
 from minigpt.report import claims_figures, claims_summary
 from minigpt.report import claims_words as words
 from minigpt.report.claims_page import claims_pages
-from minigpt.report.claims_text import terminal_claim, terminal_list
+from minigpt.report.claims_texts import terminal_claim, terminal_list
 
 OURS = {
     "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "section", "nav", "main", "a",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from minigpt.base import formats
 from minigpt.base.formats import MISSING
@@ -119,8 +119,8 @@ def _point(point: summary.Point) -> str:
     return plain(point.text) + (f" ({where})" if where else "")
 
 
-def _link(claim: str) -> str:
-    return f"[{claim}]({claim}.md)"
+def _link(claim: str, label: str = "") -> str:
+    return f"[{label or claim}]({claim}.md)"
 
 
 def _overview_table(entries: Sequence[Record]) -> Table:
@@ -146,11 +146,13 @@ def _all_effects(entry: Record) -> str:
     return str(entry["obstacle"] or "; ".join(found))
 
 
-def claim_markdown(entry: Record, neighbours: Sequence[str] = ()) -> str:
-    """Return one claim as Markdown: its words, figures, tables and command; links lead to its neighbours."""
+def claim_markdown(entry: Record, neighbours: Mapping[str, str]) -> str:
+    """Return one claim as Markdown: its words, figures, tables and command; labelled links lead to its neighbours."""
     entry = words.made_visible(entry)
     blocks = [f"# {plain(entry['id'])}: {plain(entry['statement'])}"]
-    blocks.append(" · ".join(["[all claims](README.md)", *map(_link, neighbours)]))
+    blocks.append(
+        " · ".join(["[all claims](README.md)", *(_link(claim, label) for label, claim in neighbours.items())])
+    )
     blocks.append(f"**{plain(words.finding(entry))}** · {plain(entry['where'])}")
     said = [(name, said) for name, said in _described(entry) if name != "statement"]
     blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in said))
