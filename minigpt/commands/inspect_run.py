@@ -91,9 +91,7 @@ def _write_page(directory: Path) -> Path:
     from minigpt.experiments import record
 
     if (directory / LEDGER_FILE).is_file():
-        from minigpt.claims.ledger import read_ledger  # deferred further: it needs torch, which runs do not
-
-        return run_claims.write_pages(directory, read_ledger(directory))
+        return run_claims.write_pages(directory)
     if (directory / record.PLAN).is_file():
         return run_ablation.write_pages(directory, record.analyse_directory(directory))
     return write_report(directory)
@@ -101,13 +99,12 @@ def _write_page(directory: Path) -> Path:
 
 def _write_site(source: Path, site: Path) -> list[Path]:
     """Write the HTML of each ledger and each ablation's analysis in `source` into a folder of its name."""
-    from minigpt.claims.ledger import read_ledger
     from minigpt.experiments.record import ANALYSIS
     from minigpt.report.ablation_page import ablation_page
 
     ledgers = sorted(path.parent for path in source.glob(f"*/{LEDGER_FILE}"))
     ablations = sorted(path.parent for path in source.glob(f"*/{ANALYSIS}"))
-    pages = [run_claims.write_pages(site / path.name, read_ledger(path), only=".html") for path in ledgers]
+    pages = [run_claims.write_pages(path, site / path.name) for path in ledgers]
     pages += [_write(site / path.name / "report.html", ablation_page(path)) for path in ablations]
     if not pages:
         raise UsageError(f"no folder of {source} holds a ledger or an ablation; write: minigpt report docs --site site")

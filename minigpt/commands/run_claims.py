@@ -86,7 +86,7 @@ def _run(values: argparse.Namespace) -> int:
             run_claims(claims, workshop)
         finally:
             ledger = write_ledger(values.out, workshop.planner, claims)
-    write_pages(values.out, ledger)
+    write_pages(values.out)
     return _show_verdicts(ledger, {claim.id for claim in claims}, values)
 
 
@@ -96,7 +96,7 @@ def _report(values: argparse.Namespace) -> int:
 
     _none_named(values)
     ledger = write_ledger(values.out, Planner(_scale(values), threads=_cores()[1]))
-    page = write_pages(values.out, ledger)
+    page = write_pages(values.out)
     if values.json:
         print(to_json(ledger))
     else:
@@ -185,15 +185,17 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
             executor.stop()
 
 
-def write_pages(directory: Path, ledger: dict[str, Any], only: str = "") -> Path:
-    """Write the files that are drawn from a ledger, or those whose names end in `only`; return the first page."""
+def write_pages(directory: Path, site: Path | None = None) -> Path:
+    """Draw all files of a ledger beside it, or only its HTML into a site; returns the first page."""
+    from minigpt.claims.ledger import read_ledger
     from minigpt.report.claims_page import claims_pages
 
-    for name, content in claims_pages(ledger).items():
-        if name.endswith(only):
-            make_directory((directory / name).parent)
-            write_text(directory / name, content)
-    return directory / "report.html"
+    target = site or directory
+    for name, content in claims_pages(read_ledger(directory)).items():
+        if site is None or name.endswith(".html"):
+            make_directory((target / name).parent)
+            write_text(target / name, content)
+    return target / "report.html"
 
 
 def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
