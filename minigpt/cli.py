@@ -74,7 +74,9 @@ COMMANDS = {
         "how fast it is here, against what the machine can do and other programs", run_bench.add_flags, run_bench.run
     ),
     "verify": Command("check that a run's files are whole", inspect_run.add_verify_flags, inspect_run.run_verify),
-    "report": Command("draw the page of a run or of an ablation", inspect_run.add_report_flags, inspect_run.run_report),
+    "report": Command(
+        "draw a run, an ablation or a ledger, or a site of pages", inspect_run.add_report_flags, inspect_run.run_report
+    ),
     "surgery": Command(
         "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
     ),

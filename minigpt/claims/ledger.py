@@ -20,12 +20,11 @@ from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.measurement import read
 from minigpt.claims.measurements import REGISTERED
-from minigpt.claims.scale import LedgerOptions, Scale
+from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.experiments.question import train_command, written
 from minigpt.training.code_version import code_hash
 
-LEDGER_FILE = "ledger.json"
 FORMAT = 1
 Record = dict[str, Any]
 Cells = Mapping[tuple[str, int], Cell | None]

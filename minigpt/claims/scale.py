@@ -9,6 +9,7 @@ from typing import Any
 from minigpt.training.config import flag, with_preset
 
 LEDGER = Path("runs/claims")
+LEDGER_FILE = "ledger.json"
 
 # Small enough for hundreds of trainings on two cores. C is a multiple of 24, so that gated widths (8C/3) are whole.
 # The rate is about the best of all activations compared (docs/measurements.md); biases are on, as in GPT-2.

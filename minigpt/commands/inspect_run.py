@@ -1,6 +1,6 @@
 """`minigpt evaluate`, `verify` and `report`: what a run is worth, whether its files are whole, and its page.
 
-`report` also draws the page of an ablation, finished or not.
+`report` also draws ablations, finished or not, ledgers, and a site of all that `docs/` has data of.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ from pathlib import Path
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser
-from minigpt.base.storage import to_json, write_text
-from minigpt.commands.run_ablation import write_pages
+from minigpt.base.storage import make_directory, to_json, write_text
+from minigpt.claims.scale import LEDGER_FILE
+from minigpt.commands import run_ablation, run_claims
+
+DOCS = Path("docs")
 
 
 def add_evaluate_flags(parser: Parser) -> None:
@@ -65,29 +68,59 @@ def run_verify(values: argparse.Namespace) -> int:
 
 
 def add_report_flags(parser: Parser) -> None:
-    """The run, or the ablation, to draw."""
-    add_run(parser)
+    """What to draw, and where a site goes."""
+    help_ = "a run, an ablation or a ledger [the newest run under runs/]"
+    parser.add_argument("directory", nargs="?", type=Path, metavar="DIRECTORY", help=help_)
+    help_ = f"write the pages of every ledger and ablation in DIRECTORY [{DOCS}] below SITE"
+    parser.add_argument("--site", type=Path, metavar="SITE", help=help_)
 
 
 def run_report(values: argparse.Namespace) -> int:
-    """Write `report.html` into the run or the ablation and say where; returns 0."""
-    from minigpt.experiments import record
+    """Draw a run, an ablation or a ledger in its directory, or a site, and say where; returns 0."""
     from minigpt.training.run_directory import newest_run
 
-    directory = values.run or newest_run()
-    if (directory / record.PLAN).is_file():
-        print(f"wrote {write_pages(directory, record.analyse_directory(directory))}")
+    if values.site is not None:
+        pages = _write_site(values.directory or DOCS, values.site)
     else:
-        print(f"wrote {write_report(directory)}")
+        pages = [_write_page(values.directory or newest_run())]
+    print("\n".join(f"wrote {page}" for page in pages))
     return 0
+
+
+def _write_page(directory: Path) -> Path:
+    from minigpt.experiments import record
+
+    if (directory / LEDGER_FILE).is_file():
+        return run_claims.write_pages(directory)
+    if (directory / record.PLAN).is_file():
+        return run_ablation.write_pages(directory, record.analyse_directory(directory))
+    return write_report(directory)
+
+
+def _write_site(source: Path, site: Path) -> list[Path]:
+    """Write the HTML of each ledger and each ablation's analysis in `source` into a folder of its name."""
+    from minigpt.experiments.record import ANALYSIS
+    from minigpt.report.ablation_page import ablation_page
+
+    ledgers = sorted(path.parent for path in source.glob(f"*/{LEDGER_FILE}"))
+    ablations = sorted(path.parent for path in source.glob(f"*/{ANALYSIS}"))
+    pages = [run_claims.write_pages(path, site / path.name) for path in ledgers]
+    pages += [_write(site / path.name / "report.html", ablation_page(path)) for path in ablations]
+    if not pages:
+        raise UsageError(f"no folder of {source} holds a ledger or an ablation; write: minigpt report docs --site site")
+    return pages
 
 
 def write_report(run: Path) -> Path:
     """Draw the page of a run into its directory and return its path."""
     from minigpt.report.run_page import run_page
 
-    path = run / "report.html"
-    write_text(path, run_page(run))
+    return _write(run / "report.html", run_page(run))
+
+
+def _write(path: Path, page: str) -> Path:
+    make_directory(path.parent)
+    write_text(path, page)
     return path
 
 

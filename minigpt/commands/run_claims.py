@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
 from minigpt.base.flags import Parser, add_fields, given, read_toml
 from minigpt.base.storage import make_directory, to_json, write_text
-from minigpt.claims.scale import LEDGER, LedgerOptions, Scale
+from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
 from minigpt.training.config import RunConfig, check_fields
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run(values: argparse.Namespace) -> int:
 
 
 def _list(values: argparse.Namespace) -> int:
-    from minigpt.report.claims_tables import terminal_list
+    from minigpt.report.claims_texts import terminal_list
 
     _none_named(values)
     ledger = _ledger_or_plan(values)
@@ -60,7 +60,7 @@ def _list(values: argparse.Namespace) -> int:
 
 def _show(values: argparse.Namespace) -> int:
     from minigpt.claims.ledger import find_claim
-    from minigpt.report.claims_tables import terminal_claim
+    from minigpt.report.claims_texts import terminal_claim
 
     if len(values.claims) != 1:
         raise UsageError(f"claims show takes one id; got {len(values.claims)}; write: minigpt claims show C5")
@@ -86,7 +86,7 @@ def _run(values: argparse.Namespace) -> int:
             run_claims(claims, workshop)
         finally:
             ledger = write_ledger(values.out, workshop.planner, claims)
-    _draw(values.out)
+    write_pages(values.out)
     return _show_verdicts(ledger, {claim.id for claim in claims}, values)
 
 
@@ -96,7 +96,7 @@ def _report(values: argparse.Namespace) -> int:
 
     _none_named(values)
     ledger = write_ledger(values.out, Planner(_scale(values), threads=_cores()[1]))
-    page = _draw(values.out)
+    page = write_pages(values.out)
     if values.json:
         print(to_json(ledger))
     else:
@@ -128,7 +128,7 @@ def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
     """The ledger on disk, or, if nothing was run yet, what is known of the claims before."""
     from minigpt.claims.catalogue import CLAIMS
     from minigpt.claims.judgement import describe
-    from minigpt.claims.ledger import LEDGER_FILE, read_ledger
+    from minigpt.claims.ledger import read_ledger
 
     if (values.out / LEDGER_FILE).is_file():
         return read_ledger(values.out)
@@ -185,14 +185,17 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
             executor.stop()
 
 
-def _draw(directory: Path) -> Path:
-    """Write the ledger's pages and return the first one."""
+def write_pages(directory: Path, site: Path | None = None) -> Path:
+    """Draw all files of a ledger beside it, or only its HTML into a site; returns the first page."""
+    from minigpt.claims.ledger import read_ledger
     from minigpt.report.claims_page import claims_pages
 
-    for name, content in claims_pages(directory).items():
-        make_directory((directory / name).parent)
-        write_text(directory / name, content)
-    return directory / "report.html"
+    target = site or directory
+    for name, content in claims_pages(read_ledger(directory)).items():
+        if site is None or name.endswith(".html"):
+            make_directory((target / name).parent)
+            write_text(target / name, content)
+    return target / "report.html"
 
 
 def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
@@ -201,12 +204,12 @@ def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
         return 0
     for claim, expected in seconds.items():
         print(f"{claim.ljust(4)}  {'done' if not expected else f'about {expected / 60:.1f} min'}")
-    print("each as if run alone; what claims share is trained once")
+    print("each as if run alone; trainings that claims share run once")
     return 0
 
 
 def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Namespace) -> int:
-    from minigpt.report.claims_tables import terminal_list
+    from minigpt.report.claims_texts import terminal_list
 
     shown = {**ledger, "claims": [entry for entry in ledger["claims"] if entry["id"] in ran]}
     if values.json:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.report import ablation_rows as rows
-from minigpt.report import formats
 from minigpt.report.ablation_rows import Record
 from minigpt.report.text_tables import Table
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from html import escape
 from typing import Any, NamedTuple
 
-from minigpt.report import formats
+from minigpt.base import formats
 from minigpt.report.ablation_contents import (
     LINEAR_MARGINS,
     MOST_OVERLAID,

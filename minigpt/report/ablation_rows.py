@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from minigpt.report import formats
-from minigpt.report.formats import MISSING
+from minigpt.base import formats
+from minigpt.base.formats import MISSING
 from minigpt.report.text_tables import Table
 
 Record = dict[str, Any]

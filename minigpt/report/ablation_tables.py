@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from minigpt.report import formats
+from minigpt.base import formats
 from minigpt.report.ablation_contents import Section, read_analysis, sections, subtitle, unfinished, warnings
 from minigpt.report.ablation_rows import (
     TRUSTED_TOKENS,

@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from minigpt.report import formats
-from minigpt.report.pages import visible
+from minigpt.base import formats
+from minigpt.base.formats import visible
 
 Record = dict[str, Any]
 AXIS_NAMES = {"n_layer": "layers", "n_embd": "width", "block_size": "context", "batch_size": "batch"}

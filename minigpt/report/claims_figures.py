@@ -1,6 +1,6 @@
 """Figures of claims as SVG: the effects of each seed beside margin and zero, and what a claim draws over a quantity.
 
-Axes take the colour of the page's text. What the figures mean stands in `CAPTIONS`; numbers stand beside them.
+Axes take the colour of the page's text. Captions and numbers are in `claims_tables`.
 """
 
 from __future__ import annotations
@@ -17,17 +17,6 @@ from minigpt.report import claims_words as words
 from minigpt.report import figures
 from minigpt.report.claims_words import Record
 
-CAPTIONS = {
-    "effects": (
-        "Small dots: the effect of each seed, positive in the direction that the claim says. Large mark and bar: their "
-        "mean and its 90 % interval. Thin line: no effect. Dashed line: the margin, the least effect that matters; the "
-        "tinted side has the effects that are large enough."
-    ),
-    "series": (
-        "Faint dots: single seeds. Lines and marks: means over seeds, bars one standard deviation each way. A cross at "
-        "the upper edge: so many seeds have no value, mostly because the training diverged."
-    ),
-}
 _REACHED, _EXCLUDED = "#1f7ac0", "#d0631a"
 _COLOURS = ("#1f7ac0", "#d0631a", "#159a74", "#b8579b", "#a67c00", "#8c564b", "#5b6ee0", "#7a7a7a")
 _MARKERS = "osD^vPX*"
@@ -88,13 +77,6 @@ def series(entry: Record, index: int) -> Markup:
 
     height = 3.4 + 0.12 * len(picture["lines"])
     return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
-
-
-def standing_alone(figure: Markup) -> str:
-    """A drawing as a file of its own, on white, with the colours of a light page."""
-    style = "background: #fff; color: #1b1f24; font-family: sans-serif"
-    # NOTE: Markup would escape what it is given to put in.
-    return str(figure).replace("<svg ", f'<svg style="{style}" ', 1) + "\n"
 
 
 def _drawn(name: str, title: str, size: tuple[float, float], paint: figures.Paint) -> Markup:

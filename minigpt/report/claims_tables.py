@@ -1,205 +1,164 @@
-"""The ledger as text: a short list and a single claim for the terminal, and all of it as Markdown."""
+"""The tables and pictures of one claim in their order, in words and rounded numbers."""
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any
 
-from minigpt.report import claims_rows as rows
-from minigpt.report import claims_summary, formats
+from minigpt.base import formats
+from minigpt.base.formats import MISSING
+from minigpt.base.tables import Column, Table, listing
 from minigpt.report import claims_words as words
-from minigpt.report.claims_figures import CAPTIONS
 from minigpt.report.claims_words import Record
-from minigpt.report.formats import MISSING
-from minigpt.report.text_tables import Table, aligned, fenced, markdown_table, plain
 
-FIGURES = "figures"
-"""The folder of the Markdown's figures, beside it."""
-_TERMINAL_WIDTH = 100
-_LONGEST_EFFECT = 50
-_LONGEST_NAME = 20
-_LEGEND = "effect: of several conditions the one that decides; ✓✗: whether the forecast came true"
-_GAP = "  "
-
-# Terminal
-
-
-def terminal_list(ledger: Record) -> str:
-    """Return a line for each claim: verdict or status, effect against margin, forecast, statement cut to the width."""
-    entries = words.inert(ledger["claims"])
-    known = [
-        [entry["id"], words.finding(entry), _deciding_effect(entry), words.forecast_mark(entry)] for entry in entries
-    ]
-    table = [["claim", "verdict", "effect [90 %] vs margin", "✓✗", "statement"]]
-    width = sum(
-        max(map(len, column)) + len(_GAP) for column in zip(*[line[:4] for line in (*table, *known)], strict=True)
-    )
-    table += [
-        [*line, _cut(entry["statement"], _TERMINAL_WIDTH - width)] for line, entry in zip(known, entries, strict=True)
-    ]
-    found = ", ".join(f"{number} {name}" for name, number in claims_summary.counts({"claims": entries}))
-    forecasts = claims_summary.forecasts_sentence({"claims": entries})
-    return "\n".join([aligned(table, words=5), _LEGEND, _wrapped(f"{found}. {forecasts}")])
+CAPTIONS = {
+    "effects": (
+        "Small dots: the effect of each seed, positive in the direction of the claim. Large mark and bar: their mean "
+        "and its 90 % interval. Thin line: no effect. Dashed line: the margin, the smallest effect that matters; the "
+        "effects in the tinted area are large enough."
+    ),
+    "series": (
+        "Faint dots: single seeds. Lines and marks: means over seeds, bars one standard deviation each way. A cross "
+        "with a number at the upper edge: that many seeds have no value, mostly because the training diverged."
+    ),
+}
 
 
-def _deciding_effect(entry: Record) -> str:
-    """The effect of the condition that decides, and of how many it is one."""
-    condition = words.deciding(entry)
-    if condition is None:
-        return MISSING
-    others = f", 1 of {len(entry['conditions'])}" if len(entry["conditions"]) > 1 else ""
-    return _cut(f"{words.effect(condition)} vs {words.margin(condition)}", _LONGEST_EFFECT - len(others)) + others
+@dataclass(frozen=True)
+class Section:
+    """A heading with figures, each by the name of its drawing and its title, a caption, and tables."""
+
+    title: str
+    figures: tuple[tuple[str, str], ...] = ()
+    caption: str = ""
+    tables: tuple[Table, ...] = ()
 
 
-def _cut(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
-
-
-def terminal_claim(entry: Record) -> str:
-    """Return all about one claim, wrapped to the terminal."""
-    entry = words.inert(entry)
-    parts = [_wrapped(f"{entry['id']}  {words.finding(entry)}  ({entry['where']}, {entry['family']} family)")]
-    parts.append(_described(_described_by(entry)))
-    if entry["conditions"]:
-        parts.append("Conditions\n" + _described((c["name"], _condition(c)) for c in entry["conditions"]))
-    if "arms" in entry:
-        parts += [_terminal_table(rows.seeds_table(entry)), _terminal_table(rows.losses_table(entry))]
-        parts.append("Arms\n" + _described((arm["name"], _arm(arm)) for arm in entry["arms"]))
-        parts += [_terminal_table(table) for table in rows.further_tables(entry)]
-        made = entry["provenance"]
-        trained = [("trained by", f"{words.recorded(made['commit'])} on {words.recorded(made['processor'])}")]
-        parts.append(_described([("price", words.price(entry)), *trained]))
-    return "\n\n".join([*parts, *([f"repeat:  {entry['command']}"] if "command" in entry else [])])
-
-
-def _described_by(entry: Record) -> list[tuple[str, str]]:
-    """What a claim says, how it is judged and why, by name."""
-    said = [
-        ("quote", f"“{entry['quote']}”"),
-        ("statement", entry["statement"]),
-        ("meaning", entry["meaning"]),
-        ("kind", words.TAGS[entry["tag"]]),
-        ("forecast", f"{entry['forecast']} ({words.forecast_words(entry)})"),
-    ]
-    if entry["conditions"]:
-        said.append(("rule", words.rule(entry)))
-    if entry["obstacle"]:
-        said.append(("obstacle", entry["obstacle"]))
-    return [*said, *(("why", reason) for reason in words.reasons(entry))]
-
-
-def _condition(condition: Record) -> str:
-    if not words.measured(condition):
-        return f"margin {words.margin(condition)}"
-    return f"{words.against_margin(condition)}; {words.outcome(condition)}"
-
-
-def _arm(arm: Record) -> str:
-    start = f", continues from {arm['start']}" if arm["start"] else ""
-    diverged = f"; {arm['diverged']} of {len(arm['losses'])} DIVERGED" if arm["diverged"] else ""
-    return f"{arm['settings'] or 'the base'}{start}; mean loss {formats.fixed(words.mean(arm['losses']))}{diverged}"
-
-
-def _described(pairs: Iterable[tuple[str, str]]) -> str:
-    """Names on the left, wrapped words on the right."""
-    pairs = list(pairs)
-    width = min(_LONGEST_NAME, max(len(name) for name, _ in pairs)) + 3
-    return "\n".join(
-        _wrapped(f"{name}:".ljust(width) + " " * (len(name) >= width) + said, " " * width) for name, said in pairs
-    )
-
-
-def _wrapped(text: str, indent: str = "") -> str:
-    return textwrap.fill(text, _TERMINAL_WIDTH, subsequent_indent=indent, break_on_hyphens=False)
-
-
-def _terminal_table(table: Table) -> str:
-    """A table whose columns run on below, so many as fit at a time."""
-    lines = [list(table.headings), *map(list, table.rows)]
-    fixed, blocks, begin = table.words, [], table.words
-    while begin < len(table.headings):
-        end = begin + 1
-        while end < len(table.headings) and _fits([line[:fixed] + line[begin : end + 1] for line in lines]):
-            end += 1
-        blocks.append(aligned([line[:fixed] + line[begin:end] for line in lines], words=fixed))
-        begin = end
-    return "\n".join([table.title, *blocks])
-
-
-def _fits(lines: list[list[str]]) -> bool:
-    return max(map(len, aligned(lines).splitlines())) <= _TERMINAL_WIDTH
-
-
-# Markdown
-
-
-def ledger_markdown(ledger: Record) -> str:
-    """Return the ledger as Markdown: what it says as a whole, a row for each claim, then every claim at length."""
-    ledger = words.inert(ledger)
-    blocks = ["# The ledger of claims", plain(claims_summary.INTRODUCTION)]
-    for part in claims_summary.summary(ledger):
-        points = "\n".join(f"- {_point(point)}" for point in part.points)
-        blocks += [f"## {plain(part.title)}", points or plain(part.nothing)]
-    blocks += ["## How sure, and at what price", *map(plain, claims_summary.general_sentences(ledger))]
-    blocks += ["## Every claim", *map(plain, claims_summary.reading_sentences(ledger))]
-    for group in claims_summary.groups(ledger):
-        blocks += [f"### {plain(group.title)}", markdown_table(_group_table(group.entries))]
-    blocks.append("## Claim by claim")
-    blocks += [block for entry in ledger["claims"] for block in _claim_section(entry)]
-    return "\n\n".join(blocks) + "\n"
-
-
-def _point(point: claims_summary.Point) -> str:
-    where = ", ".join(filter(None, [f"[{point.claim}](#{point.claim.lower()})" if point.claim else "", point.remark]))
-    return plain(point.text) + (f" ({where})" if where else "")
-
-
-def _group_table(entries: Iterable[Record]) -> Table:
-    entries = list(entries)
-    headings = (
-        "claim", "where", "quote", "statement", "verdict", "effect [90 % interval] against margin", "seeds",
-        "p, adjusted", "forecast", "came true", "cost", "command",
-    )  # fmt: skip
-    cells = tuple(
-        (
-            entry["id"],
-            entry["where"],
-            f"“{entry['quote']}”",
-            entry["statement"],
-            words.finding(entry),
-            entry["obstacle"] or "; ".join(f"{c['name']}: {_condition(c)}" for c in entry["conditions"]),
-            words.seeds(entry),
-            formats.p_value(entry.get("p_adjusted")),
-            entry["forecast"],
-            words.forecast_mark(entry),
-            words.price(entry),
-            entry.get("command", MISSING),
-        )
-        for entry in entries
-    )
-    links = tuple(f"#{entry['id'].lower()}" for entry in entries)
-    return Table("", headings, cells, words=12, links=links)
-
-
-def _claim_section(entry: Record) -> list[str]:
-    blocks = [f"### {plain(entry['id'])}", f"**{plain(words.finding(entry))}** · {plain(entry['where'])}"]
-    blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in _described_by(entry)))
-    if entry["conditions"]:
-        blocks.append(_titled(rows.conditions_table(entry)))
+def sections(entry: Record) -> list[Section]:
+    """What is shown of a claim below its words: only its conditions if it was not run, nothing if it cannot be."""
+    if not entry["conditions"]:
+        return []
     if "arms" not in entry:
-        return blocks
-    blocks += [f"![Effects of {entry['id']} by seed]({FIGURES}/{entry['id']}.svg)", plain(CAPTIONS["effects"])]
-    for number, picture in enumerate(entry["series"]):
-        blocks += [
-            f"**{plain(picture['title'])}**",
-            f"![{plain(picture['title'])}]({FIGURES}/{entry['id']}-{number}.svg)",
-        ]
-    if entry["series"]:
-        blocks.append(plain(CAPTIONS["series"]))
-    tables = [rows.seeds_table(entry), rows.arms_table(entry), rows.losses_table(entry), *rows.further_tables(entry)]
-    blocks += [_titled(table) for table in (*tables, rows.provenance_table(entry)) if table.rows]
-    return [*blocks, fenced([entry["command"]])]
+        return [Section("What would decide", tables=(conditions_table(entry),))]
+    claim, arms = entry["id"], (arms_table(entry), losses_table(entry), *further_tables(entry))
+    effects = ((claim, f"Effects of {claim} by seed"),)
+    series = tuple((f"{claim}-{number}", picture["title"]) for number, picture in enumerate(entry["series"]))
+    return [
+        Section("The effects", effects, CAPTIONS["effects"], (conditions_table(entry), seeds_table(entry))),
+        *([Section("In detail", series, CAPTIONS["series"])] if series else []),
+        Section("The arms", tables=arms),
+        Section("Provenance and cost", tables=(provenance_table(entry),)),
+    ]
 
 
-def _titled(table: Table) -> str:
-    return f"**{plain(table.title)}**\n\n{markdown_table(table)}"
+def conditions_table(entry: Record) -> Table:
+    """One row a condition: what was found, and whether that is enough."""
+    columns = (
+        Column.name("condition", "name"),
+        Column.words("outcome", words.outcome),
+        Column.words("unit", words.unit_name),
+        _in_unit("margin", "margin", words.size),
+        _in_unit("mean effect", "mean"),
+        Column("90 % interval", words.interval),
+        _in_unit("median", "median"),
+        _in_unit("SD", "sd", words.size),
+        Column("seeds", "n"),
+        Column("p", "p", formats.p_value),
+        Column("seeds to decide", "seeds_to_decide"),
+    )
+    return Table("The conditions", columns, entry["conditions"])
+
+
+def _in_unit(title: str, key: str, show: Callable[[float | None, str], str] = words.value) -> Column:
+    return Column(title, lambda condition: show(condition.get(key), condition["unit"]))
+
+
+def seeds_table(entry: Record) -> Table:
+    """One row a condition: the effect of every seed."""
+    columns = (Column.name("condition", "name"), Column.words("unit", words.unit_name), *_by_seed(entry, _effect))
+    return Table("Effects by seed", columns, entry["conditions"])
+
+
+def _effect(place: int, condition: Record) -> str:
+    return words.value(condition["effects"][place]["effect"], condition["unit"])
+
+
+def arms_table(entry: Record) -> Table:
+    """One row an arm: what it sets, what it lost, what died in it, and the command that trains its first seed."""
+    columns = (
+        Column.name("arm", "name"),
+        Column.words("settings over the base", lambda arm: arm["settings"] or "the base"),
+        Column.words("starts from", "start"),
+        Column("mean loss, nats", lambda arm: mean(arm["losses"]), formats.fixed),
+        Column("lowest to highest", "losses", _range),
+        Column("dead", lambda arm: mean(arm["dead"]), formats.percent),
+        Column("diverged", "diverged", lambda number: f"{number} DIVERGED" if number else "0"),
+        Column("seeds", "losses", lambda losses: str(len(losses))),
+    )
+    title = "Arms, with the command of the first seed"
+    return Table(title, columns, entry["arms"], command=Column("command", "command"))
+
+
+def losses_table(entry: Record) -> Table:
+    """One row an arm: the loss of every seed, and the share of dead neurons."""
+    columns = (Column.name("arm", "name"), *_by_seed(entry, _loss_and_dead))
+    return Table("Final loss in nats, and dead neurons, by seed", columns, entry["arms"], folded=True)
+
+
+def _loss_and_dead(place: int, arm: Record) -> str:
+    loss, dead = arm["losses"][place], arm["dead"][place]
+    return "DIVERGED" if loss is None else f"{formats.fixed(loss)} ({formats.percent(dead)})"
+
+
+def _by_seed(entry: Record, show: Callable[[int, Record], str]) -> list[Column]:
+    """A column for each seed, which finds its value by the seed's place."""
+    return [Column(f"seed {seed}", partial(show, place)) for place, seed in enumerate(entry["seeds"])]
+
+
+def further_tables(entry: Record) -> list[Table]:
+    """The tables that a claim asks for: mean and standard deviation over seeds."""
+    return [
+        Table(
+            table["title"],
+            (Column.name("arm", "arm"), *(Column(name, partial(_mean_and_spread, name)) for name in table["columns"])),
+            table["rows"],
+        )
+        for table in entry["tables"]
+    ]
+
+
+def _mean_and_spread(column: str, row: Record) -> str:
+    cell = row["cells"][column]
+    if cell["mean"] is None:
+        return MISSING
+    scale, unit = (100.0, " %") if words.is_share(column) else (1.0, "")
+    spread = f" ± {scale * cell['sd']:.3g}" if cell["sd"] else ""
+    missing = f" ({cell['missing']} missing)" if cell["missing"] else ""
+    return f"{scale * cell['mean']:.4g}".replace("-", "−") + spread + unit + missing
+
+
+def provenance_table(entry: Record) -> Table:
+    """On what, and by which commit, the arms were trained."""
+    made, cost = entry["provenance"], entry["cost"]
+    pairs: list[tuple[str, Any]] = [
+        *((name, words.recorded(made[name])) for name in ("commit", "torch", "processor", "accelerator")),
+        ("random seeds", ", ".join(map(str, entry["seeds"]))),
+        ("trainings", cost["cells"]),
+        ("training", words.core_seconds(cost["training"])),
+        ("measuring", words.core_seconds(cost["measuring"])),
+    ]
+    return listing("The trainings behind this verdict", pairs)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of what exists."""
+    finite = [value for value in values if value is not None]
+    return fmean(finite) if finite else None
+
+
+def _range(values: Sequence[float | None]) -> str:
+    finite = [value for value in values if value is not None]
+    return formats.value_range(min(finite), max(finite)) if len(finite) > 1 else MISSING

@@ -1,33 +1,29 @@
-"""What is said of one claim of the ledger: verdict, reasons, effects and price in words, rounded for reading.
+"""What is said of one claim of the ledger: verdict, reasons, effects and cost in words, rounded for reading.
 
-Everything is derived from an entry of `ledger.json` by rule; nothing is judged here. An effect is positive in the
-direction that the claim says. What does not exist is a dash.
+Everything follows by rule from an entry of `ledger.json`; nothing is judged here. An effect is positive in the
+direction of the claim. What does not exist is a dash.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from minigpt.base.errors import CheckpointError
-from minigpt.report import formats
-from minigpt.report.formats import MISSING
-from minigpt.report.pages import visible
+from minigpt.base import formats
+from minigpt.base.formats import MISSING, visible
 
 Record = dict[str, Any]
-FORMAT = 1
 VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
-FAMILIES = {"primary": ("Holm", 0.05), "exploratory": ("Benjamini and Hochberg", 0.1)}
+FAMILIES = {"primary": ("Holm", 0.05), "exploratory": ("Benjamini–Hochberg", 0.1)}
 """How the p-values of a family are adjusted, and below what a claim of it counts as shown."""
 TAGS = {
     "measurable": "measurable at this scale",
-    "when provoked": "measurable only when provoked, with settings made for that",
+    "when provoked": "measurable only with settings that provoke it",
     "proxy": "measured by a proxy",
     "not measurable": "not measurable with a small GPT",
 }
+REPEAT = "Run this command; trainings that are already on disk are reused."
 _QUANTIFIERS = {
     "one": ("the condition has", "the condition"),
     "all": ("each condition has", "any condition"),
@@ -38,29 +34,12 @@ POINTS = "pp"
 """Percentage points: the unit of a difference of shares."""
 
 
-def read_ledger(directory: Path) -> Record:
-    """Return the `ledger.json` of a directory.
-
-    Raises:
-        CheckpointError: there is none, or it is no ledger that this version reads.
-    """
-    path = directory / "ledger.json"
-    try:
-        ledger: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        raise CheckpointError(f"cannot read {path}; {reason}; run a claim: minigpt claims run C5") from reason
-    written = ledger.get("format") if isinstance(ledger, dict) else None
-    if written != FORMAT:
-        raise CheckpointError(f"cannot read {path}; its format is {written!r}; this version reads {FORMAT}")
-    return dict(inert(ledger))
-
-
-def inert(found: Any) -> Any:
-    """The same record with characters that could steer a display, in its texts and names, made visible."""
+def made_visible(found: Any) -> Any:
+    """The same record with characters that could command a display, in its texts and names, made visible."""
     if isinstance(found, dict):
-        return {inert(name): inert(value) for name, value in found.items()}
+        return {made_visible(name): made_visible(value) for name, value in found.items()}
     if isinstance(found, list):
-        return [inert(value) for value in found]
+        return [made_visible(value) for value in found]
     return visible(found) if isinstance(found, str) else found
 
 
@@ -78,14 +57,12 @@ def forecast_mark(entry: Record) -> str:
     return MISSING if came_true is None else "✓" if came_true else "✗"
 
 
-def forecast_words(entry: Record) -> str:
+def forecast_outcome(entry: Record) -> str:
     """What became of the forecast, in words."""
     if entry["expected"] is None:
         return "no verdict was forecast"
-    return (
-        f"{entry['expected']} was forecast; "
-        + {"✓": "came true", "✗": "did not come true", MISSING: "not judged"}[forecast_mark(entry)]
-    )
+    outcomes = {"✓": "came true", "✗": "did not come true", MISSING: "not judged"}
+    return f"{entry['expected']} was forecast; {outcomes[forecast_mark(entry)]}"
 
 
 def seeds(entry: Record) -> str:
@@ -96,19 +73,14 @@ def seeds(entry: Record) -> str:
     return str(done) if done == declared else f"{done} of {declared}"
 
 
-def core_seconds(entry: Record) -> float | None:
+def cost(entry: Record) -> str:
     """What a claim cost, training and measuring."""
-    cost = entry.get("cost")
-    return None if cost is None else float(cost["training"] + cost["measuring"])
+    spent = entry.get("cost")
+    return core_seconds(None if spent is None else spent["training"] + spent["measuring"])
 
 
-def price(entry: Record) -> str:
-    """The cost in core-seconds, and in minutes for people."""
-    return price_words(core_seconds(entry))
-
-
-def price_words(seconds: float | None) -> str:
-    """Core-seconds, and in brackets as a time of one core."""
+def core_seconds(seconds: float | None) -> str:
+    """Seconds of one core, from a minute on with a duration for people."""
     if seconds is None:
         return MISSING
     return f"{formats.whole(seconds)} core-seconds" + (f" ({formats.duration(seconds)})" if seconds >= 60 else "")
@@ -119,51 +91,53 @@ def rule(entry: Record) -> str:
     method, alpha = FAMILIES[entry["family"]]
     holds, fails = _QUANTIFIERS["one" if len(entry["conditions"]) == 1 else entry["rule"]]
     return (
-        f"SUPPORTED if {holds} a mean effect of at least its margin and p, adjusted after {method}, is below "
-        f"{alpha:g}; REFUTED if the 90 % interval of {fails} lies below its margin; INCONCLUSIVE otherwise."
+        f"SUPPORTED if {holds} a mean effect of at least its margin and the {method}-adjusted p is below {alpha:g}; "
+        f"REFUTED if the 90 % interval of {fails} lies below its margin; INCONCLUSIVE otherwise."
     )
 
 
 def reasons(entry: Record) -> list[str]:
     """Why the verdict is what it is, in sentences; none for a claim that was never judged."""
     if entry["status"] == "stale":
-        return [f"{entry['verdict']} was found by other code, on another text or scale, and is not counted."]
-    if entry["status"] != "judged":
-        return []
-    return [_reason(entry), *_cautions(entry)]
+        return [f"{entry['verdict']} was found with other code, text or scale and is not counted."]
+    return [_reason(entry), *_cautions(entry)] if entry["status"] == "judged" else []
 
 
 def _reason(entry: Record) -> str:
     method, alpha = FAMILIES[entry["family"]]
-    adjusted = f"p, adjusted after {method}, is {formats.p_value(entry['p_adjusted'])}"
+    adjusted = f"the {method}-adjusted p is {formats.p_value(entry['p_adjusted'])}"
     every = "Every condition reaches its margin" if entry["rule"] == "all" else "A condition reaches its margin"
     every = "The effect reaches its margin" if len(entry["conditions"]) == 1 else every
     if entry["verdict"] == "SUPPORTED":
         return f"{every}, and {adjusted}, below {alpha:g}."
     if entry["verdict"] == "REFUTED":
         excluded = [condition["name"] for condition in entry["conditions"] if condition["excluded"]]
-        return f"Every effect that would matter is excluded, at 90 %, of: {'; '.join(excluded)}."
-    needed = entry["seeds_to_decide"]
-    decide = "How many seeds would decide cannot be said" if needed is None else f"About {needed} seeds would decide"
+        return f"The 90 % interval lies below the margin for: {'; '.join(excluded)}."
     if entry["meets"]:
-        return f"{every}, but {adjusted}, not below {alpha:g}. {decide}."
-    short = [condition["name"] for condition in entry["conditions"] if not condition["meets"]]
-    return f"Neither reached nor excluded: {'; '.join(short)}. {decide}."
+        return f"{every}, but {adjusted}, not below {alpha:g}. {seeds_needed(entry)}"
+    undecided = [condition["name"] for condition in entry["conditions"] if not condition["meets"]]
+    return f"Neither reached nor excluded: {'; '.join(undecided)}. {seeds_needed(entry)}"
+
+
+def seeds_needed(entry: Record) -> str:
+    """How many seeds would decide an inconclusive claim, in a sentence."""
+    needed = entry["seeds_to_decide"]
+    if needed is None:
+        return "How many seeds would decide cannot be estimated."
+    return f"About {needed:,} seeds would decide; {len(entry['seeds'])} were run."
 
 
 def _cautions(entry: Record) -> list[str]:
     found = []
     if len(entry["seeds"]) < entry["seeds_declared"]:
-        found.append(f"Judged on {seeds(entry)} seeds: the others are not complete.")
+        found.append(f"Judged on {seeds(entry)} seeds; the others are incomplete.")
     if any(by_signs(condition) for condition in entry["conditions"]):
         found.append(
             "Where a training diverged there is no mean effect: the number of seeds that reach the margin decides."
         )
-    diverged = [
-        f"{arm['name']} ({arm['diverged']} of {len(arm['losses'])})" for arm in entry["arms"] if arm["diverged"]
-    ]
-    if diverged:
-        found.append(f"Diverged: {formats.joined(diverged)}. A training that diverged is never left out.")
+    lost = [f"{arm['name']} ({arm['diverged']} of {len(arm['losses'])})" for arm in entry["arms"] if arm["diverged"]]
+    if lost:
+        found.append(f"Diverged: {formats.joined(lost)}. Diverged trainings are never left out.")
     return found
 
 
@@ -176,18 +150,19 @@ def value(number: float | None, unit: str) -> str:
         return MISSING
     if unit == "share":
         return formats.signed(100 * number, 2)
-    return formats.signed(number) if unit == "nats" else _significant(number)
+    if unit == "nats":
+        return formats.signed(number)
+    return formats.signed(number, 0) if 1000 <= abs(number) < 1e7 else f"{number:+.3g}".replace("-", "−")
 
 
-def _significant(number: float) -> str:
-    """Three significant digits with a sign; whole numbers where that is more than a thousand."""
-    written = f"{number:+,.0f}" if 1000 <= abs(number) < 1e7 else f"{number:+.3g}"
-    return written.replace("-", "−")
+def size(number: float | None, unit: str) -> str:
+    """The same for what is never negative: a margin, a deviation."""
+    return value(number, unit).removeprefix("+")
 
 
-def unit_name(unit: str) -> str:
-    """The unit as it is written behind a number."""
-    return POINTS if unit == "share" else unit
+def unit_name(condition: Record) -> str:
+    """The unit of a condition as it is written behind a number."""
+    return POINTS if condition["unit"] == "share" else str(condition["unit"])
 
 
 def measured(condition: Record) -> bool:
@@ -212,15 +187,14 @@ def effect(condition: Record) -> str:
 
 def interval(condition: Record) -> str:
     """The 90 % interval of an effect."""
-    if condition["low90"] is None:
+    if condition.get("low90") is None:
         return MISSING
     return f"[{value(condition['low90'], condition['unit'])}, {value(condition['high90'], condition['unit'])}]"
 
 
 def margin(condition: Record) -> str:
-    """The least effect that matters, with its unit."""
-    least = value(condition["margin"], condition["unit"]) if condition["margin"] else "0"
-    return f"{least.removeprefix('+')} {unit_name(condition['unit'])}"
+    """The smallest effect that matters, with its unit."""
+    return f"{size(condition['margin'], condition['unit']) if condition['margin'] else '0'} {unit_name(condition)}"
 
 
 def against_margin(condition: Record) -> str:
@@ -235,6 +209,12 @@ def outcome(condition: Record) -> str:
     if condition["meets"]:
         return "reached" if condition["p"] < _CHANCE else "reached, perhaps by chance"
     return "excluded" if condition["excluded"] else "open"
+
+
+def comparison(condition: Record) -> str:
+    """All that is known of a condition, on one line."""
+    known = f"{against_margin(condition)}; {outcome(condition)}"
+    return known if measured(condition) else f"margin {margin(condition)}"
 
 
 def deciding(entry: Record) -> Record | None:
@@ -256,9 +236,3 @@ def is_share(label: str) -> bool:
 def recorded(values: Sequence[str]) -> str:
     """What is recorded of something, which may differ between trainings."""
     return formats.joined([value for value in values if value != "None"]) or MISSING
-
-
-def mean(values: Sequence[float | None]) -> float | None:
-    """The mean of what exists."""
-    finite = [value for value in values if value is not None]
-    return sum(finite) / len(finite) if finite else None

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from minigpt.base.formats import MISSING
 from minigpt.report.figures import Record
-from minigpt.report.formats import MISSING
 
 MAX_STEPS = 16
 MAX_ROWS = 500

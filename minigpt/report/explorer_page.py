@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from minigpt.base.formats import percent, visible
 from minigpt.report.figures import Record
-from minigpt.report.formats import percent
-from minigpt.report.pages import visible
 
 MAX_BYTES = 2_000_000
 _FEWEST_PASSAGES = 3

@@ -59,6 +59,13 @@ def draw(name: str, title: str, size: tuple[float, float], paint: Paint) -> Mark
     return Markup(_compact(svg, name).replace("<svg", f'<svg role="img" aria-label="{escape(title)}"', 1))
 
 
+def standing_alone(figure: str) -> str:
+    """A drawing as a file, on white, with the colours of a light page."""
+    style = "background: #fff; color: #1b1f24; font-family: sans-serif"
+    # NOTE: Markup would escape what it is given to put in.
+    return str(figure).replace("<svg ", f'<svg style="{style}" ', 1) + "\n"
+
+
 def _compact(svg: str, name: str) -> str:
     """Drop what a page does not need of matplotlib's output, and give the ids that are used a prefix."""
     svg = re.sub(r"<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from minigpt.base.formats import count, fixed, percent, rate
 from minigpt.report.figures import Record
-from minigpt.report.formats import count, figure, percent, rate
 
 # Lists of points in a layer's record, each with its coordinates.
 CURVES = {
@@ -116,7 +116,7 @@ HEALTH = (
                 "effective_width",
                 "effective width",
                 "so many neurons of equal strength would spread the contribution as evenly",
-                lambda value: figure(value, 1),
+                lambda value: fixed(value, 1),
             ),
         ),
     ),

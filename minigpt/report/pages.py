@@ -11,7 +11,6 @@ import csv
 import hashlib
 import io
 import json
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,14 +18,13 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from minigpt.report import formats
+from minigpt.base import formats
+from minigpt.base.formats import visible
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 FOLDER = Path(__file__).parent
-# Cc: control; Cf: format, with the marks that turn the direction of text; Co, Cs, Zl, Zp: private, surrogates, breaks.
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
 
 
 def environment() -> Environment:
@@ -43,7 +41,7 @@ def environment() -> Environment:
     )
     made.filters |= {
         "percent": formats.percent,
-        "figure": formats.figure,
+        "figure": _figure,
         "count": formats.count,
         "rate": formats.rate,
         "exact": formats.short,
@@ -76,12 +74,5 @@ def csv_link(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",:/")
 
 
-def visible(text: str) -> str:
-    """Write characters that could steer a display as escapes such as `\\x1b`; newline and tab stay."""
-    return text if text.isprintable() else "".join(map(_visible_character, text))
-
-
-def _visible_character(character: str) -> str:
-    if character in "\n\t" or unicodedata.category(character) not in _UNSAFE_CATEGORIES:
-        return character
-    return character.encode("unicode_escape", "surrogatepass").decode("ascii")
+def _figure(value: float | None, digits: int = 3) -> str:
+    return formats.fixed(value, digits)

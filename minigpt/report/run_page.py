@@ -14,8 +14,9 @@ from typing import Any, NoReturn
 
 from markupsafe import Markup
 
+from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
-from minigpt.report import death_tables, formats, layer_tables, neuron_figures, pages
+from minigpt.report import death_tables, layer_tables, neuron_figures, pages
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
 

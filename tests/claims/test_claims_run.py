@@ -88,7 +88,7 @@ def test_other_code_and_another_text_make_an_entry_stale(start: Start, run_ledge
     assert start(f"claims report {SCALE}", change_the_code=["another"]).wait() == 0
     stale = entry(run_ledger, "C6")
     assert stale == {**before, "status": "stale"}
-    assert "stale" in (run_ledger / "ledger/report.md").read_text()
+    assert "stale" in (run_ledger / "ledger/README.md").read_text()
     assert start(f"claims report {SCALE}").wait() == 0
     assert entry(run_ledger, "C6") == before
     (run_ledger / "text.txt").write_text((run_ledger / "text.txt").read_text()[::-1])

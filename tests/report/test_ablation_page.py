@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 from ablation_examples import EFFECTS, Record, analysis_of
 
+from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
-from minigpt.report import ablation_figures, formats
+from minigpt.report import ablation_figures
 from minigpt.report.ablation_page import ablation_page
 from minigpt.report.ablation_tables import (
     ablation_markdown,

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from minigpt.base.storage import write_sealed
 from minigpt.claims import judgement
 from minigpt.claims.claim import Arm, Claim, Condition, Series, Table
 from minigpt.claims.evidence import Evidence
+from minigpt.claims.scale import LEDGER_FILE
 
 Record = dict[str, Any]
 HOSTILE = '"><script>alert(1)</script> $\\frac$ | ``` _x_ <!-- \x1b[31m\u202e'
@@ -118,7 +120,6 @@ def made_up_ledger() -> Record:
         "code": "cd" * 32,
         "family_sizes": {"primary": 16, "exploratory": 25},
         "claims": entries,
-        "sha256": "0" * 64,
     }
     return dict(json.loads(json.dumps(ledger, allow_nan=False)))
 
@@ -182,6 +183,6 @@ _TABLES = (Table("Losses once more", {"loss, nats": _loss, "dead, share": _dead}
 
 
 def written(ledger: Record, directory: Path) -> Path:
-    """The directory of a ledger with this content."""
-    (directory / "ledger.json").write_text(json.dumps(ledger), encoding="utf-8")
+    """The directory of a ledger with this content, sealed as `minigpt claims` seals it."""
+    write_sealed(directory / LEDGER_FILE, ledger)
     return directory
