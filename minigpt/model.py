@@ -88,14 +88,9 @@ class GPTConfig:
     @property
     def flops_per_token(self) -> int:
         """Forward and backward operations per token."""
-        return flops_per_token(
-            n_embd=self.n_embd,
-            block_size=self.block_size,
-            vocab_size=self.vocab_size,
-            widths=self.layer_widths,
-            branches=[resolve_spec(spec)[0].branches for spec in self.layer_activations],
-            softmax_attention=self.attention != MEAN,
-        )
+        branches = [resolve_spec(spec)[0].branches for spec in self.layer_activations]
+        sizes = (self.n_embd, self.block_size, self.vocab_size)
+        return flops_per_token(*sizes, self.layer_widths, branches, self.attention != MEAN)
 
 
 class KVCache:

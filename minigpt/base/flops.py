@@ -12,7 +12,6 @@ _PASSES, _PER_WEIGHT = 3, 2
 
 
 def flops_per_token(
-    *,
     n_embd: int,
     block_size: int,
     vocab_size: int,
