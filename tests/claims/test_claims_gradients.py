@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 from claim_examples import arm_model, configuration, differing, evidence, lively_model, opened, store
+from minigpt.claims.measurement import MEASUREMENTS
 from torch.nn import functional as F
 
 from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
-from minigpt.claims.measurement import MEASUREMENTS
 from minigpt.claims.measurements import accuracy, linearity
 from minigpt.claims.measurements import gradients as measured
 from minigpt.claims.rows import gradients as rows

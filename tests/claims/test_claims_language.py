@@ -9,12 +9,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from minigpt.claims.arms import Planner
+from minigpt.claims.measurement import MEASUREMENTS
 from scipy import stats
 
-from minigpt.claims.arms import Planner
 from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measurement import MEASUREMENTS
 from minigpt.claims.measurements import domains
 from minigpt.claims.rows import language, unmeasured
 from minigpt.claims.scale import LedgerOptions, Scale

@@ -18,10 +18,10 @@ from claim_examples import (
     opened,
     store,
 )
+from minigpt.claims.measurement import MEASUREMENTS
 from torch.nn import functional as F
 
 from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
-from minigpt.claims.measurement import MEASUREMENTS
 from minigpt.claims.measurements import accuracy, causality, gaps, noise, splits
 from minigpt.claims.rows import overfitting, practice, selection
 from minigpt.model import BatchNorm

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from minigpt.claims.verdicts import judge_condition
 from scipy import stats
 
 from minigpt.claims import judgement, verdicts
 from minigpt.claims.claim import DELTA, EXPLORATORY, PRIMARY, Claim, Condition
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.verdicts import judge_condition
 from minigpt.experiments import paired_statistics
 
 SEEDS = tuple(range(8))

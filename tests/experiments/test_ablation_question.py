@@ -11,12 +11,12 @@ import pytest
 from conftest import TINY_MODEL, Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minigpt.experiments.plan import cells_of, describe_arm, resolve_arms, tuning_cells
+from minigpt.experiments.question import AblationOptions, Question, ask, train_command, tuning_rates
 
 from minigpt.base.flags import Parser
 from minigpt.cli import main
 from minigpt.commands import run_ablation
-from minigpt.experiments.plan import cells_of, describe_arm, resolve_arms, tuning_cells
-from minigpt.experiments.question import AblationOptions, Question, ask, train_command, tuning_rates
 from minigpt.experiments.record import question_json
 from minigpt.experiments.tuning import best_rate, extended
 from minigpt.training.config import RunConfig

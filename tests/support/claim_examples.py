@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from minigpt.claims.arms import Planner
+
 from minigpt.claims.claim import Claim
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.scale import LedgerOptions, Scale
