@@ -17,8 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths
-from minigpt.activations.specs import resolve_spec
+from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths, resolve_spec
 from minigpt.base import randomness
 from minigpt.base.errors import UsageError
 from minigpt.base.flops import flops_per_token
@@ -89,8 +88,8 @@ class GPTConfig:
     def flops_per_token(self) -> int:
         """Forward and backward operations per token."""
         branches = [resolve_spec(spec)[0].branches for spec in self.layer_activations]
-        sizes = (self.n_embd, self.block_size, self.vocab_size)
-        return flops_per_token(*sizes, self.layer_widths, branches, self.attention != MEAN)
+        widths, with_softmax = self.layer_widths, self.attention != MEAN
+        return flops_per_token(self.n_embd, self.block_size, self.vocab_size, widths, branches, with_softmax)
 
 
 class KVCache:

@@ -89,10 +89,7 @@ def t_test(values: Sequence[float]) -> TTest:
     mean, sd = _mean_and_sd(values)
     error = sd / math.sqrt(n)
     half, half90 = (_critical(n, tail) * error for tail in (TAIL, TAIL_90))
-    if error:
-        p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
-    else:
-        p = 0.0 if abs(mean) > ROUNDING else 1.0
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error else float(abs(mean) <= ROUNDING)
     return TTest(n, mean, sd, mean - half, mean + half, mean - half90, mean + half90, p)
 
 

@@ -11,7 +11,7 @@ from claim_examples import arm_model, configuration, differing, evidence, lively
 from torch.nn import functional as F
 
 from minigpt.claims.claim import Claim
-from minigpt.claims.measurements import clamping, deaths, expendability, rebuilding, speed, trapping
+from minigpt.claims.measurements import dead_neurons, hidden_values, speed
 from minigpt.claims.measurements.reading import batches, mean_loss
 from minigpt.claims.rows import activations, death
 from minigpt.model import GPT
@@ -128,7 +128,7 @@ def with_planted_dead(planted: int) -> GPT:
 
 
 def test_planted_dead_neurons_are_found_and_proven() -> None:
-    before, after = (deaths.deaths(opened(with_planted_dead(planted)), store()) for planted in (0, 7))
+    before, after = (dead_neurons.deaths(opened(with_planted_dead(planted)), store()) for planted in (0, 7))
     neurons = 2 * 48
     for key in ("dead_fraction", "never_positive_fraction", "certified_fraction", "truly_dead_fraction"):
         assert after[key] - before[key] == pytest.approx(7 / neurons), key  # type: ignore[operator]
@@ -138,19 +138,19 @@ def test_planted_dead_neurons_are_found_and_proven() -> None:
 
 def test_dead_neurons_are_trapped_and_expendable() -> None:
     model = with_planted_dead(12)
-    found = trapping.trapping(opened(model), store())
+    found = dead_neurons.trapping(opened(model), store())
     assert found["trapped_fraction"] >= 12 / 96  # type: ignore[operator]
     assert found["trapped_fraction"] + found["learning_fraction"] == pytest.approx(1)  # type: ignore[operator]
-    spared = expendability.expendability(opened(model), store())
+    spared = dead_neurons.expendability(opened(model), store())
     assert spared["expendable_fraction"] >= 12 / 96  # type: ignore[operator]
     assert spared["neurons"] == 96
 
 
 def test_a_step_function_traps_every_neuron() -> None:
     """C16: its incoming weights get a gradient of exactly zero."""
-    found = trapping.trapping(opened(lively_model(activation="step")), store())
+    found = dead_neurons.trapping(opened(lively_model(activation="step")), store())
     assert found["learning_fraction"] == 0
-    assert trapping.trapping(opened(lively_model()), store())["learning_fraction"] > 0.5  # type: ignore[operator]
+    assert dead_neurons.trapping(opened(lively_model()), store())["learning_fraction"] > 0.5  # type: ignore[operator]
 
 
 @torch.no_grad()
@@ -158,11 +158,11 @@ def test_a_step_function_traps_every_neuron() -> None:
 def test_clamping_is_another_activation(activation: str) -> None:
     """GELU without its negative values, computed by a model whose activation is just that; ReLU loses nothing."""
     model, text = lively_model(activation=activation), store()
-    found = clamping.clamping(opened(model), text)
+    found = hidden_values.clamping(opened(model), text)
     twin = lively_model(activation=activation)
     for block in plain_blocks(twin):
         block.mlp.act.forward = lambda z: F.relu(F.gelu(z) if activation == "gelu" else z)  # type: ignore[method-assign]
-    clamped = mean_loss(opened(twin), batches(twin, text.tokens("val"), clamping.TOKENS))
+    clamped = mean_loss(opened(twin), batches(twin, text.tokens("val"), hidden_values.CLAMPING_TOKENS))
     assert found["clamped_loss"] == pytest.approx(clamped, rel=1e-5)
     assert found["rise"] == pytest.approx(found["clamped_loss"] - found["loss"])  # type: ignore[operator]
     assert (found["negative"] == 0) is (activation == "relu")
@@ -174,17 +174,17 @@ def test_what_is_a_linear_function_of_h_is_rebuilt_and_noise_is_not() -> None:
     x = h @ torch.from_numpy(RANDOM.normal(size=(6, 3))) + 5
     noise = torch.from_numpy(RANDOM.normal(size=(4000, 3)))
     half = 2000
-    assert rebuilding.ridge_r2((h[:half], x[:half]), (h[half:], x[half:])) == pytest.approx(1, abs=1e-4)
-    assert abs(rebuilding.ridge_r2((h[:half], noise[:half]), (h[half:], noise[half:]))) < 0.02
+    assert hidden_values.ridge_r2((h[:half], x[:half]), (h[half:], x[half:])) == pytest.approx(1, abs=1e-4)
+    assert abs(hidden_values.ridge_r2((h[:half], noise[:half]), (h[half:], noise[half:]))) < 0.02
     mixed = x + noise * x.std(0)
-    rebuilt = rebuilding.ridge_r2((h[:half], mixed[:half]), (h[half:], mixed[half:]))
+    rebuilt = hidden_values.ridge_r2((h[:half], mixed[:half]), (h[half:], mixed[half:]))
     assert rebuilt == pytest.approx(0.5, abs=0.03), "half of the variance is noise"
     nothing = torch.zeros(half, 6, dtype=torch.float64)
-    assert rebuilding.ridge_r2((nothing, x[:half]), (nothing, x[half:])) == pytest.approx(0, abs=0.01), "all dead"
+    assert hidden_values.ridge_r2((nothing, x[:half]), (nothing, x[half:])) == pytest.approx(0, abs=0.01), "all dead"
 
 
 def test_dead_neurons_make_a_layer_harder_to_rebuild() -> None:
-    whole, hurt = (rebuilding.rebuilding(opened(with_planted_dead(dead)), store()) for dead in (0, 44))
+    whole, hurt = (hidden_values.rebuilding(opened(with_planted_dead(dead)), store()) for dead in (0, 44))
     assert hurt["r2_layer_0"] < whole["r2_layer_0"] - 0.1  # type: ignore[operator]
     assert hurt["r2"] == pytest.approx(np.mean([hurt["r2_layer_0"], hurt["r2_layer_1"]]))
 

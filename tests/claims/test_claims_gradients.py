@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 import torch
 from claim_examples import arm_model, configuration, differing, evidence, lively_model, opened, store
-from minigpt.claims.measurement import MEASUREMENTS
 from torch.nn import functional as F
 
 from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
-from minigpt.claims.measurements import accuracy, linearity
-from minigpt.claims.measurements import gradients as measured
+from minigpt.claims.measurements import gradient_flow, input_dependence, prediction
+from minigpt.claims.measuring import MEASUREMENTS
 from minigpt.claims.rows import gradients as rows
 from minigpt.model import GPT, CausalMean, GPTConfig
 from minigpt.text.batches import gather, window_starts
@@ -27,7 +26,7 @@ def test_whatever_a_row_names_exists(claim: Claim) -> None:
     assert {name for names in claim.measurements.values() for name in names} <= set(MEASUREMENTS)
     assert all(MEASUREMENTS[name].version for names in claim.measurements.values() for name in names)
     assert len(claim.quote.split()) <= MOST_QUOTED_WORDS
-    assert (measured.ACTIVATIONS, measured.DEPTHS) == (rows.EVERY, rows.DEPTHS)
+    assert (gradient_flow.ACTIVATIONS, gradient_flow.DEPTHS) == (rows.EVERY, rows.DEPTHS)
 
 
 # ---------------------------------------------------------------------------------------------------------- gradients
@@ -35,7 +34,7 @@ def test_whatever_a_row_names_exists(claim: Claim) -> None:
 
 @pytest.fixture(scope="module")
 def depth_figures() -> dict[str, float | None]:
-    return measured.depth_gradients(opened(lively_model(spread=1.0), seed=1), store())
+    return gradient_flow.depth_gradients(opened(lively_model(spread=1.0), seed=1), store())
 
 
 def test_gradient_ratios_follow_another_derivation(depth_figures: dict[str, float | None]) -> None:
@@ -43,7 +42,7 @@ def test_gradient_ratios_follow_another_derivation(depth_figures: dict[str, floa
     shape = {"vocab_size": 11, "block_size": 16, "n_head": 2, "n_embd": 12, "residual": False, "norm": "none"}
     model = GPT(GPTConfig(activation="sigmoid", n_layer=4, **shape), seed=1).double()  # type: ignore[arg-type]
     ids = store().tokens("train")
-    inputs, targets = gather(ids, window_starts(1, 0, measured.WINDOWS, len(ids), 16, "claims/depth"), 16)
+    inputs, targets = gather(ids, window_starts(1, 0, gradient_flow.DEPTH_WINDOWS, len(ids), 16, "claims/depth"), 16)
 
     def loss(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = torch.func.functional_call(model, parameters, (inputs,))
@@ -126,7 +125,7 @@ def test_only_a_model_without_any_nonlinearity_is_linear(settings: dict[str, str
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.1)
-    error = linearity.linearity(opened(model), store())["error"]
+    error = input_dependence.linearity(opened(model), store())["error"]
     assert error is not None
     assert error < 1e-12 if linear else error > 1e-3
 
@@ -145,7 +144,7 @@ def test_the_error_is_that_of_the_formula() -> None:
     zero = torch.zeros_like(a)
     with torch.no_grad():
         missing = (f(a + b) + f(zero) - f(a) - f(b)).norm() / (f(a) + f(b) - 2 * f(zero)).norm()
-    assert linearity.superposition_error(model, a, b) == pytest.approx(float(missing))
+    assert input_dependence.superposition_error(model, a, b) == pytest.approx(float(missing))
 
 
 def test_the_linear_arm_has_nothing_nonlinear_left() -> None:
@@ -182,7 +181,7 @@ def test_answers_are_found_and_counted() -> None:
     run = opened(Oracle())  # type: ignore[arg-type]
     # Line n has its answer at 5n + 3 and the break before it at 5n − 1, both of which one window must hold.
     seen = [n for n in range(1, 101) if 5 * n - 1 >= (5 * n + 2) // 16 * 16]
-    figures = accuracy.accuracy(run, store(val=run.tokenizer.encode("\n".join(lines) + "\n")))
+    figures = prediction.accuracy(run, store(val=run.tokenizer.encode("\n".join(lines) + "\n")))
     assert figures["answers"] == len(seen) > 70
     assert figures["accuracy"] == pytest.approx(np.mean([lines[n].endswith("1") for n in seen]))
-    assert accuracy.accuracy(run, store(val=np.ones(40)))["accuracy"] is None
+    assert prediction.accuracy(run, store(val=np.ones(40)))["accuracy"] is None

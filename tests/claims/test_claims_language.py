@@ -9,15 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from minigpt.claims.arms import Planner
-from minigpt.claims.measurement import MEASUREMENTS
 from scipy import stats
 
 from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measurements import domains
+from minigpt.claims.measurements import prediction
+from minigpt.claims.measuring import MEASUREMENTS
 from minigpt.claims.rows import language, unmeasured
 from minigpt.claims.scale import LedgerOptions, Scale
+from minigpt.experiments.arms_to_cells import Planner
 from minigpt.training.config import RunConfig
 
 ROWS = {claim.id: claim for claim in (*language.CLAIMS, *unmeasured.CLAIMS)}
@@ -63,9 +63,11 @@ def test_whatever_a_row_names_exists(claim: Claim) -> None:
 def configurations() -> dict[tuple[str, str], RunConfig]:
     """How every arm is trained at a tiny scale."""
     scale = Scale({"n_layer": 1, "n_embd": 24, "steps": 8, "device": "cpu"}, LedgerOptions())
-    planner = Planner(scale, threads=1)
+    planner = Planner(scale.base, scale.options.cells_dir, threads=1)
     return {
-        (claim.id, arm): planner.configuration(claim, arm, seed=1) for claim in language.CLAIMS for arm in claim.arms
+        (claim.id, name): planner.configuration(arm, seed=1)
+        for claim in language.CLAIMS
+        for name, arm in claim.arms.items()
     }
 
 
@@ -117,7 +119,7 @@ def test_the_cheapest_strange_text_decides() -> None:
 
 
 def test_domains_are_those_that_are_measured() -> None:
-    assert set(language.DOMAINS.values()) == set(domains.DOMAINS)
+    assert set(language.DOMAINS.values()) == set(prediction.DOMAINS)
 
 
 @pytest.mark.parametrize("steepness", [0.8, 1.0, 1.3])

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from minigpt.claims.arms import Planner
 
 from minigpt.claims.claim import Claim
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.scale import LedgerOptions, Scale
+from minigpt.experiments.arms_to_cells import Planner
 from minigpt.model import GPT, GPTConfig
 from minigpt.text.tokenizers import CharTokenizer
 from minigpt.training.config import RunConfig
@@ -46,7 +46,7 @@ def evidence(
 
 def configuration(claim: Claim, arm: str) -> RunConfig:
     """How an arm is trained at a tiny scale, by the code that a ledger uses."""
-    return Planner(TINY, threads=1).configuration(claim, arm, seed=1)
+    return Planner(TINY.base, TINY.options.cells_dir, threads=1).configuration(claim.arms[arm], seed=1)
 
 
 def arm_model(claim: Claim, arm: str) -> GPT:
