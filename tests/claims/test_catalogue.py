@@ -12,7 +12,9 @@ import pytest
 from minigpt.claims import measurements
 from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, MOST_QUOTED_WORDS, PRIMARY, Claim
+from minigpt.claims.measurements import gradient_flow, prediction
 from minigpt.claims.measuring import MEASUREMENTS
+from minigpt.claims.rows import gradients, language, selection
 from minigpt.training.config import RunConfig
 
 MEASURES = Path(measurements.__file__).parent
@@ -58,6 +60,13 @@ def test_every_file_of_measurements_is_registered() -> None:
     assert {Path(inspect.getfile(function)).stem for function in functions.values()} == files
     assert all(function.__name__ == name for name, function in functions.items())
     assert all(len(m.version) == 8 for m in MEASUREMENTS.values())
+
+
+def test_rows_repeat_what_is_measured() -> None:
+    """Rows are plain data, so they say again over what was measured; a figure that is not there would be NaN."""
+    assert (gradient_flow.ACTIVATIONS, gradient_flow.DEPTHS) == (gradients.EVERY, gradients.DEPTHS)
+    assert prediction.SIZES == selection.SIZES
+    assert set(prediction.DOMAINS) == set(language.DOMAINS.values())
 
 
 def test_listing_claims_needs_no_torch() -> None:

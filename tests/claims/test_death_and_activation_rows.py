@@ -1,4 +1,4 @@
-"""C1 to C11 and C16: arms differ in what they say, effects by hand, measurements against known answers."""
+"""C1 to C11 and C16: arms differ in what they say, effects by hand."""
 
 from __future__ import annotations
 

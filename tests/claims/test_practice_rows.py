@@ -1,4 +1,4 @@
-"""C17 to C27: arms differ in what they say, effects by hand, measurements against brute force."""
+"""C17 to C27: arms differ in what they say, effects by hand."""
 
 from __future__ import annotations
 
@@ -15,26 +15,11 @@ from claim_examples import (
     evidence,
 )
 
-from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
-from minigpt.claims.measurements import prediction
-from minigpt.claims.measuring import MEASUREMENTS
 from minigpt.claims.rows import overfitting, practice, selection
 from minigpt.model import BatchNorm
 from minigpt.training.optimizers import build_optimizer
 
-MEASURED = {"accuracy", "causality", "gap", "gradient_noise", "split_losses"}
 CLAIMS = {claim.id: claim for claim in (*practice.CLAIMS, *overfitting.CLAIMS, *selection.CLAIMS)}
-
-
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
-def test_whatever_a_row_names_exists(claim: Claim) -> None:
-    """A misspelt arm or measurement would be noticed only after hours of training."""
-    assert set(claim.measurements) <= set(claim.arms)
-    named = {name for names in claim.measurements.values() for name in names}
-    assert named <= MEASURED & set(MEASUREMENTS)
-    assert all(MEASUREMENTS[name].version for name in named)
-    assert len(claim.quote.split()) <= MOST_QUOTED_WORDS
-    assert selection.SIZES == prediction.SIZES
 
 
 # --------------------------------------------------------------------------------------------------------------- arms

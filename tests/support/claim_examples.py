@@ -44,6 +44,14 @@ def evidence(
     return Evidence(results, figures or {})
 
 
+def of_one_seed(
+    losses: Mapping[str, float], figures: Mapping[tuple[str, str], Mapping[str, float | None]] | None = None
+) -> Evidence:
+    """Made-up results of seed 0: losses by arm, figures by (arm, measurement)."""
+    measured = {(arm, 0, name): found for (arm, name), found in (figures or {}).items()}
+    return evidence({(arm, 0): loss for arm, loss in losses.items()}, figures=measured)
+
+
 def configuration(claim: Claim, arm: str) -> RunConfig:
     """How an arm is trained at a tiny scale, by the code that a ledger uses."""
     return Planner(TINY.base, TINY.options.cells_dir, threads=1).configuration(claim.arms[arm], seed=1)
