@@ -1,168 +1,102 @@
-"""Ablations whose processes are killed: every cell counts once, and the table is the one of an undisturbed ablation."""
+"""The one loop of jobs, with an executor that does what it is told: killed, failed, locked, done by somebody else."""
 
 from __future__ import annotations
 
-import random
-import re
-import shutil
-import signal
-import time
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import TINY_MODEL
-from processes import Child, Start, await_that, needs_fork
 
-from minigpt.experiments import record
-from minigpt.experiments.cells import read_result
-
-KILLS = 24
-KILL_SEED = 3
-CELLS = 24
-BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 15 --eval-tokens 64 --checkpoint-every 5 --log-every 5"
-GRID = f"ablate --activations relu,gelu,swiglu --seeds {CELLS // 3} --workers 2 --steps 30 {BASE}"
-TABLES = ("cells.csv", "comparisons.csv", "arms.csv")
-
-pytestmark = needs_fork
+from minigpt.base.errors import DataError, LockedError, MinigptError, StopRequestedError
+from minigpt.experiments import run_jobs
+from minigpt.experiments.processes import Ended, Job
+from minigpt.experiments.run_jobs import Task, run_all
+from minigpt.training.interrupts import StopFlag
 
 
-def tables(directory: Path) -> list[bytes]:
-    return [(directory / name).read_bytes() for name in TABLES]
+class Script:
+    """An executor whose jobs end as written, one exit code after the other; a job that ends with 0 is done."""
+
+    def __init__(self, **exit_codes: list[int]) -> None:
+        self.codes: dict[str, Iterator[int]] = {name: iter(codes) for name, codes in exit_codes.items()}
+        self.started: list[str] = []
+        self.done: set[str] = set()
+        self.running: list[str] = []
+        self.stopped = False
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self.running)
+
+    def start(self, job: Job) -> None:
+        self.started.append(job.name)
+        self.running.append(job.name)
+
+    def ended(self, seconds: float) -> list[Ended]:
+        found = [Ended(name, next(self.codes[name]), f"{name} says so") for name in self.running]
+        self.running = []
+        self.done |= {ended.name for ended in found if ended.exit_code == 0}
+        return found
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def tasks(self, share: Callable[[], float] = lambda: 0.0) -> list[Task]:
+        return [self._task(name, share) for name in self.codes]
+
+    def _task(self, name: str, share: Callable[[], float]) -> Task:
+        return Task(Job(name, print, ()), f"job {name}", name, lambda: name in self.done, share)
 
 
-def children(pid: int) -> list[int]:
-    """The processes that a process has started and that still run."""
-    try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_jobs, "_OTHERS_POLL", 0.0)
 
 
-def done(place: Path) -> int:
-    return sum(read_result(cell) is not None for cell in (place / "cells").glob("*"))
+def test_a_killed_job_is_started_again() -> None:
+    """By any signal, as the shell or as the kernel reports it."""
+    script = Script(a=[-9, 137, 143, 0], b=[0])
+    run_all(script.tasks(), script, StopFlag(), "jobs")
+    assert script.started.count("a") == 4
+    assert script.started.count("b") == 1
 
 
-def test_random_kills_change_nothing(start: Start, workplace: Path) -> None:
-    """SIGKILLs of workers and of the parent, as many as cells: the same table, byte for byte, and no cell lost."""
-    assert start(f"{GRID} --out whole/ablation --cells-dir whole/cells").wait() == 0
-    chance, parent, kills, parents, found = random.Random(KILL_SEED), None, 0, 0, 0
-    while kills < KILLS:
-        where = f"kill {kills} of seed {KILL_SEED}"
-        parent = parent or start(f"{GRID} --out cut/ablation --cells-dir cut/cells")
-        time.sleep(chance.uniform(0.01, 0.1))
-        workers = children(parent.pid)
-        if not workers:
-            assert done(workplace / "cut") < CELLS, f"{where}: the end came too early to prove anything"
-            continue
-        if chance.random() < 0.3:
-            parent.signal(signal.SIGKILL)
-            assert parent.wait() == -signal.SIGKILL, where
-            parent, parents = None, parents + 1
-        else:
-            Child(chance.choice(workers), parent.ask).signal(signal.SIGKILL)
-        kills += 1
-        assert done(workplace / "cut") >= found, where
-        found = done(workplace / "cut")
-    assert parents >= KILLS / 10
-    last = parent or start(f"{GRID} --out cut/ablation --cells-dir cut/cells")
-    assert last.wait() == 0
-    assert tables(workplace / "cut/ablation") == tables(workplace / "whole/ablation")
-    assert not list((workplace / "cut").rglob("*.tmp"))
+def test_a_job_that_dies_without_progress_is_given_up() -> None:
+    script = Script(a=[-9] * 20)
+    with pytest.raises(MinigptError, match="job a was ended 10 times without progress; exit code -9"):
+        run_all(script.tasks(), script, StopFlag(), "jobs")
+    assert script.stopped
 
 
-SMALL = f"ablate --activations relu,gelu --seeds 2 --workers 2 {BASE}"
+def test_a_job_that_gets_further_each_time_is_not_given_up() -> None:
+    reached = iter(range(1000))
+    script = Script(a=[*[-9] * 19, 0])
+    run_all(script.tasks(lambda: next(reached) / 1000), script, StopFlag(), "jobs")
+    assert script.done == {"a"}
 
 
-def running_cells(place: Path) -> list[Path]:
-    """Cells that have committed at least one step."""
-    return [path for path in (place / "cells").glob("*") if list(path.glob("checkpoints/*/manifest.json"))]
+def test_a_failed_job_ends_it_with_its_own_error() -> None:
+    script = Script(a=[DataError.exit_code])
+    with pytest.raises(DataError, match="job a: a says so"):
+        run_all(script.tasks(), script, StopFlag(), "jobs")
+    assert script.stopped
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_leaves_what_can_be_continued(start: Start, workplace: Path, number: int, code: int) -> None:
-    """Every running cell commits a checkpoint, one line says how to go on, and the same command has the answer."""
-    command = f"{SMALL} --steps 100 --out a --cells-dir cells"
-    child = start(command)
-    await_that(lambda: len(running_cells(workplace)) >= 2, "two cells")
-    child.signal(number)
-    assert child.wait() == code
-    error = (workplace / "child.err").read_text().splitlines()
-    assert re.search(r"[0-2] of 4 cells done; the same command continues", error[-1])
-    begun = [path for path in running_cells(workplace) if read_result(path) is None]
-    assert all('"status": "stopped"' in (path / "summary.json").read_text() for path in begun)
-    assert start(command).wait() == 0
-    assert done(workplace) == 4
+def test_what_somebody_else_is_doing_is_waited_for() -> None:
+    script = Script(a=[LockedError.exit_code, LockedError.exit_code, 0])
+    run_all(script.tasks(), script, StopFlag(), "jobs")
+    assert script.started == ["a"] * 3
 
 
-def test_workers_leave_when_their_parent_is_gone(start: Start, workplace: Path) -> None:
-    """An orphan would hold its cell for hours and train for nobody; it commits and leaves within a moment."""
-    child = start(f"{SMALL} --steps 4000 --out a --cells-dir cells")
-    await_that(lambda: len(running_cells(workplace)) >= 2, "two cells")
-    workers = children(child.pid)
-    child.signal(signal.SIGKILL)
-    child.wait()
-    await_that(lambda: not any(is_running(pid) for pid in workers), "the workers to leave")
-    assert all("stopped" in (path / "summary.json").read_text() for path in running_cells(workplace))
+def test_what_is_done_is_not_started() -> None:
+    script = Script(a=[0], b=[0])
+    script.done = {"a"}
+    run_all(script.tasks(), script, StopFlag(), "jobs")
+    assert script.started == ["b"]
 
 
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_two_ablations_share_the_work(start: Start, workplace: Path) -> None:
-    """Begun at once on the same cells, both end with the same answer and no cell is trained twice."""
-    first = start(f"{SMALL} --steps 60 --out a --cells-dir cells")
-    second = start(f"{SMALL} --steps 60 --out b --cells-dir cells")
-    assert (first.wait(), second.wait()) == (0, 0)
-    assert tables(workplace / "a") == tables(workplace / "b")
-    logs = [path.stem for place in ("a", "b") for path in (workplace / place / "logs").glob("*.log") if begun(path)]
-    assert sorted(logs) == sorted(path.name for path in (workplace / "cells").glob("*"))
-
-
-def begun(log: Path) -> bool:
-    """Whether a cell was trained from its beginning by the process that wrote this log."""
-    return "starting at step 0" in log.read_text()
-
-
-@pytest.mark.parametrize("damage", ["edited", "truncated", "log"])
-def test_an_altered_result_is_trained_again(start: Start, workplace: Path, damage: str) -> None:
-    """A loss improved by hand, a file cut short, a log that is not the one that was summarised: noticed, and mended."""
-    command = f"{SMALL} --steps 10 --out a --cells-dir cells"
-    assert start(command).wait() == 0
-    before = tables(workplace / "a")
-    cell = sorted((workplace / "cells").glob("*"))[0]
-    path = cell / ("metrics.jsonl" if damage == "log" else "summary.json")
-    text = path.read_text()
-    path.write_text(text[: len(text) // 2] if damage == "truncated" else text.replace('"loss": ', '"loss": 0', 1))
-    assert done(workplace) == 3
-    assert start(command).wait() == 0
-    assert done(workplace) == 4
-    assert tables(workplace / "a") == before
-
-
-def test_a_full_disk_ends_it_with_one_line(start: Start, workplace: Path) -> None:
-    """Exit code 5, named cell, nothing lost: with space again the same command continues."""
-    command = f"{SMALL} --steps 10 --out a --cells-dir cells"
-    assert start(command, limit_files=[5, 2000]).wait() == 5
-    error = (workplace / "child.err").read_text().splitlines()
-    assert error[-1].startswith("error: cell ")
-    assert "cannot write" in error[-1]
-    assert start(command).wait() == 0
-    assert done(workplace) == 4
-
-
-def test_a_diverged_cell_is_a_result(start: Start, workplace: Path) -> None:
-    """It stands in the table as diverged, is not trained again, and no verdict is made of the survivors."""
-    command = (
-        f"ablate --vary lr=1e-2,1e30 --seeds 2 --workers 2 {BASE} --steps 20 --grad-clip 0 --out a --cells-dir cells"
-    )
-    assert start(command).wait() == 0
-    analysis = record.analyse_directory(workplace / "a")
-    assert [arm["diverged"] for arm in analysis["arms"]] == [0, 2]
-    assert "diverged" in (workplace / "child.out").read_text()
-    shutil.rmtree(workplace / "a")
-    assert start(command).wait() == 0
-    assert not list((workplace / "a/logs").glob("*.log"))
+def test_a_signal_stops_all_and_says_how_far_it_is() -> None:
+    script, stop = Script(a=[0], b=[0]), StopFlag()
+    script.done, stop.signal_number = {"a"}, 15
+    with pytest.raises(StopRequestedError, match="stopped with 1 of 2 jobs done; the same command continues"):
+        run_all(script.tasks(), script, stop, "jobs")
+    assert script.stopped
