@@ -23,10 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import torch
 from tqdm import tqdm
 
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError, OutOfMemoryError, StopRequestedError, StorageError, is_out_of_memory
+from minigpt.training.runtime import resolve_device, usable_cores
 
 _ORPHAN_POLL = 0.25  # seconds
 _STOP_AGAIN = 2.0  # seconds
@@ -149,10 +151,6 @@ def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[Loca
 
     `workers` is how many work at a time; 0: one for each GPU that `device` uses, or for each core.
     """
-    import torch
-
-    from minigpt.training.runtime import resolve_device, usable_cores
-
     # NOTE: a process that has used threads of its own cannot be forked safely.
     torch.set_num_threads(1)
     resolved = resolve_device(device)
