@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths
+from minigpt.activations import build_activation, init_gain, matched_width, parse_activation, parse_widths, resolve_spec
 from minigpt.base import randomness
 from minigpt.base.errors import UsageError
+from minigpt.base.flops import flops_per_token
 
 GPT2_STD = 0.02
 ROPE_BASE = 10_000.0
@@ -82,6 +83,13 @@ class GPTConfig:
         asked = parse_widths(self.d_ff, self.n_layer)
         layers = zip(asked, self.layer_activations, strict=True)
         return tuple(width or matched_width(spec, self.n_embd, self.bias) for width, spec in layers)
+
+    @property
+    def flops_per_token(self) -> int:
+        """Forward and backward operations per token."""
+        branches = [resolve_spec(spec)[0].branches for spec in self.layer_activations]
+        widths, with_softmax = self.layer_widths, self.attention != MEAN
+        return flops_per_token(self.n_embd, self.block_size, self.vocab_size, widths, branches, with_softmax)
 
 
 class KVCache:
@@ -333,16 +341,8 @@ class GPT(nn.Module):
         return sum(parameter.numel() for parameter in self.parameters())
 
     def flops_per_token(self) -> int:
-        """Forward and backward operations per token: 6N + 12·L·C·T, N the weights used in products.
-
-        A mean takes half of the second term, for it has no product of queries and keys.
-
-        Source: Chowdhery et al. 2022 (PaLM), appendix B; the saving of the causal mask is not counted.
-        """
-        products = sum(module.weight.numel() for module in self.modules() if isinstance(module, nn.Linear))
-        config = self.config
-        per_pair = 6 if config.attention == MEAN else 12
-        return 6 * products + per_pair * config.n_layer * config.n_embd * config.block_size
+        """Forward and backward operations per token."""
+        return self.config.flops_per_token
 
 
 def _initialise(model: GPT, seed: int) -> None:

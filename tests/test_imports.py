@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,6 +76,40 @@ def imported_modules(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 for alias in node.names:
                     submodule = f"{node.module}.{alias.name}"
                     yield node.lineno, submodule if submodule in MODULES else str(node.module)
+
+
+def without_type_checking(tree: ast.Module) -> ast.Module:
+    """A file without what only a type checker reads."""
+
+    class Pruned(ast.NodeTransformer):
+        def visit_If(self, node: ast.If) -> Any:
+            self.generic_visit(node)
+            return node.orelse if dotted(node.test).endswith("TYPE_CHECKING") else node
+
+    return Pruned().visit(tree)
+
+
+def circle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a ring, inside functions too; none if there is no ring."""
+    graph = {
+        name: {other for _, other in imported_modules(without_type_checking(ast.parse(source)))}
+        for name, source in sources.items()
+    }
+    while leaves := [name for name, others in graph.items() if not others & graph.keys()]:
+        for name in leaves:
+            del graph[name]
+    if not graph:
+        return []
+    path = [min(graph)]
+    while len(path) == len(set(path)):
+        path.append(min(graph[path[-1]] & graph.keys()))
+    return path[path.index(path[-1]) :]
+
+
+def doubled_names(paths: Iterable[Path]) -> list[str]:
+    """File names that occur more than once, but for `__init__`."""
+    counted = Counter(path.stem for path in paths)
+    return sorted(name for name, count in counted.items() if count > 1 and name != "__init__")
 
 
 def tier(module: str) -> int:
@@ -211,6 +247,30 @@ def test_an_upward_import_is_seen(importer: str, source: str):
     assert len(upward_edges(importer, source)) == 1
 
 
+def test_no_modules_import_each_other():
+    """A ring of modules has no bottom: none of them can be read, tested or moved without the others."""
+    assert circle({module_name(path): path.read_text("utf-8") for path in FILES}) == []
+
+
+@pytest.mark.parametrize(
+    ("second", "ring"),
+    [
+        ("from minigpt.text import batches", ["minigpt.text.batches", "minigpt.text.store", "minigpt.text.batches"]),
+        ("def f():\n    import minigpt.text.batches", ["minigpt.text.batches", "minigpt.text.store"] * 2),
+        ("if TYPE_CHECKING:\n    from minigpt.text.batches import near", []),
+        ("from minigpt.base import errors", []),
+    ],
+)
+def test_a_ring_is_seen(second: str, ring: list[str]):
+    """The check above must be able to fail, and must not for what only a type checker reads."""
+    sources = {
+        "minigpt.base.errors": "import math",
+        "minigpt.text.batches": "from minigpt.text.store import prepare",
+        "minigpt.text.store": second,
+    }
+    assert circle(sources) == ring[:3]
+
+
 def test_configuration_is_plain_data():
     """`--help` shows the configuration's fields and must not wait for torch."""
     tree = ast.parse((PACKAGE / "training" / "config.py").read_text("utf-8"))
@@ -248,6 +308,18 @@ def test_files_stay_readable(path: Path):
     """One job a file; a name that says nothing collects everything."""
     assert len(path.read_text("utf-8").splitlines()) <= MAX_LINES
     assert path.stem not in {"utils", "util", "helpers", "misc", "common"}
+
+
+def test_every_file_has_its_own_name():
+    """Whoever looks for a file by its name, or reads it in a traceback, finds one."""
+    assert doubled_names(SOURCES) == []
+
+
+def test_a_second_file_of_one_name_is_seen():
+    """The check above must be able to fail; every folder has its `__init__`."""
+    paths = ["minigpt/text/splits.py", "minigpt/claims/splits.py", "minigpt/text/__init__.py", "minigpt/__init__.py"]
+    assert doubled_names(map(Path, paths)) == ["splits"]
+    assert doubled_names([*SOURCES, PACKAGE / "train.py"]) == ["train"]
 
 
 # What may execute, and what may write

@@ -3,7 +3,13 @@
 from minigpt.activations.fair_widths import init_gain, matched_width
 from minigpt.activations.layer import Activation, build_activation
 from minigpt.activations.registry import ActivationEntry, list_activations
-from minigpt.activations.specs import canonical_activation, canonical_widths, parse_activation, parse_widths
+from minigpt.activations.specs import (
+    canonical_activation,
+    canonical_widths,
+    parse_activation,
+    parse_widths,
+    resolve_spec,
+)
 
 __all__ = [
     "Activation",
@@ -16,4 +22,5 @@ __all__ = [
     "matched_width",
     "parse_activation",
     "parse_widths",
+    "resolve_spec",
 ]

@@ -25,7 +25,7 @@ class Activation(nn.Module):
         super().__init__()
         self.entry = entry
         self.spec = canonical_spec(entry, arguments)
-        self.branches = 2 if entry.gated else 1
+        self.branches = entry.branches
         self._constants = {name: value for name, value in arguments.items() if name not in entry.learnable}
         for name in entry.learnable:
             # NOTE: zero-dimensional, because a float32 vector would promote a bfloat16 z.

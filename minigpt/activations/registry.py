@@ -38,6 +38,11 @@ class ActivationEntry:
     learnable: tuple[str, ...]  # the arguments that are parameters
 
     @property
+    def branches(self) -> int:
+        """Rows of w_in that each neuron has: one, or with a gate two."""
+        return 2 if self.gated else 1
+
+    @property
     def slope_bound(self) -> float | None:
         """sup |φ'| at the default arguments; None where φ' is unbounded or not elementwise."""
         return self.slope_bound_at(dict(self.arguments))

@@ -12,38 +12,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm
 
 Verdict = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE"]
 Tag = Literal["measurable", "when provoked", "proxy", "not measurable"]
 Effect = Callable[[Evidence, int], float]
-Settings = Mapping[str, Any]
 
 # The smallest difference of a loss that matters, in nats per token: about 1 % perplexity.
 DELTA = 0.010
 PRIMARY, EXPLORATORY = "primary", "exploratory"
 _LAST_PRIMARY = 16
 MOST_QUOTED_WORDS = 12
-
-
-@dataclass(frozen=True)
-class Times:
-    """A multiple of what the base has, for settings that must follow its scale."""
-
-    factor: float
-
-
-@dataclass(frozen=True)
-class Arm:
-    """One setting: flags over the ledger's base.
-
-    start: the arm whose trained cell of the same seed this one continues from; empty for fresh weights.
-    """
-
-    settings: Settings = field(default_factory=dict)
-    start: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,7 +51,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Table:
+class ArmFigures:
     """Further figures on a claim's page: a value for each arm and column, averaged over seeds."""
 
     title: str
@@ -86,7 +68,7 @@ class Claim:
     meaning: what is measured, and when the statement would be true, in plain words.
     rule: whether all conditions must hold, or any one is enough.
     forecast, expected: written before the first run; None where no verdict was forecast.
-    measurements: what is measured on trained cells: arm -> names in `measurements/`.
+    measurements: what is measured on trained cells: arm -> names in `measuring.py`.
     obstacle: why a small GPT cannot measure it, or why it has not been built.
     """
 
@@ -104,7 +86,7 @@ class Claim:
     rule: Literal["all", "any"] = "all"
     seeds: int = 8
     series: tuple[Series, ...] = ()
-    tables: tuple[Table, ...] = ()
+    tables: tuple[ArmFigures, ...] = ()
     obstacle: str = ""
 
     @property

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from minigpt.claims.claim import DELTA, Arm, Effect, Times
+from minigpt.claims.claim import DELTA, Effect
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm, Times
 
 # The best rate of each activation as a multiple of the base's, which is ReLU's: chosen from ×1/2, 1, 2, 4 on a seed and
 # windows of their own. SwiGLU and SiLU did best there at ×2 and ×4 but got stuck on some judged seeds: one lower.

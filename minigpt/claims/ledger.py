@@ -13,16 +13,15 @@ from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
-from minigpt.claims import judgement
-from minigpt.claims.arms import Planner
+from minigpt.claims import judging
 from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measurement import read
-from minigpt.claims.measurements import REGISTERED
+from minigpt.claims.measuring import MEASUREMENTS, read
 from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
+from minigpt.experiments.arms import train_command, written
+from minigpt.experiments.arms_to_cells import Planner
 from minigpt.experiments.cells import Cell, read_result
-from minigpt.experiments.question import train_command, written
 from minigpt.training.code_version import code_hash
 
 FORMAT = 1
@@ -50,7 +49,7 @@ def scale_of(ledger: Record) -> Scale:
     return Scale(dict(ledger["scale"]["asked"]), LedgerOptions(**ledger["scale"]["options"]))
 
 
-def write_ledger(directory: Path, planner: Planner, asked: Sequence[Claim] = ()) -> Record:
+def write_ledger(directory: Path, scale: Scale, planner: Planner, asked: Sequence[Claim] = ()) -> Record:
     """Judge claims by what is on disk now, write `ledger.json` and return its content.
 
     Judged are those asked for and those that were judged before; all, if there is no ledger yet and none is asked for.
@@ -60,19 +59,20 @@ def write_ledger(directory: Path, planner: Planner, asked: Sequence[Claim] = ())
     known = {name for name, entry in earlier.items() if entry["status"] in ("judged", "stale")}
     wanted = known | {claim.id for claim in asked} if earlier or asked else set(CLAIMS)
     entries = [
-        _entry(claim, planner, directory, earlier.get(claim.id)) if claim.id in wanted else judgement.describe(claim)
+        _entry(claim, scale, planner, directory, earlier.get(claim.id))
+        if claim.id in wanted
+        else judging.describe(claim)
         for claim in CLAIMS.values()
     ]
     sizes = {
         family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)
     }
-    scale = planner.scale
     ledger = {
         "format": FORMAT,
         "scale": {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base},
         "code": code_hash(),
         "family_sizes": sizes,
-        "claims": judgement.with_verdicts(entries, sizes),
+        "claims": judging.with_verdicts(entries, sizes),
     }
     storage.make_directory(directory)
     storage.write_sealed(directory / LEDGER_FILE, ledger)
@@ -87,15 +87,16 @@ def find_claim(claim: str) -> Claim:
     return CLAIMS[known]
 
 
-def _entry(claim: Claim, planner: Planner, directory: Path, earlier: Record | None) -> Record:
+def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlier: Record | None) -> Record:
     """A claim judged on the seeds that are complete, or what an earlier ledger says of it, or that it was not run."""
-    assert all(name in REGISTERED for names in claim.measurements.values() for name in names), claim.id
+    assert all(name in MEASUREMENTS for names in claim.measurements.values() for name in names), claim.id
     if not claim.can_run:
-        return judgement.describe(claim)
+        return judging.describe(claim)
+    declared = scale.seeds(claim.seeds)
     try:
-        cells = planner.cells(claim)
+        cells = planner.cells(claim.arms, declared)
     except UsageError as error:
-        return {**judgement.describe(claim), "obstacle": f"its arms do not exist at this scale; {error}"}
+        return {**judging.describe(claim), "obstacle": f"its arms do not exist at this scale; {error}"}
     measured = {
         (arm, seed, name): read(directory, cell.id, name)
         for (arm, seed), cell in cells.items()
@@ -103,19 +104,19 @@ def _entry(claim: Claim, planner: Planner, directory: Path, earlier: Record | No
         if cell is not None
     }
     results = {key: read_result(cell.directory) for key, cell in cells.items() if cell is not None}
-    seeds = _complete_seeds(claim, planner.scale.seeds(claim.seeds), results, measured)
+    seeds = _complete_seeds(claim, declared, results, measured)
     if not seeds:
         stale = earlier is not None and earlier["status"] in ("judged", "stale")
-        return {**earlier, "status": "stale"} if stale and earlier else judgement.describe(claim)
+        return {**earlier, "status": "stale"} if stale and earlier else judging.describe(claim)
     done = {key: result for key, result in results.items() if result is not None and key[1] in seeds}
     figures = {key: found["figures"] for key, found in measured.items() if found is not None and key[1] in seeds}
-    entry = judgement.judged(claim, Evidence(done, figures), seeds)
+    entry = judging.judged(claim, Evidence(done, figures), seeds)
     return {
         **entry,
-        "seeds_declared": len(planner.scale.seeds(claim.seeds)),
+        "seeds_declared": len(declared),
         "arms": [_arm(claim, arm, seeds, cells, done) for arm in claim.arms],
         "cost": _cost(cells, seeds, done, [found for found in measured.values() if found is not None]),
-        "command": _command(claim, planner.scale),
+        "command": _command(claim, scale),
         "provenance": _provenance(done),
     }
 

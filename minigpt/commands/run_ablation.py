@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, given, read_toml
 from minigpt.base.storage import to_json, write_text
-from minigpt.experiments.question import AblationOptions, Question, VariedFlags, ask, check_size
+from minigpt.experiments.arms import AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.training.config import RunConfig, check_fields
 
 if TYPE_CHECKING:
     from minigpt.experiments.processes import LocalExecutor
+    from minigpt.training.interrupts import StopFlag
 
 
 def add_flags(parser: Parser) -> None:
@@ -91,35 +92,24 @@ def _question(values: argparse.Namespace) -> Question:
 
 def _train(question: Question, directory: Path) -> None:
     from minigpt.experiments.grid import run_ablation
-    from minigpt.training.interrupts import stop_on_signals
 
-    with _executor(question, directory) as (executor, threads), stop_on_signals() as stop:
+    with _workers(question, directory) as (executor, threads, stop):
         run_ablation(question, directory, executor, threads, stop)
 
 
 @contextmanager
-def _executor(question: Question, directory: Path) -> Iterator[tuple[LocalExecutor, int]]:
-    """Processes for the cells, and the threads of each: together no more than the machine has cores."""
-    import torch
-
-    from minigpt.experiments.plan import arm_configs
-    from minigpt.experiments.processes import LocalExecutor
+def _workers(question: Question, directory: Path) -> Iterator[tuple[LocalExecutor, int, StopFlag]]:
+    """Processes for the cells, the threads of each, and the flag that a signal raises."""
+    from minigpt.experiments.arms_to_cells import arm_configs
+    from minigpt.experiments.processes import local_executor
     from minigpt.experiments.record import LOGS
-    from minigpt.training.runtime import resolve_device, usable_cores
+    from minigpt.training.interrupts import stop_on_signals
 
-    # NOTE: a process that has used threads of its own cannot be forked safely.
-    torch.set_num_threads(1)
-    device = resolve_device(question.base.get("device", RunConfig.device))
-    gpus = torch.cuda.device_count() if str(device) == "cuda" else 0
-    cores = usable_cores()
-    slots = question.options.workers or (gpus if device.type != "cpu" else cores) or 1
-    threads = max(1, cores // slots)
-    arm_configs(question, threads)  # refuses what cannot be trained before anything is written
-    executor = LocalExecutor(slots, directory / LOGS, gpus)
-    try:
-        yield executor, threads
-    finally:
-        executor.stop()
+    device = question.base.get("device", RunConfig.device)
+    with local_executor(question.options.workers, device, directory / LOGS) as (executor, threads):
+        arm_configs(question, threads)  # refuses what cannot be trained before anything is written
+        with stop_on_signals() as stop:
+            yield executor, threads, stop
 
 
 def _show_expectation(question: Question, as_json: bool) -> int:
@@ -127,9 +117,9 @@ def _show_expectation(question: Question, as_json: bool) -> int:
 
     from minigpt.experiments.grid import expectation
 
-    with tempfile.TemporaryDirectory() as folder, _executor(question, Path(folder)) as (executor, threads):
-        slots = executor.free
-        cells, measured = expectation(question, executor, threads)
+    with tempfile.TemporaryDirectory() as folder, _workers(question, Path(folder)) as (executor, threads, stop):
+        cells, measured = expectation(question, executor, threads, stop)
+    slots = measured["slots"]
     remaining = sum(cell["seconds"] for cell in cells if cell["state"] != "done") / slots
     if as_json:
         print(to_json({"cells": cells, "seconds": remaining, "workers": slots, "measured": measured}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -85,17 +84,18 @@ def _run(values: argparse.Namespace) -> int:
         try:
             run_claims(claims, workshop)
         finally:
-            ledger = write_ledger(values.out, workshop.planner, claims)
+            ledger = write_ledger(values.out, workshop.scale, workshop.planner, claims)
     write_pages(values.out)
     return _show_verdicts(ledger, {claim.id for claim in claims}, values)
 
 
 def _report(values: argparse.Namespace) -> int:
-    from minigpt.claims.arms import Planner
     from minigpt.claims.ledger import write_ledger
+    from minigpt.experiments.arms_to_cells import Planner
 
     _none_named(values)
-    ledger = write_ledger(values.out, Planner(_scale(values), threads=_cores()[1]))
+    scale = _scale(values)
+    ledger = write_ledger(values.out, scale, Planner(scale.base, scale.options.cells_dir, threads=1))
     page = write_pages(values.out)
     if values.json:
         print(to_json(ledger))
@@ -127,7 +127,7 @@ def _none_named(values: argparse.Namespace) -> None:
 def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
     """The ledger on disk, or, if nothing was run yet, what is known of the claims before."""
     from minigpt.claims.catalogue import CLAIMS
-    from minigpt.claims.judgement import describe
+    from minigpt.claims.judging import describe
     from minigpt.claims.ledger import read_ledger
 
     if (values.out / LEDGER_FILE).is_file():
@@ -153,36 +153,22 @@ def _scale(values: argparse.Namespace) -> Scale:
     return Scale(asked, checked)
 
 
-def _cores(workers: int = 0) -> tuple[int, int]:
-    """(trainings at a time, threads of each): together no more than the machine has cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    slots = workers or cores
-    return slots, max(1, cores // slots)
-
-
 @contextmanager
 def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
-    import torch
-
-    from minigpt.claims.arms import Planner
     from minigpt.claims.running import Workshop
-    from minigpt.experiments.processes import LocalExecutor
+    from minigpt.experiments.arms_to_cells import Planner
+    from minigpt.experiments.processes import local_executor
     from minigpt.experiments.record import LOGS
     from minigpt.training.interrupts import stop_on_signals
-    from minigpt.training.runtime import resolve_device
 
-    # NOTE: a process that has used threads of its own cannot be forked safely.
-    torch.set_num_threads(1)
     scale = _scale(values)
-    on_gpu = resolve_device(scale.base.get("device", RunConfig.device)).type != "cpu"
-    gpus = torch.cuda.device_count() if on_gpu else 0
-    slots, threads = _cores(scale.options.workers or gpus)
-    executor = LocalExecutor(slots, values.out / LOGS, gpus)
-    with stop_on_signals() as stop:
-        try:
-            yield Workshop(Planner(scale, threads), executor, values.out, stop)
-        finally:
-            executor.stop()
+    device = scale.base.get("device", RunConfig.device)
+    with (
+        local_executor(scale.options.workers, device, values.out / LOGS) as (executor, threads),
+        stop_on_signals() as stop,
+    ):
+        planner = Planner(scale.base, scale.options.cells_dir, threads)
+        yield Workshop(scale, planner, executor, values.out, stop)
 
 
 def write_pages(directory: Path, site: Path | None = None) -> Path:

@@ -1,1 +1,1 @@
-"""Experiments: ablations over activations, seeds and anything else, and the paired statistics that judge them."""
+"""Experiments: one engine that trains arms over seeds, ablations made of them, and paired statistics to judge them."""

@@ -1,4 +1,4 @@
-"""A cell: one training of an ablation, named by what it is the result of.
+"""A cell: one training of an ablation or a claim, named by what it is the result of.
 
 A cell's identity is a hash over its resolved configuration, its text and the version of the code that matters, and its
 directory is a run like any other. So the disk alone says which cells are done: a cell is done if its summary, written

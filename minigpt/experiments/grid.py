@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from minigpt.base.errors import MinigptError
 from minigpt.experiments import record
+from minigpt.experiments.arms import Question, tuning_rates
+from minigpt.experiments.arms_to_cells import (
+    ResolvedArm,
+    cells_of,
+    describe_arm,
+    describe_cell,
+    resolve_arms,
+    tuning_cells,
+)
 from minigpt.experiments.cells import Cell, read_result, stale_cells
-from minigpt.experiments.plan import ResolvedArm, cells_of, describe_arm, describe_cell, resolve_arms, tuning_cells
 from minigpt.experiments.processes import Executor
-from minigpt.experiments.question import Question, tuning_rates
 from minigpt.experiments.run_jobs import train_all
 from minigpt.experiments.timing import cell_seconds, measure_together, steps_of_equal_time
 from minigpt.experiments.tuning import tune
@@ -28,7 +35,7 @@ def run_ablation(question: Question, directory: Path, executor: Executor, thread
         MinigptError: something cannot be trained; the subclass says why.
     """
     store = record.open_text(question)
-    steps = _equal_time(question, directory, store, executor, threads)
+    steps = _equal_time(question, directory, store, executor, threads, stop)
     arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps)
     tuned: list[Cell] = []
     rates, tuning = None, None
@@ -39,29 +46,29 @@ def run_ablation(question: Question, directory: Path, executor: Executor, thread
     train_all(cells, executor, stop)
 
 
-def expectation(question: Question, executor: Executor, threads: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
+def expectation(
+    question: Question, executor: Executor, threads: int, stop: StopFlag
+) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The cells of an ablation, each with its state and expected seconds, and what a short training measured."""
     store = record.open_text(question)
     arms = resolve_arms(question, store.tokenizer.vocab_size, threads)
-    slots = executor.free
-    with tempfile.TemporaryDirectory() as folder:
-        measured = measure_together(arms[0].config, executor, Path(folder))
+    pace = measure_together(arms[0].config, arms[0].flops_per_token, executor, stop)
     cells = cells_of(question, arms, store.sha256)
     if question.options.tune_lr:
         rates = {arm.name: tuning_rates(question) for arm in arms}
         cells = [*tuning_cells(question, arms, store.sha256, rates), *cells]
-    by_name = {arm.name: arm for arm in arms}
+    flops = {arm.name: arm.flops_per_token for arm in arms}
     stale = {(old["arm"], old["seed"]) for old in stale_cells(cells, Path(question.options.cells_dir))}
     val = store.size("val") // (2 if question.options.tune_lr else 1)
     rows = [
         {
             **describe_cell(cell, Path()),
             "state": _state(cell, stale),
-            "seconds": cell_seconds(by_name[cell.arm], arms[0], measured, val),
+            "seconds": cell_seconds(cell.config, flops[cell.arm], pace, val),
         }
         for cell in cells
     ]
-    return rows, {**measured, "slots": slots}
+    return rows, {**asdict(pace), "slots": executor.free}
 
 
 def _state(cell: Cell, stale: set[tuple[str, int]]) -> str:
@@ -73,7 +80,7 @@ def _state(cell: Cell, stale: set[tuple[str, int]]) -> str:
 
 
 def _equal_time(
-    question: Question, directory: Path, store: TokenStore, executor: Executor, threads: int
+    question: Question, directory: Path, store: TokenStore, executor: Executor, threads: int, stop: StopFlag
 ) -> dict[str, int] | None:
     """Steps by arm under `--match time`: those of an earlier attempt at the same question, else measured now."""
     if question.options.match != "time":
@@ -85,8 +92,7 @@ def _equal_time(
     except MinigptError:
         pass
     arms = resolve_arms(question, store.tokenizer.vocab_size, threads)
-    with tempfile.TemporaryDirectory() as folder:
-        return steps_of_equal_time(arms, executor, Path(folder))
+    return steps_of_equal_time(arms, executor, stop)
 
 
 def _plan(

@@ -11,17 +11,20 @@ its true effect cannot be zero and beyond the margin at once.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 Verdict = Literal["better", "worse", "equivalent", "undecided", "no verdict"]
 
-CONFIDENCE = 0.95
+FEWEST_SEEDS = 2
+# What the 95 % and the 90 % interval leave on each side.
+TAIL, TAIL_90 = 0.025, 0.05
 TARGET_POWER = 0.8
 MOST_SEEDS = 1000
 # All 2^n sign flips are counted where there are no more than this, up to 13 pairs; beyond, so many are drawn.
@@ -42,8 +45,8 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class PairedTests:
-    """What n paired differences say. low, high: 95 % t interval; low90, high90: 90 %. Unadjusted for any family."""
+class TTest:
+    """What the t test says of n values. low, high: 95 % interval of the mean; low90, high90: 90 %; p_t: two-sided."""
 
     n: int
     mean: float
@@ -53,6 +56,12 @@ class PairedTests:
     low90: float
     high90: float
     p_t: float
+
+
+@dataclass(frozen=True)
+class PairedTests(TTest):
+    """What n paired differences say. Unadjusted for any family."""
+
     p_sign_flip: float
     p_tost: float
 
@@ -68,55 +77,38 @@ class NoiseFloor:
 
 def estimate(values: Sequence[float]) -> Estimate:
     """Return the mean of at least one value with its 95 % t interval."""
-    if len(values) < 2:
+    if len(values) == 1:
         return Estimate(float(values[0]), None, None, None, 1)
+    found = t_test(values)
+    return Estimate(found.mean, found.sd, found.low, found.high, found.n)
+
+
+def t_test(values: Sequence[float]) -> TTest:
+    """Test whether the mean of at least two finite values is zero; without any spread at the limit: p is 0 or 1."""
+    n = len(values)
     mean, sd = _mean_and_sd(values)
-    low, high = t_interval(values)
-    return Estimate(mean, sd, low, high, len(values))
+    error = sd / math.sqrt(n)
+    half, half90 = (_critical(n, tail) * error for tail in (TAIL, TAIL_90))
+    p = float(2 * special.stdtr(n - 1, -abs(mean) / error)) if error else float(abs(mean) <= ROUNDING)
+    return TTest(n, mean, sd, mean - half, mean + half, mean - half90, mean + half90, p)
 
 
-def t_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the t interval of the mean of at least two values; a point if they are equal."""
-    if _are_equal(values):
-        mean, _ = _mean_and_sd(values)
-        return mean, mean
-    interval = stats.ttest_1samp(values, 0).confidence_interval(confidence)
-    return float(interval.low), float(interval.high)
+@functools.cache
+def _critical(n: int, tail: float) -> float:
+    return float(stats.t.isf(tail, n - 1))
 
 
 def paired_tests(differences: Sequence[float], margin: float) -> PairedTests:
     """Test at least two finite paired differences for being zero, and for lying within ±margin."""
-    mean, sd = _mean_and_sd(differences)
-    low, high = t_interval(differences, 0.95)
-    low90, high90 = t_interval(differences, 0.90)
-    return PairedTests(
-        n=len(differences),
-        mean=mean,
-        sd=sd,
-        low=low,
-        high=high,
-        low90=low90,
-        high90=high90,
-        p_t=t_test_p(differences),
-        p_sign_flip=sign_flip_p(differences),
-        p_tost=tost_p(differences, margin),
-    )
+    found = t_test(differences)
+    return PairedTests(**vars(found), p_sign_flip=sign_flip_p(differences), p_tost=tost_p(found, margin))
 
 
-def t_test_p(differences: Sequence[float]) -> float:
-    """p of the two-sided paired t test; without any spread its limit: 1 if all are zero, otherwise 0."""
-    if _are_equal(differences):
-        return 0.0 if abs(_mean_and_sd(differences)[0]) > ROUNDING else 1.0
-    return float(stats.ttest_1samp(differences, 0).pvalue)
-
-
-def tost_p(differences: Sequence[float], margin: float) -> float:
+def tost_p(found: TTest, margin: float) -> float:
     """p of two one-sided t tests, the larger one: small if the mean is shown to lie within ±margin."""
-    if _are_equal(differences):
-        return 0.0 if abs(_mean_and_sd(differences)[0]) < margin else 1.0
-    above = stats.ttest_1samp(differences, -margin, alternative="greater").pvalue
-    below = stats.ttest_1samp(differences, margin, alternative="less").pvalue
-    return float(max(above, below))
+    if not found.sd:
+        return 0.0 if abs(found.mean) < margin else 1.0
+    return float(special.stdtr(found.n - 1, -(margin - abs(found.mean)) / (found.sd / math.sqrt(found.n))))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:
@@ -200,8 +192,13 @@ def seeds_to_decide(mean: float, sd: float, margin: float, alpha: float) -> int 
     """
     if sd == 0:
         return None  # what has no spread is decided, or lies at the margin
-    seeds = np.arange(2, MOST_SEEDS + 1)
-    enough = seeds[decision_power(mean, sd, margin, seeds, alpha) >= TARGET_POWER]
+    return fewest_seeds(lambda seeds: decision_power(mean, sd, margin, seeds, alpha))
+
+
+def fewest_seeds(power: Callable[[np.ndarray], np.ndarray]) -> int | None:
+    """Fewest seeds that have the power aimed at; None beyond a thousand."""
+    seeds = np.arange(FEWEST_SEEDS, MOST_SEEDS + 1)
+    enough = seeds[power(seeds) >= TARGET_POWER]
     return int(enough[0]) if enough.size else None
 
 
@@ -218,7 +215,7 @@ def noise_floor(losses: Sequence[float]) -> NoiseFloor:
     """
     n = len(losses)
     _, sd = _mean_and_sd(losses)
-    critical = float(stats.t.isf((1 - CONFIDENCE) / 2, 2 * n - 2))
+    critical = float(stats.t.isf(TAIL, 2 * n - 2))
     return NoiseFloor(sd, math.sqrt(2) * sd, critical * sd * math.sqrt(2 / n))
 
 

@@ -14,7 +14,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -22,10 +23,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
 
+import torch
 from tqdm import tqdm
 
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError, OutOfMemoryError, StopRequestedError, StorageError, is_out_of_memory
+from minigpt.training.runtime import resolve_device, usable_cores
 
 _ORPHAN_POLL = 0.25  # seconds
 _STOP_AGAIN = 2.0  # seconds
@@ -47,6 +50,11 @@ class Ended:
     name: str
     exit_code: int
     message: str
+
+    @property
+    def was_killed(self) -> bool:
+        """Whether a signal ended it, or nothing did: then what it has not done can be tried again."""
+        return self.exit_code <= 0 or self.exit_code > 128
 
 
 class Executor(Protocol):
@@ -135,6 +143,25 @@ def _last_words(log: Path) -> str:
     except OSError:
         return ""
     return next((line.removeprefix("error: ") for line in reversed(lines) if line.startswith("error: ")), "")
+
+
+@contextmanager
+def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[LocalExecutor, int]]:
+    """Processes on this machine and the threads of each: together no more than it has cores; they have left afterwards.
+
+    `workers` is how many work at a time; 0: one for each GPU that `device` uses, or for each core.
+    """
+    # NOTE: a process that has used threads of its own cannot be forked safely.
+    torch.set_num_threads(1)
+    resolved = resolve_device(device)
+    gpus = torch.cuda.device_count() if str(resolved) == "cuda" else 0
+    cores = usable_cores()
+    slots = workers or (gpus if resolved.type != "cpu" else cores) or 1
+    executor = LocalExecutor(slots, logs, gpus)
+    try:
+        yield executor, max(1, cores // slots)
+    finally:
+        executor.stop()
 
 
 # ---------------------------------------------------------------------------------------------- inside a job's process

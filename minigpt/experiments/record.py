@@ -16,8 +16,8 @@ from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, MinigptError, UsageError
+from minigpt.experiments.arms import Question
 from minigpt.experiments.cells import read_result
-from minigpt.experiments.question import Question
 from minigpt.text.store import TokenStore
 from minigpt.training import run_directory
 from minigpt.training.code_version import code_hash, prepare_text
@@ -47,7 +47,7 @@ def default_directory(question: Question) -> Path:
 
 def open_text(question: Question) -> TokenStore:
     """Prepare the text of an ablation, long enough for the longest context among its arms."""
-    configs = [RunConfig(**{**question.base, **arm.settings}) for arm in question.arms()]
+    configs = [RunConfig(**arm.flags(question.base)) for arm in question.arms().values()]
     longest = max(configs, key=lambda config: config.block_size)
     return prepare_text(dataclasses.replace(longest, eval_part="odd") if question.options.tune_lr else longest)
 

@@ -1,7 +1,7 @@
-"""Training cells until all are done, wherever an executor does it.
+"""The one loop that runs jobs until all are done, wherever an executor does it.
 
-The disk holds all that is known. A cell that is done is not trained again, whoever trained it; one that another
-ablation is training is waited for; one whose process was killed is started again and continues from its checkpoint.
+The disk holds all that is known. What is done is not done again, whoever did it; what somebody else is doing is waited
+for; a job whose process was killed is started again, and a training continues from its checkpoint.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -22,34 +22,61 @@ from minigpt.experiments.processes import Ended, Executor, Job
 from minigpt.training.interrupts import StopFlag
 
 _POLL = 0.5  # seconds
-_OTHERS_POLL = 1.0  # seconds until another look at a cell that somebody else is training
-_MOST_DEATHS = 10  # of one cell, without a step in between
+_OTHERS_POLL = 1.0  # seconds until another look at what somebody else is doing
+_MOST_DEATHS = 10  # of one job, without progress in between
+
+
+@dataclass(frozen=True)
+class Task:
+    """A job, what to call it, and how the disk tells of it: whether it is done, how far it is, whether others do it."""
+
+    job: Job
+    what: str  # in messages
+    short: str  # beside the bar
+    is_done: Callable[[], bool]
+    share_done: Callable[[], float] = lambda: 0.0
+    is_taken: Callable[[], bool] = lambda: False
+
+    @property
+    def name(self) -> str:
+        """Its job's name."""
+        return self.job.name
 
 
 @dataclass
 class _Queue:
-    """Cells to be trained, being trained, and how often each died without progress."""
+    """Tasks that wait, tasks that run, and how often each died without progress."""
 
-    waiting: deque[Cell]
+    waiting: deque[Task]
     done: int
-    running: dict[str, Cell] = field(default_factory=dict)
+    running: dict[str, Task] = field(default_factory=dict)
     not_before: dict[str, float] = field(default_factory=dict)
     deaths: dict[str, int] = field(default_factory=dict)
     reached: dict[str, float] = field(default_factory=dict)
 
 
-def train_all(cells: list[Cell], executor: Executor, stop: StopFlag) -> None:
+def train_all(cells: Sequence[Cell], executor: Executor, stop: StopFlag) -> None:
     """Train the cells that are not done, in their order, as many at a time as the executor takes.
 
     Raises:
         StopRequestedError: a signal arrived; the running cells have committed.
         MinigptError: a cell cannot be trained; the others have committed.
     """
-    todo = deque(cell for cell in cells if read_result(cell.directory) is None)
-    queue = _Queue(todo, done=len(cells) - len(todo))
+    run_all([_training(cell) for cell in cells], executor, stop, "cells")
+
+
+def run_all(tasks: Sequence[Task], executor: Executor, stop: StopFlag, unit: str) -> None:
+    """Do the tasks that are not done, in their order; `unit` is what the bar and messages count.
+
+    Raises:
+        StopRequestedError: a signal arrived; what was running has saved its work.
+        MinigptError: a job failed, or died again and again; the others have saved their work.
+    """
+    todo = deque(task for task in tasks if not task.is_done())
+    queue = _Queue(todo, done=len(tasks) - len(todo))
     if not todo:
         return
-    with _bar(len(cells), queue.done) as bar:
+    with _bar(len(tasks), queue.done, unit) as bar:
         try:
             while queue.waiting or queue.running:
                 stop.check()
@@ -59,59 +86,23 @@ def train_all(cells: list[Cell], executor: Executor, stop: StopFlag) -> None:
                 _show(bar, queue)
         except StopRequestedError as request:
             executor.stop()
-            done = sum(read_result(cell.directory) is not None for cell in cells)
-            message = f"stopped with {done} of {len(cells)} cells done; the same command continues"
+            done = sum(task.is_done() for task in tasks)
+            message = f"stopped with {done} of {len(tasks)} {unit} done; the same command continues"
             raise StopRequestedError(request.exit_code - 128, message) from None
         except MinigptError:
             executor.stop()
             raise
 
 
-def _start_some(queue: _Queue, executor: Executor) -> None:
-    """Fill the free slots with the first cells that nobody else is training."""
-    now = time.monotonic()
-    for _ in range(len(queue.waiting)):
-        if not executor.free:
-            return
-        cell = queue.waiting.popleft()
-        if queue.not_before.get(cell.id, 0.0) > now:
-            queue.waiting.append(cell)
-        elif read_result(cell.directory) is not None:
-            queue.done += 1
-        elif _is_locked(cell):
-            queue.not_before[cell.id] = now + _OTHERS_POLL
-            queue.waiting.append(cell)
-        else:
-            executor.start(Job(cell.id, train_cell, (cell,)))
-            queue.running[cell.id] = cell
-
-
-def _note(queue: _Queue, ended: Ended) -> None:
-    """Count a cell that is done; put back one whose process was stopped or killed; raise what cannot be mended."""
-    cell = queue.running.pop(ended.name)
-    if read_result(cell.directory) is not None:
-        queue.done += 1
-        return
-    by_signal = ended.exit_code < 0 or ended.exit_code > 128
-    if ended.exit_code == LockedError.exit_code:
-        queue.not_before[cell.id] = time.monotonic() + _OTHERS_POLL
-    elif ended.exit_code and not by_signal:
-        raise error_of(ended.exit_code, f"cell {cell.id} ({cell.arm}, seed {cell.config.seed}): {ended.message}")
-    else:
-        _count_death(queue, cell, ended)
-    queue.waiting.appendleft(cell)
-
-
-def _count_death(queue: _Queue, cell: Cell, ended: Ended) -> None:
-    share = share_done(cell)
-    progressed = share > queue.reached.get(cell.id, 0.0)
-    queue.deaths[cell.id] = 1 if progressed else queue.deaths.get(cell.id, 0) + 1
-    queue.reached[cell.id] = share
-    if queue.deaths[cell.id] >= _MOST_DEATHS:
-        raise MinigptError(
-            f"cell {cell.id} ({cell.arm}, seed {cell.config.seed}) was ended {_MOST_DEATHS} times without progress; "
-            f"exit code {ended.exit_code} the last time; look whether memory runs out (fewer --workers), then run again"
-        )
+def _training(cell: Cell) -> Task:
+    return Task(
+        job=Job(cell.id, train_cell, (cell,)),
+        what=f"cell {cell.id} ({cell.arm}, seed {cell.config.seed})",
+        short=f"{cell.arm} s{cell.config.seed}",
+        is_done=lambda: read_result(cell.directory) is not None,
+        share_done=lambda: share_done(cell),
+        is_taken=lambda: _is_locked(cell),
+    )
 
 
 def _is_locked(cell: Cell) -> bool:
@@ -122,17 +113,63 @@ def _is_locked(cell: Cell) -> bool:
     return False
 
 
+def _start_some(queue: _Queue, executor: Executor) -> None:
+    """Fill the free slots with the first tasks that nobody else is doing."""
+    now = time.monotonic()
+    for _ in range(len(queue.waiting)):
+        if not executor.free:
+            return
+        task = queue.waiting.popleft()
+        if queue.not_before.get(task.name, 0.0) > now:
+            queue.waiting.append(task)
+        elif task.is_done():
+            queue.done += 1
+        elif task.is_taken():
+            queue.not_before[task.name] = now + _OTHERS_POLL
+            queue.waiting.append(task)
+        else:
+            executor.start(task.job)
+            queue.running[task.name] = task
+
+
+def _note(queue: _Queue, ended: Ended) -> None:
+    """Count a task that is done; put back one whose process was stopped or killed; raise what cannot be mended."""
+    task = queue.running.pop(ended.name)
+    if task.is_done():
+        queue.done += 1
+        return
+    if ended.exit_code == LockedError.exit_code:
+        queue.not_before[task.name] = time.monotonic() + _OTHERS_POLL
+    elif ended.was_killed:
+        _count_death(queue, task, ended)
+    else:
+        raise error_of(ended.exit_code, f"{task.what}: {ended.message or f'exit code {ended.exit_code}'}")
+    queue.waiting.appendleft(task)
+
+
+def _count_death(queue: _Queue, task: Task, ended: Ended) -> None:
+    share = task.share_done()
+    progressed = share > queue.reached.get(task.name, 0.0)
+    queue.deaths[task.name] = 1 if progressed else queue.deaths.get(task.name, 0) + 1
+    queue.reached[task.name] = share
+    if queue.deaths[task.name] >= _MOST_DEATHS:
+        raise MinigptError(
+            f"{task.what} was ended {_MOST_DEATHS} times without progress; exit code {ended.exit_code} the last time; "
+            "look whether memory runs out (fewer --workers), then run again"
+        )
+
+
 @contextmanager
-def _bar(cells: int, done: int) -> Iterator[tqdm]:
+def _bar(tasks: int, done: int, unit: str) -> Iterator[tqdm]:
     # NOTE: tqdm's own thread must not be there when processes are forked.
     tqdm.monitor_interval = 0
-    layout = "{l_bar}{bar}| {n:.1f}/{total} cells [{elapsed}<{remaining}{postfix}]"
-    with tqdm(total=cells, initial=done, disable=None, file=sys.stderr, dynamic_ncols=True, bar_format=layout) as bar:
+    layout = "{l_bar}{bar}| {n:.1f}/{total} " + unit + " [{elapsed}<{remaining}{postfix}]"
+    with tqdm(total=tasks, initial=done, disable=None, file=sys.stderr, dynamic_ncols=True, bar_format=layout) as bar:
         yield bar
 
 
 def _show(bar: tqdm, queue: _Queue) -> None:
     if not bar.disable:
-        bar.set_postfix_str(", ".join(f"{c.arm} s{c.config.seed}" for c in queue.running.values()), refresh=False)
-        bar.n = queue.done + sum(map(share_done, queue.running.values()))
+        bar.set_postfix_str(", ".join(task.short for task in queue.running.values()), refresh=False)
+        bar.n = queue.done + sum(task.share_done() for task in queue.running.values())
         bar.refresh()

@@ -8,21 +8,35 @@ from __future__ import annotations
 
 import math
 import statistics
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.base import storage
-from minigpt.base.errors import StorageError, error_of
-from minigpt.experiments.plan import ResolvedArm
+from minigpt.base.errors import StorageError
+from minigpt.experiments.arms_to_cells import ResolvedArm, tokens_per_step
 from minigpt.experiments.processes import Executor, Job
+from minigpt.experiments.run_jobs import Task, run_all
 from minigpt.training.config import RunConfig
+from minigpt.training.interrupts import StopFlag
 
-STARTING_SECONDS = 1.0  # opening the text, the first step, the checkpoints: more than this only where steps are few
+_STARTING_SECONDS = 1.0  # opening the text, the first step, the checkpoints: more than this only where steps are few
 _WARM_UP = 3
 _STEPS = 10
 _EVALUATED_WINDOWS = 256
 _ROUNDS = 2
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds that a step and an evaluated token take, of a training whose operations per token are known."""
+
+    step: float
+    evaluated_token: float
+    tokens_per_step: int
+    flops_per_token: int
 
 
 def measure(config: RunConfig, result: Path) -> None:
@@ -52,41 +66,38 @@ def measure(config: RunConfig, result: Path) -> None:
     storage.write_json(result, {"step": statistics.median(seconds[_WARM_UP:]), "evaluated_token": per_token})
 
 
-def measure_together(config: RunConfig, executor: Executor, folder: Path) -> dict[str, float]:
-    """Measure one configuration in every slot at once, as it will be trained, and return the means.
+def measure_together(config: RunConfig, flops_per_token: int, executor: Executor, stop: StopFlag) -> Pace:
+    """Measure one configuration in every slot at once, as it will be trained; means over the slots.
 
     Raises:
         MinigptError: a measurement failed; its message says why.
     """
-    results = [folder / f"measured-{slot}.json" for slot in range(executor.free)]
-    for result in results:
-        executor.start(Job(result.stem, measure, (config, result)))
-    waiting = len(results)
-    while waiting:
-        for ended in executor.ended(1.0):
-            waiting -= 1
-            if ended.exit_code:
-                raise error_of(ended.exit_code, f"cannot measure a short training; {ended.message}")
-    found = [storage.read_json(result, StorageError) for result in results]
-    return {name: statistics.fmean(one[name] for one in found) for name in ("step", "evaluated_token")}
+    with tempfile.TemporaryDirectory() as folder:
+        results = [Path(folder) / f"measured-{slot}.json" for slot in range(executor.free)]
+        jobs = [Job(result.stem, measure, (config, result)) for result in results]
+        tasks = [Task(job, "a short training", job.name, path.exists) for job, path in zip(jobs, results, strict=True)]
+        run_all(tasks, executor, stop, "short trainings")
+        found = [storage.read_json(result, StorageError) for result in results]
+    step, evaluated = (statistics.fmean(one[name] for one in found) for name in ("step", "evaluated_token"))
+    return Pace(step, evaluated, tokens_per_step(config), flops_per_token)
 
 
-def cell_seconds(arm: ResolvedArm, reference: ResolvedArm, measured: Mapping[str, float], val_tokens: int) -> float:
-    """Expected duration of a cell, from what the reference's step took and the operations that this arm's takes."""
-    config = arm.config
-    cost = arm.flops_per_token * arm.tokens_per_step / (reference.flops_per_token * reference.tokens_per_step)
-    on_the_way = math.ceil(config.steps / config.eval_every) * min(val_tokens, config.eval_tokens or val_tokens)
-    evaluated = (on_the_way + val_tokens) * arm.flops_per_token / reference.flops_per_token
-    return STARTING_SECONDS + config.steps * measured["step"] * cost + evaluated * measured["evaluated_token"]
+def cell_seconds(config: RunConfig, flops_per_token: int, pace: Pace, val_tokens: int) -> float:
+    """Expected duration of a cell, by the operations that it takes and the pace at which another was measured."""
+    trained = config.steps * tokens_per_step(config)
+    evaluations = math.ceil(config.steps / config.eval_every) if config.eval_every else 0
+    on_the_way = evaluations * min(val_tokens, config.eval_tokens or val_tokens)
+    seconds = trained * pace.step / pace.tokens_per_step + (on_the_way + val_tokens) * pace.evaluated_token
+    return _STARTING_SECONDS + seconds * flops_per_token / pace.flops_per_token
 
 
-def steps_of_equal_time(arms: Sequence[ResolvedArm], executor: Executor, folder: Path) -> dict[str, int]:
+def steps_of_equal_time(arms: Sequence[ResolvedArm], executor: Executor, stop: StopFlag) -> dict[str, int]:
     """Steps that give every arm the training time of the first one, each measured in turn, several times over."""
     fastest = {arm.name: math.inf for arm in arms}
     for _ in range(_ROUNDS):
         for arm in arms:
-            step = measure_together(arm.config, executor, folder)["step"]
-            fastest[arm.name] = min(fastest[arm.name], step)
+            pace = measure_together(arm.config, arm.flops_per_token, executor, stop)
+            fastest[arm.name] = min(fastest[arm.name], pace.step)
     reference = arms[0]
     budget = reference.config.steps * fastest[reference.name]
     return {arm.name: max(1, round(budget / fastest[arm.name])) for arm in arms}

@@ -9,10 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from minigpt.experiments.arms import Question, tuning_rates
+from minigpt.experiments.arms_to_cells import ResolvedArm, tuning_cells, tuning_seeds
 from minigpt.experiments.cells import Cell, read_result
-from minigpt.experiments.plan import ResolvedArm, tuning_cells, tuning_seeds
 from minigpt.experiments.processes import Executor
-from minigpt.experiments.question import Question, tuning_rates
 from minigpt.experiments.run_jobs import train_all
 from minigpt.training.interrupts import StopFlag
 

@@ -30,9 +30,8 @@ Verdicts = list[list[str]]
 
 @contextmanager
 def verdicts_only() -> Iterator[pytest.MonkeyPatch]:
-    """Spare what stands beside a verdict and enters none: intervals, the sign-flip test, and seeds to decide."""
+    """Spare what stands beside a verdict and enters none: the sign-flip test, and seeds to decide."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paired_statistics, "t_interval", lambda values, confidence=0.95: (0.0, 0.0))
         patch.setattr(paired_statistics, "sign_flip_p", lambda differences: 1.0)
         patch.setattr(paired_statistics, "seeds_to_decide", lambda mean, sd, margin, alpha: None)
         yield patch
@@ -73,7 +72,7 @@ def equal_arms() -> list[Outcomes]:
 def without_effect(equal_arms: list[Outcomes]) -> list[list[Measured]]:
     """Their comparisons, without the test of equivalence: within no margin none could be shown."""
     with verdicts_only() as patch:
-        patch.setattr(paired_statistics, "tost_p", lambda differences, margin: 1.0)
+        patch.setattr(paired_statistics, "tost_p", lambda found, margin: 1.0)
         return [measured(outcomes, NO_MARGIN) for outcomes in equal_arms]
 
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 from made_up_ledger import HOSTILE, Record, judged_entry, made_up_claim, made_up_ledger
 
-from minigpt.claims import verdicts
+from minigpt.claims import judging
 from minigpt.claims.claim import EXPLORATORY, PRIMARY
 from minigpt.report import claims_figures, claims_summary
 from minigpt.report import claims_words as words
@@ -238,8 +238,8 @@ def test_nothing_run_yet_can_be_told() -> None:
 
 def test_a_verdict_is_explained_by_the_ledgers_rule() -> None:
     """The reason names what decided, and its limits are those by which the ledger judges."""
-    assert words.FAMILIES[PRIMARY][1] == verdicts.ALPHA
-    assert words.FAMILIES[EXPLORATORY][1] == verdicts.FALSE_DISCOVERY_RATE
+    assert words.FAMILIES[PRIMARY][1] == judging.ALPHA
+    assert words.FAMILIES[EXPLORATORY][1] == judging.FALSE_DISCOVERY_RATE
     reasons = {claim: " ".join(words.reasons(entry)) for claim, entry in ENTRIES.items()}
     assert "below 0.05" in reasons["C1"]
     assert "below 0.1" in reasons["C17"]

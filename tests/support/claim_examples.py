@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
-from minigpt.claims.arms import Planner
 from minigpt.claims.claim import Claim
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.scale import LedgerOptions, Scale
+from minigpt.experiments.arms_to_cells import Planner
 from minigpt.model import GPT, GPTConfig
-from minigpt.text.tokenizers import CharTokenizer
+from minigpt.neurons.probe import plain_blocks
+from minigpt.text.tokenizers import CharTokenizer, Tokenizer
 from minigpt.training.config import RunConfig
 from minigpt.training.run import model_config
 
@@ -44,9 +44,17 @@ def evidence(
     return Evidence(results, figures or {})
 
 
+def of_one_seed(
+    losses: Mapping[str, float], figures: Mapping[tuple[str, str], Mapping[str, float | None]] | None = None
+) -> Evidence:
+    """Made-up results of seed 0: losses by arm, figures by (arm, measurement)."""
+    measured = {(arm, 0, name): found for (arm, name), found in (figures or {}).items()}
+    return evidence({(arm, 0): loss for arm, loss in losses.items()}, figures=measured)
+
+
 def configuration(claim: Claim, arm: str) -> RunConfig:
     """How an arm is trained at a tiny scale, by the code that a ledger uses."""
-    return Planner(TINY, threads=1).configuration(claim, arm, seed=1)
+    return Planner(TINY.base, TINY.options.cells_dir, threads=1).configuration(claim.arms[arm], seed=1)
 
 
 def arm_model(claim: Claim, arm: str) -> GPT:
@@ -61,13 +69,10 @@ def differing(claim: Claim, arms: Iterable[str]) -> set[str]:
     return {name for name in values[0] if len({str(value[name]) for value in values}) > 1}
 
 
-def opened(model: GPT, **settings: Any) -> Any:
+def opened(model: Any, tokenizer: Tokenizer | None = None, /, **settings: Any) -> Any:
     """As much of an opened run as measurements read."""
     config = RunConfig(block_size=model.config.block_size, device="cpu", dtype="float32", **settings)
-    directory = Path("nowhere")
-    return SimpleNamespace(
-        directory=directory, config=config, model=model.eval(), tokenizer=CharTokenizer(ALPHABET), checkpoint=None
-    )
+    return SimpleNamespace(config=config, model=model.eval(), tokenizer=tokenizer or CharTokenizer(ALPHABET))
 
 
 def store(train: np.ndarray | None = None, val: np.ndarray | None = None) -> Any:
@@ -80,10 +85,20 @@ def store(train: np.ndarray | None = None, val: np.ndarray | None = None) -> Any
 
 def lively_model(spread: float = 10.0, **settings: Any) -> GPT:
     """A small model with weights so large that every token and every layer matters."""
-    shape = {"block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 12, **settings}
-    model = GPT(GPTConfig(vocab_size=len(ALPHABET), **shape), seed=5)
+    shape = {"vocab_size": len(ALPHABET), "block_size": 16, "n_layer": 2, "n_head": 2, "n_embd": 12, **settings}
+    model = GPT(GPTConfig(**shape), seed=5)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(spread)
     return model.eval()
+
+
+def with_planted_dead(planted: int) -> GPT:
+    """A lively model of which so many neurons of the first layer can never open."""
+    model = lively_model()
+    with torch.no_grad():
+        mlp = plain_blocks(model)[0].mlp
+        mlp.w_in.weight[:planted] = 0
+        mlp.w_in.bias[:planted] = -1
+    return model

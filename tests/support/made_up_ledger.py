@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from minigpt.base.storage import write_sealed
-from minigpt.claims import judgement
-from minigpt.claims.claim import Arm, Claim, Condition, Series, Table
+from minigpt.claims import judging
+from minigpt.claims.claim import ArmFigures, Claim, Condition, Series
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.scale import LEDGER_FILE
+from minigpt.experiments.arms import Arm
 
 Record = dict[str, Any]
 HOSTILE = '"><script>alert(1)</script> $\\frac$ | ``` _x_ <!-- \x1b[31m\u202e'
@@ -49,7 +50,7 @@ def judged_entry(claim: Claim, effects: Sequence[Sequence[float]], losses: Mappi
         ("gelu", seed, "made up"): {f"{k}": row[place] for k, row in enumerate(effects)}
         for place, seed in enumerate(seeds)
     }
-    entry = judgement.judged(claim, Evidence(results, measured), seeds)
+    entry = judging.judged(claim, Evidence(results, measured), seeds)
     return {
         **entry,
         "seeds_declared": claim.seeds,
@@ -104,14 +105,14 @@ def made_up_ledger() -> Record:
         judged_entry(made_up_claim(6, [("one seed", "nats", 0.01)]), [[0.02]], {"relu": [1.5], "gelu": [1.52]}),
         judged_entry(made_up_claim(7, [("no spread", "nats", 0.01)], seeds=3), [[0.02] * 3], _losses(3)),
         judged_entry(made_up_claim(8, [("huge", "steps", 10.0)], seeds=3), [[123456.0, 2e9, 98765.0]], _losses(3)),
-        judgement.describe(made_up_claim(9, [("not run", "nats", 0.01)], expected="REFUTED")),
-        judgement.describe(made_up_claim(10, tag="measurable", obstacle="the mixture of experts has not been built")),
+        judging.describe(made_up_claim(9, [("not run", "nats", 0.01)], expected="REFUTED")),
+        judging.describe(made_up_claim(10, tag="measurable", obstacle="the mixture of experts has not been built")),
         _drawn(17, [0.03], 0.01, expected="REFUTED"),
         _hostile(18),
         _drawn(19, [0.03], 0.01, expected="SUPPORTED"),
-        judgement.describe(made_up_claim(42, tag="not measurable", obstacle="a small GPT has no reputation to lose")),
+        judging.describe(made_up_claim(42, tag="not measurable", obstacle="a small GPT has no reputation to lose")),
     ]
-    entries = judgement.with_verdicts(entries, {"primary": 16, "exploratory": 25})
+    entries = judging.with_verdicts(entries, {"primary": 16, "exploratory": 25})
     entries = [{**entry, "status": "stale"} if entry["id"] == "C19" else entry for entry in entries]
     base = {"n_embd": 96, "batch_size": 12, "steps": 1000, "lr": 0.004}
     ledger = {
@@ -155,7 +156,7 @@ def _hostile(number: int) -> Record:
     arms = {"relu": Arm(), "gelu": Arm({"activation": HOSTILE})}
     words = dict.fromkeys(("where", "quote", "statement", "meaning", "forecast"), HOSTILE)
     series = (Series(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: (("relu", 0.0), ("gelu", 1.0)), "_": ()}, _loss, log_x=True),)
-    tables = (Table(HOSTILE, {HOSTILE: _loss}),)
+    tables = (ArmFigures(HOSTILE, {HOSTILE: _loss}),)
     claim = made_up_claim(number, [(HOSTILE, HOSTILE, 0.01)], arms=arms, series=series, tables=tables, seeds=3, **words)
     entry = judged_entry(claim, [[0.02, 0.021, 0.04]], _losses(3))
     entry["command"] = HOSTILE
@@ -179,7 +180,7 @@ _SERIES = (
     ),
     Series("Death by depth", "layers", "dead, share", {"ReLU": _POINTS}, _dead),
 )
-_TABLES = (Table("Losses once more", {"loss, nats": _loss, "dead, share": _dead}),)
+_TABLES = (ArmFigures("Losses once more", {"loss, nats": _loss, "dead, share": _dead}),)
 
 
 def written(ledger: Record, directory: Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -12,9 +13,13 @@ from torch.nn import functional as F
 from minigpt.model import GPT
 from minigpt.neurons.knockout import Batch
 from minigpt.text.batches import evaluation_batches
+from minigpt.text.store import TokenStore
 from minigpt.training import runtime
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun
+
+Figures = dict[str, float | None]
+Measure = Callable[[OpenedRun, TokenStore], Figures]
 
 
 def batches(model: GPT, ids: np.ndarray, limit: int = 0) -> list[Batch]:

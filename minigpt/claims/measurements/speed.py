@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from minigpt.claims.measurement import Figures, measurement
+from minigpt.claims.measurements.reading import Figures
 from minigpt.model import GPT
 from minigpt.text.batches import near
 from minigpt.text.store import TokenStore
@@ -22,7 +22,6 @@ ROUNDS = 12
 STEPS = 4
 
 
-@measurement("speed", alone=True)
 def speed(run: OpenedRun, store: TokenStore) -> Figures:
     """Milliseconds a step of each activation at equal parameters, and the share that it takes longer than ReLU.
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import itertools
 import math
 
-from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Table, Times
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect
 from minigpt.claims.effects import activation, chosen_elsewhere, figure, health, loss, measured, not_worse, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm, Times
 
 INSTEAD = ("gelu", "silu", "swiglu", "leaky_relu")
 BETTER = ("leaky_relu", "leaky_relu:0.5", "elu")
@@ -91,7 +92,7 @@ C5 = Claim(
         for spec in INSTEAD
     ),
     rule="any",
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 C6 = Claim(
@@ -111,7 +112,7 @@ C6 = Claim(
         Condition(f"ReLU's loss, less that of {spec}", "nats", DELTA, worse("relu", spec)) for spec in BETTER
     ),
     rule="any",
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 C7 = Claim(
@@ -133,7 +134,7 @@ C7 = Claim(
         for spec in ("gelu", "silu")
     ),
     tables=(
-        Table(
+        ArmFigures(
             "Without negative values",
             {
                 "loss": measured("clamping", "loss"),
@@ -162,7 +163,7 @@ C8 = Claim(
         Condition(f"{spec} takes longer by", "share", LEAST_LONGER, _relu_is_faster(spec)) for spec in TIMED
     ),
     tables=(
-        Table(
+        ArmFigures(
             "Milliseconds a step",
             {
                 spec: measured("speed", f"{spec}/ms")
@@ -186,7 +187,7 @@ C9 = Claim(
     expected="SUPPORTED",
     arms=_compared(ALL),
     conditions=(Condition("worst less best of twelve", "nats", LEAST_IMPACT, _extremes),),
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 C10 = Claim(
@@ -204,7 +205,9 @@ C10 = Claim(
     arms=_compared(ALL),
     conditions=(Condition("share of steps that ReLU can spare", "share", LEAST_SLOWER, _slower),),
     tables=(
-        Table("Share of its steps after which ReLU is as good", {"reached by ReLU after": _relu_needs, "loss": loss}),
+        ArmFigures(
+            "Share of its steps after which ReLU is as good", {"reached by ReLU after": _relu_needs, "loss": loss}
+        ),
     ),
 )
 
@@ -227,7 +230,7 @@ C11 = Claim(
     },
     conditions=(Condition("best uniform less best mix", "nats", DELTA, _mixing_gains),),
     seeds=4,
-    tables=(Table("Loss", {"loss": loss}),),
+    tables=(ArmFigures("Loss", {"loss": loss}),),
 )
 
 C16 = Claim(
@@ -255,7 +258,7 @@ C16 = Claim(
         ),
     ),
     tables=(
-        Table(
+        ArmFigures(
             "Loss, and neurons without gradient",
             {"loss": loss, "trapped share": measured("trapping", "trapped_fraction")},
         ),

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
 from minigpt.claims.effects import activation, figure, health, loss, measured, slope, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm, Times
 
 DOSES = {"rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5}
 HIGHEST = "rate x7.5"
@@ -106,7 +107,7 @@ C1 = Claim(
         ),
     ),
     tables=(
-        Table(
+        ArmFigures(
             "Shares of neurons on a million tokens",
             {
                 "dead share": measured("deaths", "dead_fraction"),
@@ -139,7 +140,7 @@ C2 = Claim(
         for spec in OTHERS
     ),
     tables=(
-        Table(
+        ArmFigures(
             "Shares of neurons",
             {
                 "expendable share": measured("expendability", "expendable_fraction"),
@@ -184,7 +185,7 @@ C3 = Claim(
         Series("Healthy models by width", "share of the width", "loss, nats", {"relu": tuple(WIDTHS.items())}, loss),
     ),
     tables=(
-        Table(
+        ArmFigures(
             "What reviving the dead is worth",
             {
                 "dead share before": _dead_before,
@@ -193,12 +194,12 @@ C3 = Claim(
             },
             (HURT,),
         ),
-        Table(
+        ArmFigures(
             "Continued from one checkpoint",
             {"loss": loss, "dead share": health("dead_fraction"), "rebuilt, R²": measured("rebuilding", "r2")},
             (HURT, *FORKS),
         ),
-        Table("Healthy models of less width", {"loss": loss}, tuple(WIDTHS)),
+        ArmFigures("Healthy models of less width", {"loss": loss}, tuple(WIDTHS)),
     ),
 )
 
@@ -230,7 +231,9 @@ C4 = Claim(
         Condition("worse than with the dead recycled", "nats", DELTA, worse("hurt, then code", "recycled, then code")),
     ),
     tables=(
-        Table("Loss on the new text, and neurons at its end", {"loss": loss, "dead share": health("dead_fraction")}),
+        ArmFigures(
+            "Loss on the new text, and neurons at its end", {"loss": loss, "dead share": health("dead_fraction")}
+        ),
     ),
 )
 

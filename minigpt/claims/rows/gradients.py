@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from minigpt.claims.claim import Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.claim import ArmFigures, Claim, Condition, Effect, Series
 from minigpt.claims.effects import activation, figure, loss, measured
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.rows.death import dose
+from minigpt.experiments.arms import Arm, Times
 
 # As the measurement "depth_gradients" takes them.
 DEPTHS = (2, 4, 8, 16, 24)
@@ -55,7 +56,7 @@ _BY_DEPTH = (
     _by_depth("First layer's gradient", WITH, "/first"),
     _by_depth("First layer's gradient", WITHOUT, "/first"),
 )
-_SLOPES = Table(
+_SLOPES = ArmFigures(
     "Slope of the first over the last layer's gradient, decades per layer",
     {"with residual paths and LayerNorm": _slope(WITH), "without": _slope(WITHOUT)},
     EVERY,
@@ -181,7 +182,7 @@ C14 = Claim(
             log_x=True,
         ),
     ),
-    tables=(Table("Loss, and whether the training broke down", {"loss": loss, "broke down": _broken}),),
+    tables=(ArmFigures("Loss, and whether the training broke down", {"loss": loss, "broke down": _broken}),),
 )
 
 
@@ -218,12 +219,12 @@ C15 = Claim(
     },
     conditions=(Condition("0.001 less the error of linearity", "relative error", 0.0, _linear_enough),),
     tables=(
-        Table(
+        ArmFigures(
             "How far from linear, and the loss on prose",
             {"error of linearity": measured("linearity", "error"), "loss": loss},
             ("relu", "identity", ALL_LINEAR),
         ),
-        Table(
+        ArmFigures(
             "Parity of a row of bits",
             {"accuracy": measured("accuracy", "accuracy"), "loss": loss},
             ("parity relu", "parity identity"),

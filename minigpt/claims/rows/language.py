@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
 from minigpt.claims.effects import activation, chosen_elsewhere, health, loss, measured, slope, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm, Times
 
 Column = Callable[[Evidence, str, int], float]
 
@@ -69,7 +70,7 @@ C29 = Claim(
     conditions=(Condition("extra loss on a strange text, smallest pair", "nats", CLEARLY_WORSE, _least_loss_abroad),),
     seeds=4,
     tables=(
-        Table(
+        ArmFigures(
             "Loss, nats a byte: trained on (rows), predicting (columns)",
             {domain: _loss_on(domain) for domain in DOMAINS},
         ),
@@ -137,7 +138,7 @@ C32 = Claim(
     ),
     seeds=4,
     tables=(
-        Table(
+        ArmFigures(
             "Rise of the loss, nats",
             {
                 "chosen": _greedy,
@@ -188,7 +189,7 @@ C35 = Claim(
     },
     conditions=(Condition("extra loss from scratch", "nats", DELTA, worse("code from scratch", "then code")),),
     seeds=4,
-    tables=(Table("At the end", {"loss, nats": loss, "dead, share": health("dead_fraction")}),),
+    tables=(ArmFigures("At the end", {"loss, nats": loss, "dead, share": health("dead_fraction")}),),
 )
 
 # -------------------------------------------------------------------------------------------------------- planted bias
@@ -235,7 +236,7 @@ C37 = Claim(
     rule="any",
     seeds=4,
     tables=(
-        Table(
+        ArmFigures(
             "The usual pronoun, 0.9 in the text",
             {"share": _share, "share with a quarter zeroed": _share_killed, "log-odds": _pronoun_odds},
         ),
@@ -344,8 +345,8 @@ C39 = Claim(
     rule="any",
     seeds=4,
     tables=(
-        Table("Losses", {"loss, nats": loss}),
-        Table(
+        ArmFigures("Losses", {"loss, nats": loss}),
+        ArmFigures(
             "Do the tasks agree on an order?",
             {"rank of ReLU of four": _rank_of_relu, "Kendall's W of all tasks": _kendalls_w},
             tuple(_arm_of(task, "relu") for task in TASKS),
@@ -380,8 +381,8 @@ C41 = Claim(
         Condition("identity behind ReLU", "nats", DELTA, worse("identity", "ReLU")),
     ),
     tables=(
-        Table("Loss", {"loss, nats": loss}),
-        Table(
+        ArmFigures("Loss", {"loss, nats": loss}),
+        ArmFigures(
             "Counting, on the same tokens",
             {"bigram, nats": measured("ngrams", "bigram"), "5-gram, nats": measured("ngrams", "fivegram")},
             ("ReLU",),

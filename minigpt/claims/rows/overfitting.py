@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
 from minigpt.claims.effects import chosen_elsewhere, health, loss, measured, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm, Times
 
 PLAIN = "plain"
 OVERTRAINED = {"train_tokens": 40_000}  # so that the base's steps read the text about twenty times
@@ -78,8 +79,8 @@ C21 = Claim(
         Series("Loss by dropout", "dropout", "loss, nats", {"relu": tuple(DROPOUTS.items())}, loss),
     ),
     tables=(
-        Table("Losses on old and new text", _FITTING),
-        Table(
+        ArmFigures("Losses on old and new text", _FITTING),
+        ArmFigures(
             "Largest change of earlier logits when a later token changes",
             {"in training mode": measured("causality", "training"), "in use": measured("causality", "evaluation")},
             (PLAIN, BATCHNORM),
@@ -129,7 +130,7 @@ C22 = Claim(
             log_x=True,
         ),
     ),
-    tables=(Table("Losses on old and new text, and neurons", _FITTING),),
+    tables=(ArmFigures("Losses on old and new text, and neurons", _FITTING),),
 )
 
 
@@ -196,7 +197,7 @@ C23 = Claim(
     ),
     seeds=4,
     tables=(
-        Table(
+        ArmFigures(
             "What patience costs: best loss seen before it stops, less the lowest of all",
             {f"patience {patience}": _regret(patience) for patience in PATIENCES},
         ),
@@ -263,8 +264,8 @@ C27 = Claim(
         ),
     ),
     tables=(
-        Table("Losses on old and new text", _FITTING, (SHALLOW, PLAIN, DEEP)),
-        Table(
+        ArmFigures("Losses on old and new text", _FITTING, (SHALLOW, PLAIN, DEEP)),
+        ArmFigures(
             "A task of two look-ups",
             {"accuracy": _accuracy, "loss": loss},
             ("two steps, 1 layer", "two steps, 4 layers"),

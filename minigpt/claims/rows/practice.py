@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from minigpt.claims.claim import DELTA, Arm, Claim, Condition, Effect, Series, Table, Times
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
 from minigpt.claims.effects import chosen_elsewhere, figure, health, loss, measured, worse
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.rows.death import dose
+from minigpt.experiments.arms import Arm, Times
 
 HALF = Times(0.5)
 RATES = {"rate x1/16": 1 / 16, "rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5, "rate x25": 25.0}
@@ -69,7 +70,7 @@ C17 = Claim(
             "Dead by rate", "multiple of the base rate", "dead, share", _by(RATES), health("dead_fraction"), log_x=True
         ),
     ),
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 
@@ -107,7 +108,7 @@ C18 = Claim(
             log_x=True,
         ),
     ),
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 
@@ -150,7 +151,7 @@ C19 = Claim(
             log_x=True,
         ),
     ),
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 
@@ -182,8 +183,8 @@ C20 = Claim(
     seeds=4,
     series=(Series("Loss by batch", "multiple of the base batch", "loss, nats", _by(BATCHES), loss, log_x=True),),
     tables=(
-        Table("As many tokens in other batches", _NEURONS, tuple(BATCHES)),
-        Table(
+        ArmFigures("As many tokens in other batches", _NEURONS, tuple(BATCHES)),
+        ArmFigures(
             "Gradient noise, log10 of the variance",
             {
                 "4 windows": measured("gradient_noise", "4"),
@@ -210,7 +211,7 @@ C26 = Claim(
     arms={"relu": Arm(), "without LayerNorm": Arm({"norm": "none"})},
     conditions=(Condition("loss without LayerNorm, less with it", "nats", DELTA, worse("without LayerNorm", "relu")),),
     seeds=4,
-    tables=(Table("Loss and neurons", _NEURONS),),
+    tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
 CLAIMS: tuple[Claim, ...] = (C17, C18, C19, C20, C26)

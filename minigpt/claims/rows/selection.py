@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minigpt.claims.claim import Arm, Claim, Condition, Series, Table, Times
+from minigpt.claims.claim import ArmFigures, Claim, Condition, Series
 from minigpt.claims.effects import loss
 from minigpt.claims.evidence import Evidence
+from minigpt.experiments.arms import Arm, Times
 
 NOISY = {
     **{f"weight decay {decay}": {"weight_decay": decay} for decay in (0.08, 0.09, 0.11, 0.12)},
@@ -100,7 +101,7 @@ C24 = Claim(
             log_x=True,
         ),
     ),
-    tables=(Table("The candidates", {"loss": loss}),),
+    tables=(ArmFigures("The candidates", {"loss": loss}),),
 )
 
 C25 = Claim(
@@ -137,7 +138,7 @@ C25 = Claim(
             log_x=True,
         ),
     ),
-    tables=(Table("The candidates", {"loss": loss}),),
+    tables=(ArmFigures("The candidates", {"loss": loss}),),
 )
 
 CLAIMS: tuple[Claim, ...] = (C24, C25)

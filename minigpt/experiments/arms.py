@@ -1,7 +1,7 @@
-"""What an ablation asks: which settings are compared, on how many seeds, and what must be alike for that to be fair.
+"""Arms, and what an ablation asks of them: which settings, on how many seeds, and what must be alike to be fair.
 
-Plain data without torch. An arm is one setting; every arm gets the same seeds, so that differences can be paired.
-Turning arms into trainings is the work of `plan.py`.
+Plain data without torch. An arm is one setting over a base that all share; every arm gets the same seeds, so that
+differences can be paired. Turning arms into trainings is the work of `arms_to_cells.py`.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 import shlex
-from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from minigpt.base.errors import UsageError, did_you_mean
@@ -30,6 +30,28 @@ _NOT_VARIED = {
     **dict.fromkeys(sorted(_TEXT), "losses on different text cannot be compared"),
     **dict.fromkeys(sorted(FREE_ON_RESUME - _TEXT), "it changes nothing that is learned"),
 }
+
+
+@dataclass(frozen=True)
+class Times:
+    """A multiple of what the base has, for settings that must follow its scale."""
+
+    factor: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One setting: flags over a base.
+
+    start: the arm whose trained cell of the same seed this one continues from; empty for fresh weights.
+    """
+
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    start: str = ""
+
+    def flags(self, base: Mapping[str, Any]) -> dict[str, Any]:
+        """The base's flags, and over them the arm's own, with multiples worked out."""
+        return {**base, **{name: _worked_out(name, value, base) for name, value in self.settings.items()}}
 
 
 @dataclass(frozen=True)
@@ -57,14 +79,6 @@ class VariedFlags:
 
 
 @dataclass(frozen=True)
-class Arm:
-    """One setting: the values of the factors that are varied."""
-
-    name: str
-    settings: dict[str, Any]
-
-
-@dataclass(frozen=True)
 class Question:
     """An ablation: the flags asked for, the values of each factor, and how to compare."""
 
@@ -83,20 +97,21 @@ class Question:
         first = self.asked.get("seed", RunConfig.seed)
         return [first + number for number in range(self.options.seeds)]
 
-    def arms(self) -> list[Arm]:
-        """Every combination of the factors' values; the one of all first values comes first."""
+    def arms(self) -> dict[str, Arm]:
+        """Every combination of the factors' values, by name; the one of all first values comes first."""
         grid = itertools.product(*self.factors.values())
-        return [_arm(dict(zip(self.factors, values, strict=True))) for values in grid]
+        combinations = [dict(zip(self.factors, values, strict=True)) for values in grid]
+        return {_name(settings): Arm(settings) for settings in combinations}
 
     def pairs(self) -> list[tuple[str, str, str]]:
         """(arm, reference, factor) of every comparison; each changes one factor, unless all pairs are asked for."""
-        arms = self.arms()
+        arms = list(self.arms().items())
         if self.options.compare == "all":
-            return [(a.name, b.name, _differing(a, b)) for number, a in enumerate(arms) for b in arms[:number]]
+            return [(a, b, _differing(one, other)) for n, (a, one) in enumerate(arms) for b, other in arms[:n]]
         return [
-            (arm.name, _arm({**arm.settings, factor: values[0]}).name, factor)
+            (name, _name({**arm.settings, factor: values[0]}), factor)
             for factor, values in self.factors.items()
-            for arm in arms
+            for name, arm in arms
             if arm.settings[factor] != values[0]
         ]
 
@@ -234,13 +249,25 @@ def _joined(values: Sequence[Any]) -> str:
     return separated + ";" if len(texts) == 1 and "," in separated else separated
 
 
-def _arm(settings: dict[str, Any]) -> Arm:
-    """Name an arm after its settings; an activation speaks for itself."""
+def _worked_out(name: str, value: Any, base: Mapping[str, Any]) -> Any:
+    """A setting as a flag takes it: multiples become what they are multiples of."""
+    if not isinstance(value, Times):
+        return value
+    if name == "d_ff":
+        return max(1, round(4 * base.get("n_embd", RunConfig.n_embd) * value.factor))
+    # A final rate is a multiple of the peak's: its own default follows from that.
+    default = base.get("lr" if name == "min_lr" else name, RunConfig.__dataclass_fields__[name].default)
+    scaled = default * value.factor
+    return max(1, round(scaled)) if isinstance(default, int) else scaled
+
+
+def _name(settings: Mapping[str, Any]) -> str:
+    """What an arm is called after its settings; an activation speaks for itself."""
     words = [
         written(value) if name == "activation" else f"{_dashed(name)}={written(value)}"
         for name, value in settings.items()
     ]
-    return Arm(", ".join(words), settings)
+    return ", ".join(words)
 
 
 def _differing(arm: Arm, other: Arm) -> str:

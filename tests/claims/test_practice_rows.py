@@ -1,8 +1,7 @@
-"""C17 to C27: arms differ in what they say, effects by hand, measurements against brute force."""
+"""C17 to C27: arms differ in what they say, effects by hand."""
 
 from __future__ import annotations
 
-import copy
 import math
 
 import numpy as np
@@ -14,32 +13,13 @@ from claim_examples import (
     configuration,
     differing,
     evidence,
-    lively_model,
-    opened,
-    store,
 )
-from torch.nn import functional as F
 
-from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
-from minigpt.claims.measurement import MEASUREMENTS
-from minigpt.claims.measurements import accuracy, causality, gaps, noise, splits
 from minigpt.claims.rows import overfitting, practice, selection
 from minigpt.model import BatchNorm
 from minigpt.training.optimizers import build_optimizer
 
-MEASURED = {"accuracy": accuracy, "causality": causality, "gap": gaps, "gradient_noise": noise, "split_losses": splits}
 CLAIMS = {claim.id: claim for claim in (*practice.CLAIMS, *overfitting.CLAIMS, *selection.CLAIMS)}
-
-
-@pytest.mark.parametrize("claim", CLAIMS.values(), ids=CLAIMS)
-def test_whatever_a_row_names_exists(claim: Claim) -> None:
-    """A misspelt arm or measurement would be noticed only after hours of training."""
-    assert set(claim.measurements) <= set(claim.arms)
-    named = {name for names in claim.measurements.values() for name in names}
-    assert named <= set(MEASURED) & set(MEASUREMENTS)
-    assert all(MEASUREMENTS[name].version for name in named)
-    assert len(claim.quote.split()) <= MOST_QUOTED_WORDS
-    assert selection.SIZES == splits.SIZES
 
 
 # --------------------------------------------------------------------------------------------------------------- arms
@@ -196,89 +176,3 @@ def test_optimism_grows_with_candidates_as_extremes_do() -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- measurements
-
-
-def losses_one_by_one(model: torch.nn.Module, ids: np.ndarray, block: int) -> np.ndarray:
-    """Loss of each token after the first, windows side by side, without any of the project's batching."""
-    found = []
-    with torch.no_grad():
-        for begin in range(0, len(ids) - 1, block):
-            window = torch.tensor(ids[begin : begin + block + 1].astype(int))
-            logits = model(window[None, :-1])[0].double()
-            found += [-float(F.log_softmax(row, dim=0)[target]) for row, target in zip(logits, window[1:], strict=True)]
-    return np.array(found)
-
-
-def test_the_gap_is_between_the_tokens_trained_on_and_new_ones() -> None:
-    """Of the training part only what was trained on, and without dropout."""
-    model, text = lively_model(dropout=0.5), store()
-    figures = gaps.gap(opened(model, train_tokens=500), text)
-    train, val = (
-        losses_one_by_one(model, text.tokens(part)[:n], 16).mean() for part, n in (("train", 500), ("val", 3000))
-    )
-    assert figures["train"] == pytest.approx(train, abs=1e-5)
-    assert figures["val"] == pytest.approx(val, abs=1e-5)
-    assert figures["gap"] == pytest.approx(val - train, abs=1e-5)
-
-
-@pytest.mark.parametrize(("norm", "leaks"), [("layernorm", False), ("batchnorm", True)])
-def test_batchnorm_fails_the_test_of_causality_in_training_alone(norm: str, leaks: bool) -> None:
-    """Its statistics of a batch contain the tokens that are to be predicted."""
-    model = lively_model(norm=norm, dropout=0.1)
-    before = copy.deepcopy(model.state_dict())
-    figures = causality.causality(opened(model), store())
-    assert figures["evaluation"] == 0.0
-    assert (figures["training"] or 0.0) > 1e-3 if leaks else figures["training"] == 0.0
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-
-
-def test_a_leak_is_seen() -> None:
-    """A model whose attention is told to look ahead."""
-    model = lively_model(attention="written").double()
-    for block in model.blocks:
-        block.attn.causal_bias.zero_()
-    inputs = torch.randint(len(ALPHABET), (2, 16), generator=torch.Generator().manual_seed(1))
-    assert causality.leak(model, inputs) > 1e-3
-
-
-def test_losses_of_chunks_and_of_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splits, "SIZES", {"1k": 1024})
-    model, text = lively_model(), store()
-    figures = splits.split_losses(opened(model), text)
-    losses = losses_one_by_one(model, text.tokens("val"), 16)
-    assert figures["tokens"] == len(losses) == 2999
-    assert set(figures) == {"all", "tokens", "1k/0", "1k/1"}
-    found = evidence(figures={("a", 0, "split_losses"): figures})
-    on_chunk, on_rest = selection.chunks(found, ("a",), 0, "1k")
-    expected = [
-        (losses[:1024].mean(), losses[1024:].mean()),
-        (losses[1024:2048].mean(), np.delete(losses, slice(1024, 2048)).mean()),
-    ]
-    assert np.stack([on_chunk[0], on_rest[0]], axis=1) == pytest.approx(np.array(expected), abs=1e-5)
-
-
-def test_noise_and_signal_of_made_up_gradients() -> None:
-    """Known variance and known mean, many draws; few draws without the correction would find too long a mean."""
-    random = np.random.default_rng(4)
-    mean = np.full(50, 0.1)
-    found = [noise.noise_and_signal(torch.tensor(random.normal(mean, 2.0, (24, 50)))) for _ in range(400)]
-    variance, signal = np.mean(found, axis=0)
-    assert variance == pytest.approx(50 * 4.0, rel=0.02)
-    assert signal == pytest.approx(50 * 0.01, abs=0.3)
-    assert np.mean([f[1] for f in found]) + variance / 24 > 5 * signal
-
-
-def test_gradients_of_a_large_batch_are_those_of_its_windows_together() -> None:
-    model, ids = lively_model(spread=1.0), store().tokens("train")
-    starts = torch.arange(noise.TOGETHER + 5) * 16
-    windows = torch.tensor(np.stack([ids[s : s + 17] for s in starts.tolist()]).astype(int))
-    loss = F.cross_entropy(model(windows[:, :-1]).flatten(0, 1), windows[:, 1:].flatten())
-    parameters = list(model.parameters())
-    expected = torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
-    assert torch.allclose(noise._gradient(model, ids, starts), expected, atol=1e-7)
-
-
-def test_noise_falls_as_the_batch_grows() -> None:
-    """Windows are independent draws, so sixteen times as many leave a sixteenth of the variance."""
-    figures = noise.gradient_noise(opened(lively_model(spread=1.0)), store())
-    assert figures["fall"] == pytest.approx(math.log10(16), abs=0.1)

@@ -9,27 +9,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from claim_examples import configuration, of_one_seed
 from scipy import stats
 
-from minigpt.claims.arms import Planner
-from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
+from minigpt.claims.claim import Claim
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measurement import MEASUREMENTS
-from minigpt.claims.measurements import domains
-from minigpt.claims.rows import language, unmeasured
-from minigpt.claims.scale import LedgerOptions, Scale
+from minigpt.claims.rows import language
 from minigpt.training.config import RunConfig
 
-ROWS = {claim.id: claim for claim in (*language.CLAIMS, *unmeasured.CLAIMS)}
-
-
-def evidence(losses: Mapping[str, float], figures: Mapping[tuple[str, str], Mapping[str, float]] = {}) -> Evidence:
-    """Made-up results of one seed: losses by arm, infinite if it diverged, and figures by (arm, measurement)."""
-    results = {
-        (arm, 0): {"status": "finished" if math.isfinite(loss) else "diverged", "val": {"loss": loss}}
-        for arm, loss in losses.items()
-    }
-    return Evidence(results, {(arm, 0, name): found for (arm, name), found in figures.items()})
+ROWS = {claim.id: claim for claim in language.CLAIMS}
 
 
 def effects(claim: Claim, found: Evidence) -> list[float]:
@@ -39,22 +27,9 @@ def effects(claim: Claim, found: Evidence) -> list[float]:
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-@pytest.mark.parametrize("claim", ROWS.values(), ids=ROWS)
-def test_every_row_is_either_measured_or_says_why_not(claim: Claim) -> None:
-    """A row without conditions and without an obstacle would look as if somebody had forgotten to run it."""
-    assert claim.quote
-    assert len(claim.quote.split()) <= MOST_QUOTED_WORDS
-    assert bool(claim.conditions) is not bool(claim.obstacle)
-    assert claim.tag != "not measurable" or not claim.conditions
-    assert bool(claim.arms) is bool(claim.conditions)
-
-
 @pytest.mark.parametrize("claim", language.CLAIMS, ids=[claim.id for claim in language.CLAIMS])
-def test_whatever_a_row_names_exists(claim: Claim) -> None:
-    """A misspelt arm or measurement would be noticed only after hours of training."""
-    assert set(claim.measurements) <= set(claim.arms)
-    assert {name for names in claim.measurements.values() for name in names} <= set(MEASUREMENTS)
-    assert {arm.start for arm in claim.arms.values()} <= {"", *claim.arms}
+def test_whatever_is_drawn_is_an_arm(claim: Claim) -> None:
+    """A misspelt arm would be noticed only after hours of training."""
     drawn = {arm for series in claim.series for line in series.lines.values() for arm, _ in line}
     assert drawn | {arm for table in claim.tables for arm in table.arms} <= set(claim.arms)
 
@@ -62,11 +37,7 @@ def test_whatever_a_row_names_exists(claim: Claim) -> None:
 @pytest.fixture(scope="module")
 def configurations() -> dict[tuple[str, str], RunConfig]:
     """How every arm is trained at a tiny scale."""
-    scale = Scale({"n_layer": 1, "n_embd": 24, "steps": 8, "device": "cpu"}, LedgerOptions())
-    planner = Planner(scale, threads=1)
-    return {
-        (claim.id, arm): planner.configuration(claim, arm, seed=1) for claim in language.CLAIMS for arm in claim.arms
-    }
+    return {(claim.id, arm): configuration(claim, arm) for claim in language.CLAIMS for arm in claim.arms}
 
 
 @pytest.mark.parametrize("claim", language.CLAIMS, ids=[claim.id for claim in language.CLAIMS])
@@ -112,12 +83,8 @@ def test_the_cheapest_strange_text_decides() -> None:
         "code": {"stdlib": 1.2, "stdlib-code": 1.5, "grammar:1": 3.0},
         "toy language": {"stdlib": 9.0, "stdlib-code": 9.0, "grammar:1": 0.5},
     }
-    found = evidence(dict.fromkeys(table, 1.0), {(arm, "domain_losses"): row for arm, row in table.items()})
+    found = of_one_seed(dict.fromkeys(table, 1.0), {(arm, "domain_losses"): row for arm, row in table.items()})
     assert effects(ROWS["C29"], found) == pytest.approx([0.2])
-
-
-def test_domains_are_those_that_are_measured() -> None:
-    assert set(language.DOMAINS.values()) == set(domains.DOMAINS)
 
 
 @pytest.mark.parametrize("steepness", [0.8, 1.0, 1.3])
@@ -126,7 +93,7 @@ def test_amplification_is_the_slope_of_log_odds_beyond_one(steepness: float) -> 
         (arm, "pronouns"): {"log_odds": 0.1 + steepness * math.log(percent / (100 - percent))}
         for arm, percent in language.RATIOS.items()
     }
-    found = evidence(dict.fromkeys(language.RATIOS, 1.0), figures)
+    found = of_one_seed(dict.fromkeys(language.RATIOS, 1.0), figures)
     assert effects(ROWS["C38"], found) == pytest.approx([steepness - 1])
 
 
@@ -135,7 +102,7 @@ def test_bias_counts_towards_the_usual_pronoun() -> None:
         ("ReLU", "pronouns"): {"share": 0.90, "share_killed": 0.80},
         ("GELU", "pronouns"): {"share": 0.85, "share_killed": 0.99},
     }
-    assert effects(ROWS["C37"], evidence({"ReLU": 1, "GELU": 1}, figures)) == pytest.approx([0.05, -0.10])
+    assert effects(ROWS["C37"], of_one_seed({"ReLU": 1, "GELU": 1}, figures)) == pytest.approx([0.05, -0.10])
 
 
 def test_attack_counts_beyond_chance() -> None:
@@ -143,7 +110,7 @@ def test_attack_counts_beyond_chance() -> None:
         ("ReLU", "swaps"): {"greedy": 0.9, "random": 0.2},
         ("GELU", "swaps"): {"greedy": 0.6, "random": 0.1},
     }
-    found = evidence({"ReLU": 1, "GELU": 1}, figures)
+    found = of_one_seed({"ReLU": 1, "GELU": 1}, figures)
     assert effects(ROWS["C32"], found) == pytest.approx([0.7])
     difference = ROWS["C32"].tables[0].columns["the same, less GELU's"]
     assert difference(found, "ReLU", 0) == pytest.approx(0.2)
@@ -151,13 +118,13 @@ def test_attack_counts_beyond_chance() -> None:
 
 def test_counting_is_compared_with_the_loss_itself() -> None:
     figures = {("ReLU", "ngrams"): {"bigram": 2.5, "fivegram": 1.4}}
-    found = evidence({"ReLU": 1.5, "identity": 1.6}, figures)
+    found = of_one_seed({"ReLU": 1.5, "identity": 1.6}, figures)
     assert effects(ROWS["C41"], found) == pytest.approx([1.0, -0.1, 0.1])
 
 
 def _task_losses(rows: Mapping[str, tuple[float, ...]]) -> Evidence:
     specs = ("relu", *language.RIVALS)
-    return evidence(
+    return of_one_seed(
         {f"{task}, {spec}": loss for task, row in rows.items() for spec, loss in zip(specs, row, strict=True)}
     )
 

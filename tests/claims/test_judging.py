@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from minigpt.claims import judgement, verdicts
+from minigpt.claims import judging
 from minigpt.claims.claim import DELTA, EXPLORATORY, PRIMARY, Claim, Condition
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.verdicts import judge_condition
+from minigpt.claims.judging import judge_condition
 from minigpt.experiments import paired_statistics
 
 SEEDS = tuple(range(8))
@@ -41,16 +41,14 @@ def claim(number: int, effects: np.ndarray, margin: float = DELTA, conditions: i
 @pytest.fixture
 def verdicts_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """Spare what stands beside a verdict and enters none."""
-    monkeypatch.setattr(verdicts, "seeds_to_decide", lambda condition, margin, alpha: None)
+    monkeypatch.setattr(judging, "seeds_to_decide", lambda condition, margin, alpha: None)
 
 
 def ledger(effects: np.ndarray, first: int, margin: float) -> list[str]:
     """The verdicts of a family whose claims have these effects (claims, seeds)."""
     nothing = Evidence({}, {})
-    entries = [
-        judgement.judged(claim(first + number, row, margin), nothing, SEEDS) for number, row in enumerate(effects)
-    ]
-    return [entry["verdict"] for entry in judgement.with_verdicts(entries, FAMILY)]
+    entries = [judging.judged(claim(first + number, row, margin), nothing, SEEDS) for number, row in enumerate(effects)]
+    return [entry["verdict"] for entry in judging.with_verdicts(entries, FAMILY)]
 
 
 def test_one_condition_agrees_with_scipy() -> None:
@@ -89,16 +87,16 @@ def test_pairs_in_which_both_diverged_say_nothing() -> None:
 
 def test_all_conditions_or_any_one() -> None:
     strong, weak = judge_condition({0: 1.0, 1: 1.1}, DELTA), judge_condition({0: -1.0, 1: -1.1}, DELTA)
-    assert verdicts.combine([strong, weak], "all") == (1.0, False, True)
-    p, meets, excluded = verdicts.combine([strong, weak], "any")
+    assert judging.combine([strong, weak], "all") == (1.0, False, True)
+    p, meets, excluded = judging.combine([strong, weak], "any")
     assert (p, meets, excluded) == (pytest.approx(2 * strong.p), True, False)
 
 
 def test_claims_that_were_not_run_only_make_a_verdict_harder() -> None:
-    alone = verdicts.adjust_primary([0.001], 16)
+    alone = judging.adjust(PRIMARY, [0.001], 16)
     assert alone == [pytest.approx(0.016)]
-    assert verdicts.adjust_primary([0.001, 0.0001], 16)[0] <= alone[0]
-    assert verdicts.adjust_exploratory([0.001], 25) == [pytest.approx(0.025)]
+    assert judging.adjust(PRIMARY, [0.001, 0.0001], 16)[0] <= alone[0]
+    assert judging.adjust(EXPLORATORY, [0.001], 25) == [pytest.approx(0.025)]
 
 
 def test_the_seeds_that_would_decide_have_the_power_that_is_promised() -> None:
@@ -106,12 +104,12 @@ def test_the_seeds_that_would_decide_have_the_power_that_is_promised() -> None:
     random = np.random.default_rng(5)
     for mean in (0.02, 0.0):
         condition = replace(judge_condition(dict.fromkeys(SEEDS, 0.0), DELTA), mean=mean, sd=SD)
-        seeds = verdicts.seeds_to_decide(condition, DELTA, verdicts.ALPHA / 16)
+        seeds = judging.seeds_to_decide(condition, DELTA, judging.ALPHA / 16)
         assert seeds is not None
         decided = 0
         for _ in range(400):
             found = judge_condition(dict(enumerate(random.normal(mean, SD, seeds))), DELTA)
-            decided += (found.p < verdicts.ALPHA / 16 and found.meets) if mean else found.excluded
+            decided += (found.p < judging.ALPHA / 16 and found.meets) if mean else found.excluded
         assert decided / 400 > paired_statistics.TARGET_POWER - 0.07
 
 
@@ -123,7 +121,7 @@ def test_a_thousand_ledgers_without_effects_support_no_more_than_the_nominal_sha
     wrong = sum(
         "SUPPORTED" in ledger(random.normal(0, SD, (size, len(SEEDS))), first, margin=0.0) for _ in range(LEDGERS)
     )
-    nominal = verdicts.ALPHA if family == PRIMARY else verdicts.FALSE_DISCOVERY_RATE
+    nominal = judging.ALPHA if family == PRIMARY else judging.FALSE_DISCOVERY_RATE
     assert wrong <= stats.binom.isf(0.001, LEDGERS, nominal)
     assert wrong >= stats.binom.ppf(0.001, LEDGERS, nominal / 4), "the rule is far stricter than it says"
 
@@ -138,7 +136,7 @@ def test_a_planted_effect_is_found_at_the_promised_power(family: str, first: int
         effects = random.normal(0, SD, (FAMILY[family], len(SEEDS)))
         effects[3] += planted
         found += ledger(effects, first, DELTA)[3] == "SUPPORTED"
-    strictest = judgement.STRICTEST_ALPHA[family]
+    strictest = judging.STRICTEST_ALPHA[family]
     promised = float(paired_statistics.t_test_power(planted / SD, np.array([len(SEEDS)]), strictest)[0])
     assert found / 300 > promised - 0.07
 

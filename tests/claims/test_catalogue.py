@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ import pytest
 from minigpt.claims import measurements
 from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, MOST_QUOTED_WORDS, PRIMARY, Claim
-from minigpt.claims.measurements import REGISTERED
+from minigpt.claims.measurements import gradient_flow, prediction
+from minigpt.claims.measuring import MEASUREMENTS
+from minigpt.claims.rows import gradients, language, selection
 from minigpt.training.config import RunConfig
 
 MEASURES = Path(measurements.__file__).parent
@@ -46,14 +49,24 @@ def test_what_a_row_names_exists(claim: Claim) -> None:
         assert set(arm.settings) <= set(RunConfig.__dataclass_fields__)
         assert not arm.start or arm.start in claim.arms
     assert set(claim.measurements) <= set(claim.arms)
-    assert {name for names in claim.measurements.values() for name in names} <= set(REGISTERED)
+    assert {name for names in claim.measurements.values() for name in names} <= set(MEASUREMENTS)
     assert all(condition.margin >= 0 for condition in claim.conditions)
 
 
 def test_every_file_of_measurements_is_registered() -> None:
+    """Each measure under its function's name, and none forgotten; a version is a short hash."""
     files = {path.stem for path in MEASURES.glob("*.py")} - {"__init__", "reading"}
-    assert set(measurements.__all__) - {"REGISTERED"} == files
-    assert all(len(measurement.version) == 8 for measurement in REGISTERED.values())
+    functions = {name: inspect.unwrap(m.measure) for name, m in MEASUREMENTS.items()}
+    assert {Path(inspect.getfile(function)).stem for function in functions.values()} == files
+    assert all(function.__name__ == name for name, function in functions.items())
+    assert all(len(m.version) == 8 for m in MEASUREMENTS.values())
+
+
+def test_rows_repeat_what_is_measured() -> None:
+    """Rows are plain data, so they say again over what was measured; a figure that is not there would be NaN."""
+    assert (gradient_flow.ACTIVATIONS, gradient_flow.DEPTHS) == (gradients.EVERY, gradients.DEPTHS)
+    assert prediction.SIZES == selection.SIZES
+    assert set(prediction.DOMAINS) == set(language.DOMAINS.values())
 
 
 def test_listing_claims_needs_no_torch() -> None:

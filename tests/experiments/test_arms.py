@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from minigpt.base.flags import Parser
 from minigpt.cli import main
 from minigpt.commands import run_ablation
-from minigpt.experiments.plan import cells_of, describe_arm, resolve_arms, tuning_cells
-from minigpt.experiments.question import AblationOptions, Question, ask, train_command, tuning_rates
+from minigpt.experiments.arms import AblationOptions, Question, ask, train_command, tuning_rates
+from minigpt.experiments.arms_to_cells import cells_of, describe_arm, resolve_arms, tuning_cells
 from minigpt.experiments.record import question_json
 from minigpt.experiments.tuning import best_rate, extended
 from minigpt.training.config import RunConfig
@@ -45,14 +45,14 @@ def from_command_line(words: list[str]) -> Question:
 
 def test_arms_are_the_product_and_the_first_is_the_reference() -> None:
     """Every combination once, named by what was varied."""
-    names = [arm.name for arm in question(lr="1e-3,3e-3").arms()]
+    names = list(question(lr="1e-3,3e-3").arms())
     assert names == ["relu, lr=0.001", "relu, lr=0.003", "gelu, lr=0.001", "gelu, lr=0.003"]
 
 
 def test_each_comparison_changes_one_thing() -> None:
     """A difference of two settings at once would answer no question."""
     asked = question(lr="1e-3,3e-3", bias="true,false")
-    settings = {arm.name: arm.settings for arm in asked.arms()}
+    settings = {name: arm.settings for name, arm in asked.arms().items()}
     pairs = asked.pairs()
     assert len(pairs) == 3 * 4
     for arm, reference, factor in pairs:

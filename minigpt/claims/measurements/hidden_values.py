@@ -1,30 +1,54 @@
-"""How well what an MLP reads can be rebuilt, by a linear map, from what it computes: how much information is left."""
+"""What the hidden values of an MLP carry: their negative part, and what of its input can be rebuilt from them."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from minigpt.claims.measurement import Figures, measurement
-from minigpt.claims.measurements.reading import batches, precision
+from minigpt.claims.measurements.reading import Figures, batches, mean_loss, precision
 from minigpt.model import MLP
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
 
-TOKENS = 8_192
+CLAMPING_TOKENS = 65_536
+REBUILDING_TOKENS = 8_192
 RIDGE = 1e-3  # of the mean eigenvalue
 LEAST_RIDGE = 1e-12
 
 
-@measurement("rebuilding")
+# --------------------------------------------------------------------------------------------------- the negative part
+
+
+def clamping(run: OpenedRun, store: TokenStore) -> Figures:
+    """Loss on validation text as it is, and with all negative hidden values set to 0; how often they are negative."""
+    read = batches(run.model, store.tokens("val"), CLAMPING_TOKENS)
+    negative: list[float] = []
+
+    def clamp(module: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> Tensor:
+        negative.append(float((hidden < 0).float().mean()))
+        return hidden.clamp(min=0)
+
+    before = mean_loss(run, read)
+    handles = [block.mlp.act.register_forward_hook(clamp) for block in plain_blocks(run.model)]
+    try:
+        after = mean_loss(run, read)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {"loss": before, "clamped_loss": after, "rise": after - before, "negative": sum(negative) / len(negative)}
+
+
+# ------------------------------------------------------------------------------------------- what is left of the input
+
+
 @torch.no_grad()
 def rebuilding(run: OpenedRun, store: TokenStore) -> Figures:
     """R² of a ridge regression that rebuilds the normalised input of each MLP from its hidden values, on other text."""
     model = run.model
     ids = store.tokens("train")
-    fitted = [inputs for inputs, _ in batches(model, ids[: len(ids) // 2], TOKENS)]
-    tested = [inputs for inputs, _ in batches(model, ids[len(ids) // 2 :], TOKENS)]
+    fitted = [inputs for inputs, _ in batches(model, ids[: len(ids) // 2], REBUILDING_TOKENS)]
+    tested = [inputs for inputs, _ in batches(model, ids[len(ids) // 2 :], REBUILDING_TOKENS)]
     figures: Figures = {}
     for layer, block in enumerate(plain_blocks(model)):
         rebuilt = ridge_r2(_read(run, block.mlp, fitted), _read(run, block.mlp, tested))
