@@ -13,8 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.activations import list_activations
+from minigpt.architecture import ATTENTIONS, INITS, NORMS, POSITIONS
 from minigpt.base.errors import UsageError
-from minigpt.model import ATTENTIONS, GPT, INITS, NORMS, POSITIONS, RMSNORM_EPS, GPTConfig, KVCache
+from minigpt.kv_cache import KVCache
+from minigpt.model import GPT, RMSNORM_EPS, GPTConfig
 
 NAMES = [entry.name for entry in list_activations()]
 

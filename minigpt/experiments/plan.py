@@ -15,7 +15,7 @@ from typing import Any
 from minigpt.base.errors import UsageError
 from minigpt.experiments.cells import MAIN, TUNE, Cell
 from minigpt.experiments.question import Arm, Question, train_command
-from minigpt.model import GPT, Block
+from minigpt.model import GPT
 from minigpt.training import run_directory, runtime
 from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
@@ -146,9 +146,8 @@ def describe_cell(cell: Cell, root: Path) -> dict[str, Any]:
 
 def _described(arm: Arm, config: RunConfig, vocab_size: int) -> ResolvedArm:
     model = GPT(model_config(config, vocab_size))
-    widths = tuple(block.mlp.d_ff for block in model.blocks if isinstance(block, Block))
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return ResolvedArm(arm, config, model.parameter_count(), model.flops_per_token(), widths, shapes)
+    return ResolvedArm(arm, config, model.parameter_count(), model.flops_per_token(), model.config.layer_widths, shapes)
 
 
 def _compiled_alike(arms: list[ResolvedArm]) -> list[ResolvedArm]:

@@ -20,13 +20,13 @@ from minigpt.base.errors import DivergedError, OutOfMemoryError, StopRequestedEr
 from minigpt.model import GPT
 from minigpt.neurons.life import Event, silent_counts
 from minigpt.neurons.surgery import check_choice, parse_choice
-from minigpt.text.batches import near
 from minigpt.training import checkpoints, run_directory, runtime, tensorboard
 from minigpt.training.code_version import code_hash, prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.inheritance import inherit, load_parent
 from minigpt.training.interrupts import StopFlag, stop_on_signals
+from minigpt.training.not_finite import first_bad_parameter
 from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import (
@@ -38,7 +38,7 @@ from minigpt.training.run import (
     restore,
     write_description,
 )
-from minigpt.training.step import StepResult, first_bad_parameter, take_step
+from minigpt.training.step import StepResult, take_step
 from minigpt.training.terminal import Terminal, print_notice
 
 if TYPE_CHECKING:
@@ -56,12 +56,12 @@ def train(
 ) -> dict[str, Any]:
     """Train as configured, leave everything in `directory` and return the content of its `summary.json`.
 
-    Several ranks do so together; the summary is empty on those that do not lead.
+    `config` is as `runtime.resolve` left it; only `compile` may still be `auto`. Several ranks train together; the
+    summary is empty on those that do not lead.
 
     Raises:
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
     """
-    config = runtime.resolve(config)
     for spec in (config.recycle, config.init_surgery):
         check_choice(parse_choice(spec), model_config(config, vocab_size=1).layer_widths)
     ranks.check_work(config)
@@ -124,7 +124,7 @@ def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool)
 
 def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writer: SummaryWriter | None) -> None:
     """Evaluate, commit, update, until the last step or until patience runs out."""
-    config, ids = run.config, near(run.training_ids, run.model.device)
+    config, trainee = run.config, run.trainee()
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     begun = time.perf_counter() - progress.seconds
     timed_steps, timed_seconds = 0, 0.0
@@ -146,9 +146,7 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, writ
             progress.recycled_step = progress.step
         step_begun = time.perf_counter()
         logged = is_due(config.log_every, progress.step + 1, config.steps)
-        result = take_step(
-            run.model, run.forward, run.optimizer, ids, config, progress.step, stop.check, logged, run.ranks
-        )
+        result = take_step(trainee, progress.step, stop.check, watch_neurons=logged)
         timed_steps, timed_seconds = timed_steps + 1, timed_seconds + time.perf_counter() - step_begun
         progress.step += 1
         progress.tokens += tokens_per_step

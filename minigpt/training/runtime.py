@@ -41,6 +41,9 @@ GPU_COMPILE_STEPS = 500
 def resolve(config: RunConfig) -> RunConfig:
     """Replace whatever is `auto` or follows from other values; `compile` is left to `resolve_compile`.
 
+    Done once, where a configuration is made: by the command line, or by what plans many runs. What is resolved stays
+    as it is if it comes here again, when a run is continued.
+
     Raises:
         UsageError: a value is not allowed, or this machine lacks what it needs.
     """

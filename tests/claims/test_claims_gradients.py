@@ -15,9 +15,10 @@ from minigpt.claims.measurement import MEASUREMENTS
 from minigpt.claims.measurements import accuracy, linearity
 from minigpt.claims.measurements import gradients as measured
 from minigpt.claims.rows import gradients as rows
-from minigpt.model import GPT, CausalMean, GPTConfig
+from minigpt.model import GPT, GPTConfig
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.schedules import learning_rate
+from minigpt.variants import CausalMean
 
 
 @pytest.mark.parametrize("claim", rows.CLAIMS, ids=[claim.id for claim in rows.CLAIMS])

@@ -198,10 +198,10 @@ def stray(step: int) -> None:
     """Let this process's weights go astray after `step` updates."""
     take_step = loop.take_step
 
-    def strayed(model: Any, *arguments: Any) -> Any:
-        result = take_step(model, *arguments)
-        if arguments[4] == step:
-            model.wte.weight.data[0, 0] += 1e-6
+    def strayed(trainee: Any, number: int, *arguments: Any, **options: Any) -> Any:
+        result = take_step(trainee, number, *arguments, **options)
+        if number == step:
+            trainee.model.wte.weight.data[0, 0] += 1e-6
         return result
 
     loop.take_step = strayed

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, mean_loss
+from minigpt.hooks import hooked
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
@@ -24,10 +25,6 @@ def clamping(run: OpenedRun, store: TokenStore) -> Figures:
         return hidden.clamp(min=0)
 
     before = mean_loss(run, read)
-    handles = [block.mlp.act.register_forward_hook(clamp) for block in plain_blocks(run.model)]
-    try:
+    with hooked((block.mlp.act, clamp) for block in plain_blocks(run.model)):
         after = mean_loss(run, read)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {"loss": before, "clamped_loss": after, "rise": after - before, "negative": sum(negative) / len(negative)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
+from minigpt.hooks import Hook, hooked
 from minigpt.model import MLP
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
@@ -49,15 +50,11 @@ def _read(run: OpenedRun, mlp: MLP, inputs: list[Tensor]) -> tuple[Tensor, Tenso
     """Hidden values (N,F) of an MLP and what it read (N,C), in float64."""
     hidden: list[Tensor] = []
     read: list[Tensor] = []
-    handles = [
-        mlp.act.register_forward_hook(lambda module, given, h: hidden.append(h.double().flatten(0, 1).cpu())),
-        mlp.register_forward_pre_hook(lambda module, given: read.append(given[0].double().flatten(0, 1).cpu())),
+    hooks: list[tuple[nn.Module, Hook]] = [
+        (mlp.act, lambda module, given, h: hidden.append(h.double().flatten(0, 1).cpu())),
+        (mlp, lambda module, given, output: read.append(given[0].double().flatten(0, 1).cpu())),
     ]
-    try:
-        with precision(run):
-            for ids in inputs:
-                run.model(ids.to(run.model.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(hooks), precision(run):
+        for ids in inputs:
+            run.model(ids.to(run.model.device))
     return torch.cat(hidden), torch.cat(read)

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from minigpt.base import randomness
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches
+from minigpt.hooks import hooked
 from minigpt.model import GPT
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
@@ -81,11 +82,8 @@ def _worst_tried(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 def estimated_rises(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     """First-order estimate of the rise of each window's late loss by each substitution (B,P,V); what stands is -inf."""
     embedded: list[Tensor] = []
-    handle = model.wte.register_forward_hook(lambda module, ids, output: embedded.append(output))
-    try:
+    with hooked([(model.wte, lambda module, ids, output: embedded.append(output))]):
         losses = _late_losses(model, inputs, targets)
-    finally:
-        handle.remove()
     (gradient,) = torch.autograd.grad(losses.sum(), embedded)  # (B,T,C)
     places = open_places(inputs)
     with torch.no_grad():

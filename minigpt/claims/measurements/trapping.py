@@ -6,7 +6,7 @@ import torch
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
-from minigpt.neurons.trapped import trapped_neurons
+from minigpt.neurons.life import trapped_neurons
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
 
