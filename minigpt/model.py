@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from minigpt.activations import build_activation, matched_width, parse_activation, parse_widths
-from minigpt.architecture import MEAN, Architecture, check_architecture
 from minigpt.base.errors import UsageError
-from minigpt.dropout import dropout
-from minigpt.initialisation import initialise
-from minigpt.kv_cache import Cache
-from minigpt.variants import BatchNorm, CausalMean
+from minigpt.parts.architecture import MEAN, Architecture, check_architecture
+from minigpt.parts.dropout import dropout
+from minigpt.parts.initialisation import initialise
+from minigpt.parts.kv_cache import Cache
+from minigpt.parts.variants import BatchNorm, CausalMean
 
 ROPE_BASE = 10_000.0
 RMSNORM_EPS = 1e-6

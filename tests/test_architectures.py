@@ -15,14 +15,14 @@ from small_models import lively_model, random_ids, small_config
 from torch.nn import functional as F
 
 from minigpt.base.errors import UsageError
-from minigpt.dropout import dropout
-from minigpt.kv_cache import KVCache
 from minigpt.model import GPT
 from minigpt.neurons.certificate import certified_dead, inapplicable
 from minigpt.neurons.surgery import HiddenRange, plan_cuts, prune
+from minigpt.parts.dropout import dropout
+from minigpt.parts.kv_cache import KVCache
+from minigpt.parts.variants import CausalMean
 from minigpt.training import checkpoints
 from minigpt.training.inference import open_run
-from minigpt.variants import CausalMean
 
 BATCHNORM_RUN = f"train {TINY_RUN} --norm batchnorm"
 

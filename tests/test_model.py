@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.activations import list_activations
-from minigpt.architecture import ATTENTIONS, INITS, NORMS, POSITIONS
 from minigpt.base.errors import UsageError
-from minigpt.kv_cache import KVCache
 from minigpt.model import GPT, RMSNORM_EPS, GPTConfig
+from minigpt.parts.architecture import ATTENTIONS, INITS, NORMS, POSITIONS
+from minigpt.parts.kv_cache import KVCache
 
 NAMES = [entry.name for entry in list_activations()]
 

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from minigpt.hooks import hooked
 from minigpt.model import GPT
 from minigpt.neurons.census import NeuronTable
+from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import plain_blocks
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt.hooks import Hook, hooked
 from minigpt.model import GPT
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
 
 Batch = tuple[Tensor, Tensor]  # input ids and the ids that follow them, each (B,T)

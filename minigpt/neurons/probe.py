@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from minigpt.activations import Activation
 from minigpt.base.errors import UsageError
-from minigpt.hooks import Hook, hooked
 from minigpt.model import GPT, Block
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics, SlopeStatistics
 from minigpt.neurons.slopes import flat_below, slope, undefined_slope
 

@@ -25,10 +25,10 @@ from torch import Tensor
 from minigpt.activations import canonical_widths
 from minigpt.base import randomness
 from minigpt.base.errors import UsageError, did_you_mean
-from minigpt.hooks import Hook, hooked
-from minigpt.initialisation import incoming_std
 from minigpt.model import GPT, GPTConfig
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import LayerStatistics
+from minigpt.parts.initialisation import incoming_std
 
 KINDS = ("none", "dead", "dormant", "random")
 # What an optimizer remembers of each parameter, by name.

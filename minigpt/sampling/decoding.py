@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.kv_cache import Attention, KVCache
 from minigpt.model import GPT
-from minigpt.variants import CausalMean
+from minigpt.parts.kv_cache import Attention, KVCache
+from minigpt.parts.variants import CausalMean
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 Choice = Callable[[Tensor, Tensor], Tensor]

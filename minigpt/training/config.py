@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from minigpt.architecture import ATTENTIONS, MEAN, Architecture, check_architecture
 from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.base.flags import flag
+from minigpt.parts.architecture import ATTENTIONS, MEAN, Architecture, check_architecture
 from minigpt.training.presets import PRESETS
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")

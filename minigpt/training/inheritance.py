@@ -12,12 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from minigpt.architecture import MEAN
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.model import GPT
 from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import Event
+from minigpt.parts.architecture import MEAN
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory
 from minigpt.training.config import RunConfig

@@ -11,12 +11,12 @@ from collections.abc import Iterable, Iterator
 
 from torch import Tensor, nn
 
-from minigpt.hooks import hooked
 from minigpt.model import GPT
+from minigpt.neurons.hooks import hooked
+from minigpt.parts.variants import BatchNorm
 from minigpt.text.batches import token_noise
 from minigpt.training.config import RunConfig
 from minigpt.training.ranks import Ranks
-from minigpt.variants import BatchNorm
 
 
 def replaced_tokens(config: RunConfig, vocab_size: int, step: int, ranks: Ranks) -> Iterable[Tensor | None]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minigpt.hooks import Hook, hooked
+from minigpt.neurons.hooks import Hook, hooked
 
 
 def first_bad(model: nn.Module, inputs: Tensor) -> str:

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt.architecture import Architecture
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
+from minigpt.parts.architecture import Architecture
 from minigpt.text.batches import near
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime

@@ -16,9 +16,9 @@ from minigpt.claims.measurements import accuracy, linearity
 from minigpt.claims.measurements import gradients as measured
 from minigpt.claims.rows import gradients as rows
 from minigpt.model import GPT, GPTConfig
+from minigpt.parts.variants import CausalMean
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.schedules import learning_rate
-from minigpt.variants import CausalMean
 
 
 @pytest.mark.parametrize("claim", rows.CLAIMS, ids=[claim.id for claim in rows.CLAIMS])

@@ -24,8 +24,8 @@ from minigpt.claims.claim import MOST_QUOTED_WORDS, Claim
 from minigpt.claims.measurement import MEASUREMENTS
 from minigpt.claims.measurements import accuracy, causality, gaps, noise, splits
 from minigpt.claims.rows import overfitting, practice, selection
+from minigpt.parts.variants import BatchNorm
 from minigpt.training.optimizers import build_optimizer
-from minigpt.variants import BatchNorm
 
 MEASURED = {"accuracy": accuracy, "causality": causality, "gap": gaps, "gradient_noise": noise, "split_losses": splits}
 CLAIMS = {claim.id: claim for claim in (*practice.CLAIMS, *overfitting.CLAIMS, *selection.CLAIMS)}

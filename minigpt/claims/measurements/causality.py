@@ -9,10 +9,10 @@ from torch import Tensor
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.model import GPT
+from minigpt.parts.variants import BatchNorm
 from minigpt.text.batches import gather
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
-from minigpt.variants import BatchNorm
 
 WINDOWS = 12
 

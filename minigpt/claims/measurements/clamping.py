@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, mean_loss
-from minigpt.hooks import hooked
+from minigpt.neurons.hooks import hooked
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, precision
-from minigpt.hooks import Hook, hooked
 from minigpt.model import MLP
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun

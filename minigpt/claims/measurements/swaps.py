@@ -16,8 +16,8 @@ from torch.nn import functional as F
 from minigpt.base import randomness
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches
-from minigpt.hooks import hooked
 from minigpt.model import GPT
+from minigpt.neurons.hooks import hooked
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
 

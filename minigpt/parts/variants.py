@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from minigpt.architecture import Architecture
-from minigpt.dropout import dropout
-from minigpt.kv_cache import Cache
+from minigpt.parts.architecture import Architecture
+from minigpt.parts.dropout import dropout
+from minigpt.parts.kv_cache import Cache
 
 
 class BatchNorm(nn.BatchNorm1d):

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from minigpt.activations import init_gain, parse_activation
-from minigpt.architecture import Architecture
 from minigpt.base import randomness
+from minigpt.parts.architecture import Architecture
 
 GPT2_STD = 0.02
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minigpt.architecture import Architecture
+from minigpt.parts.architecture import Architecture
 
 
 class Attention(Protocol):
