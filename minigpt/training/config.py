@@ -91,6 +91,11 @@ class RunConfig(Architecture, TextConfig):
     threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=MOST_THREADS)
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update learns from."""
+        return self.batch_size * self.grad_accumulation * self.block_size
+
 
 def with_preset(asked: dict[str, Any]) -> dict[str, Any]:
     """The values that a preset starts from, overridden by those asked for; raises `UsageError` for an unknown one."""
