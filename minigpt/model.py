@@ -11,8 +11,9 @@ arXiv:1910.07467); rotary positions (Su et al. 2021, arXiv:2104.09864), in the h
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -213,6 +214,16 @@ class GPT(nn.Module):
     def device(self) -> torch.device:
         """Where the parameters are."""
         return self.wte.weight.device
+
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Inside this block dropout is off and BatchNorm uses its running statistics; then the mode is as before."""
+        was_training = self.training
+        self.eval()
+        try:
+            yield
+        finally:
+            self.train(was_training)
 
     def stored_tensors(self) -> dict[str, Tensor]:
         """All that has to be kept of the model, by name: parameters, tied ones once, and BatchNorm's statistics."""

@@ -132,12 +132,11 @@ class Decoder:
         self._cache = KVCache(model.config, batch, model.device, dtype)
         self._positions = torch.arange(model.config.block_size, device=model.device)[:, None].unbind()
         on_gpu = model.device.type == "cuda"
-        was_training = model.training
-        step = NextToken(TokenStep(model, dtype, fused_attention=on_gpu or not compiled), choose).eval()
         keys, values = list(self._cache.keys), list(self._cache.values)
         build = (_record if on_gpu else _compile) if compiled else _plain
-        self._next = build(step, batch, keys, values)
-        model.train(was_training)
+        with model.evaluating():
+            step = NextToken(TokenStep(model, dtype, fused_attention=on_gpu or not compiled), choose).eval()
+            self._next = build(step, batch, keys, values)
 
     def serves(self, model: GPT, batch: int, choose: Choice) -> bool:
         """Whether this was built for these."""

@@ -102,9 +102,9 @@ def test_every_training_batch_and_no_validation_token_is_noisy(
     """What reaches the model in a run is counted; an untrained model's validation loss is that without noise."""
     seen, original = [], step._accumulate_gradient
 
-    def spy(model, forward, inputs, *others):  # type: ignore[no-untyped-def]
+    def spy(trainee, inputs, *others, **options):  # type: ignore[no-untyped-def]
         seen.append(inputs)
-        return original(model, forward, inputs, *others)
+        return original(trainee, inputs, *others, **options)
 
     monkeypatch.setattr(step, "_accumulate_gradient", spy)
     for out, share in (("noisy", 0.9), ("clean", 0.0)):
