@@ -143,7 +143,7 @@ def test_quartiles() -> None:
 def test_operations_are_those_that_torch_counts(activation: str) -> None:
     """6N + 12·L·C·T, and the products alone 6N, are counted by torch too while the model trains."""
     config = GPTConfig(
-        17, block_size=8, n_layer=2, n_head=2, n_embd=16, d_ff=24, activation=activation, attention="written"
+        vocab_size=17, block_size=8, n_layer=2, n_head=2, n_embd=16, d_ff=24, activation=activation, attention="written"
     )
     model, batch = GPT(config), 3
     ids = torch.zeros(batch, config.block_size, dtype=torch.int64)
