@@ -243,10 +243,10 @@ def test_running_out_of_memory_is_advised_on(
     """Exit 8 with a batch that is half as large, the same number of tokens a step, and no save on the way out."""
     original = loop.take_step
 
-    def exhausted(*arguments: Any) -> Any:
-        if arguments[5] == 6:
+    def exhausted(trainee: Any, step: int, *arguments: Any, **options: Any) -> Any:
+        if step == 6:
             raise error
-        return original(*arguments)
+        return original(trainee, step, *arguments, **options)
 
     monkeypatch.setattr(loop, "take_step", exhausted)
     assert minigpt(f"train {TINY_RUN} --out run") == 8

@@ -14,7 +14,9 @@ from torch.nn import functional as F
 
 from minigpt.activations import list_activations
 from minigpt.base.errors import UsageError
-from minigpt.model import ATTENTIONS, GPT, INITS, NORMS, POSITIONS, RMSNORM_EPS, GPTConfig, KVCache
+from minigpt.model import GPT, RMSNORM_EPS, GPTConfig
+from minigpt.parts.architecture import ATTENTIONS, INITS, NORMS, POSITIONS
+from minigpt.parts.kv_cache import KVCache
 
 NAMES = [entry.name for entry in list_activations()]
 

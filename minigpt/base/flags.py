@@ -1,4 +1,4 @@
-"""Dataclass fields to command-line flags, and TOML files to the same values.
+"""Dataclass fields to command-line flags, TOML files to the same values, and the limits of both.
 
 Knows nothing of what the values mean; `training/config.py` says what each may be. Precedence: defaults, then the
 preset, then the file, then the flags.
@@ -7,15 +7,31 @@ preset, then the file, then the flags.
 from __future__ import annotations
 
 import argparse
+import math
 import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import Field, fields
+from dataclasses import Field, field, fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from minigpt.base.errors import UsageError, did_you_mean
 
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
+
+
+def flag(
+    default: Any,
+    section: str,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    at_least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+) -> Any:
+    """A dataclass field that the command line shows as a flag, and `check_fields` checks."""
+    limits = {"at_least": at_least, "above": above, "below": below}
+    return field(default=default, metadata={"section": section, "help": text, "choices": choices, "limits": limits})
 
 
 class Parser(argparse.ArgumentParser):
@@ -72,7 +88,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
 
 
 def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
-    """Add a flag for every field of a dataclass made with `config.flag`; flags that are not given stay absent."""
+    """Add a flag for every field of a dataclass made with `flag`; flags that are not given stay absent."""
     hints = get_type_hints(kind)
     groups: dict[str, Any] = {}
     for item in fields(kind):
@@ -162,3 +178,32 @@ def parsed(what: str, text: str, hint: Any) -> Any:
 def value_type(hint: Any) -> type:
     """The type that a field's values have when they are not None."""
     return next(option for option in (*get_args(hint), hint) if isinstance(option, type) and option is not type(None))
+
+
+def check_fields(values: Any) -> None:
+    """Raise `UsageError` for the first field of a dataclass made with `flag` whose value is not allowed."""
+    for item in fields(values):
+        value = getattr(values, item.name)
+        if value is not None and item.metadata:
+            _check_value(item.name.replace("_", "-"), value, item.metadata)
+
+
+def _check_value(name: str, value: Any, metadata: Any) -> None:
+    if isinstance(value, str):
+        if any(ord(character) < 32 for character in value):
+            raise UsageError(f"{name} holds a control character; got {value!r}; use printable text")
+        if metadata["choices"] and value not in metadata["choices"]:
+            hint = did_you_mean(value, metadata["choices"]) or ";"
+            raise UsageError(f"unknown {name} {value!r}{hint} allowed: {', '.join(metadata['choices'])}")
+        return
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise UsageError(f"{name} is out of range; it has {len(str(abs(value)))} digits; below 2^63")
+    if not math.isfinite(value):
+        raise UsageError(f"{name} is not a finite number; got {value}")
+    limits = metadata["limits"]
+    if limits["at_least"] is not None and value < limits["at_least"]:
+        raise UsageError(f"{name} is too small; got {value:g}; at least {limits['at_least']:g}")
+    if limits["above"] is not None and value <= limits["above"]:
+        raise UsageError(f"{name} is too small; got {value:g}; above {limits['above']:g}")
+    if limits["below"] is not None and value >= limits["below"]:
+        raise UsageError(f"{name} is too large; got {value:g}; below {limits['below']:g}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.base.errors import UsageError, did_you_mean
-from minigpt.training.config import flag
+from minigpt.base.flags import flag
 
 DEFAULT_PARTS = ("gemm", "train", "instrument", "decode", "start")
 PARTS = (*DEFAULT_PARTS, "scaling", "parity")

@@ -33,7 +33,7 @@ from minigpt.training.evaluation import batch_size
 from minigpt.training.loop import is_due
 from minigpt.training.optimizers import build_optimizer
 from minigpt.training.runtime import autocast, forward_of
-from minigpt.training.step import take_step
+from minigpt.training.step import Trainee, take_step
 
 EVALUATED_TOKENS = 16_384
 
@@ -62,16 +62,15 @@ def measure_instrument(config: RunConfig, text: Text, options: BenchOptions, tra
 
 def _training(config: RunConfig, text: Text, model: GPT, log: Path) -> Callable[[int, bool], float]:
     """A function that takes so many more steps, watched or not, and returns the seconds."""
-    forward = forward_of(model, config.compile)
-    optimizer, life, counter = build_optimizer(model, config), LifeTable(model), itertools.count()
-    ids = near(text.ids, model.device)
+    optimizer, ids = build_optimizer(model, config), near(text.ids, model.device)
+    trainee = Trainee(model, forward_of(model, config.compile), optimizer, ids, config)
+    life, counter = LifeTable(model), itertools.count()
 
     def interval(steps: int, watched: bool) -> float:
         begun = time.perf_counter()
         for number in range(1, steps + 1):
             step, logged = next(counter), is_due(config.log_every, number, steps)
-            watch = watched and logged
-            result = take_step(model, forward, optimizer, ids, config, step, lambda: None, watch)
+            result = take_step(trainee, step, watch_neurons=watched and logged)
             if not logged:
                 continue
             record: dict[str, Any] = {"kind": "train", "step": step, "loss": result.loss, "lr": result.lr}

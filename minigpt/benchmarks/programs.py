@@ -29,7 +29,7 @@ from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config
 from minigpt.training.runtime import autocast, forward_of
 from minigpt.training.schedules import learning_rate
-from minigpt.training.step import take_step
+from minigpt.training.step import Trainee, take_step
 
 # Where a preset's text would have to be downloaded, random ids take its place: they cost what text costs.
 LOCAL_TOKENIZERS = ("char", "byte")
@@ -87,14 +87,14 @@ def build_model(config: RunConfig, vocab_size: int) -> GPT:
 
 def trainer(config: RunConfig, text: Text, model: GPT) -> Callable[[int], float]:
     """A function that takes so many more training steps, as `train` takes them, and returns the last loss."""
-    forward = forward_of(model, config.compile)
     optimizer, ids = build_optimizer(model, config), near(text.ids, model.device)
+    trainee = Trainee(model, forward_of(model, config.compile), optimizer, ids, config)
     counter = itertools.count()
 
     def train(steps: int) -> float:
         loss = 0.0
         for step in itertools.islice(counter, steps):
-            loss = take_step(model, forward, optimizer, ids, config, step, lambda: None).loss
+            loss = take_step(trainee, step).loss
         return loss
 
     return train

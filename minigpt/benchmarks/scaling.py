@@ -90,7 +90,7 @@ def _measure(axis: str, value: int, config: RunConfig, text: Text, large_rate: f
         message = f"out of memory; batch-size {config.batch_size} at {place} does not fit; try --batch-size {smaller}"
         raise OutOfMemoryError(message) from error
     flops = model.flops_per_token()
-    tokens = config.batch_size * config.grad_accumulation * config.block_size
+    tokens = config.tokens_per_step
     return Point(axis, value, tokens / seconds, large_rate / flops, flops, model.parameter_count(), config.dtype)
 
 

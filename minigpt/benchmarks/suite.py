@@ -89,7 +89,7 @@ def _measure_preset(
     with _memory_advice(config):
         text = read_text(config)
         model = _shapes(config, text.vocab_size)
-        tokens = config.batch_size * config.grad_accumulation * config.block_size
+        tokens = config.tokens_per_step
         config = runtime.resolve_compile(config, model.flops_per_token() * tokens)
         found = _described(config, model, text.source)
         if set(parts) & COMPARED_WITH_CEILINGS:

@@ -43,7 +43,7 @@ def measure_training(
     programs = [partial(_train, worker, options.steps_per_block) for worker in workers]
     blocks = track(range(options.blocks), f"training {config.preset}")
     seconds = alternate(programs, blocks)
-    tokens = config.batch_size * config.grad_accumulation * config.block_size
+    tokens = config.tokens_per_step
     step = spread([block / options.steps_per_block for block in seconds[0]])
     rate = tokens / step.median
     return {

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.training.config import flag, with_preset
+from minigpt.base.flags import flag
+from minigpt.training.config import with_preset
 
 LEDGER = Path("runs/claims")
 LEDGER_FILE = "ledger.json"

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, given, read_toml
+from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml
 from minigpt.base.storage import to_json, write_text
 from minigpt.experiments.arms import AblationOptions, Question, VariedFlags, ask, check_size
-from minigpt.training.config import RunConfig, check_fields
+from minigpt.training.config import RunConfig
 
 if TYPE_CHECKING:
     from minigpt.experiments.processes import LocalExecutor

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, given
+from minigpt.base.flags import Parser, add_fields, check_fields, given
 from minigpt.base.storage import json_document, make_directory, to_json, write_bytes, write_text
 from minigpt.benchmarks.bench_options import (
     DEFAULT_PARTS,
@@ -20,7 +20,7 @@ from minigpt.benchmarks.bench_options import (
     check_parts,
     check_peer,
 )
-from minigpt.training.config import RunConfig, check_fields
+from minigpt.training.config import RunConfig
 
 Record = dict[str, Any]
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
-from minigpt.base.flags import Parser, add_fields, given, read_toml
+from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
-from minigpt.training.config import RunConfig, check_fields
+from minigpt.training.config import RunConfig
 
 if TYPE_CHECKING:
     from minigpt.claims.claim import Claim

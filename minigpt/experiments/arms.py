@@ -14,8 +14,8 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
 from minigpt.base.errors import UsageError, did_you_mean
-from minigpt.base.flags import parsed, typed
-from minigpt.training.config import FREE_ON_RESUME, RunConfig, flag, with_preset
+from minigpt.base.flags import flag, parsed, typed
+from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 
 MOST_CELLS = 1000
 MATCHES = ("parameters", "width", "time")

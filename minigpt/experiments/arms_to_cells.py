@@ -16,7 +16,7 @@ from typing import Any
 from minigpt.base.errors import UsageError
 from minigpt.experiments.arms import Arm, Question, train_command
 from minigpt.experiments.cells import MAIN, TUNE, Cell, read_result
-from minigpt.model import GPT, Block
+from minigpt.model import GPT
 from minigpt.text.store import TokenStore
 from minigpt.training import run_directory, runtime
 from minigpt.training.code_version import code_hash, prepare_text
@@ -213,9 +213,9 @@ def describe_cell(cell: Cell, root: Path) -> dict[str, Any]:
 
 def _described(name: str, arm: Arm, config: RunConfig, vocab_size: int) -> ResolvedArm:
     model = GPT(model_config(config, vocab_size))
-    widths = tuple(block.mlp.d_ff for block in model.blocks if isinstance(block, Block))
     shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-    return ResolvedArm(name, arm.settings, config, model.parameter_count(), model.flops_per_token(), widths, shapes)
+    flops, widths = model.flops_per_token(), model.config.layer_widths
+    return ResolvedArm(name, arm.settings, config, model.parameter_count(), flops, widths, shapes)
 
 
 def _compiled_alike(arms: list[ResolvedArm]) -> list[ResolvedArm]:

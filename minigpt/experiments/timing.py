@@ -42,7 +42,6 @@ class Pace:
 def measure(config: RunConfig, result: Path) -> None:
     """Train a few steps in memory and write what a step and an evaluated token take, in seconds."""
     from minigpt.model import GPT
-    from minigpt.text.batches import near
     from minigpt.training import runtime
     from minigpt.training.code_version import prepare_text
     from minigpt.training.evaluation import evaluate
@@ -52,11 +51,10 @@ def measure(config: RunConfig, result: Path) -> None:
     runtime.set_up(config)
     store = prepare_text(config)
     model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
-    run = assemble(config, result.parent, store, model)
-    ids, seconds = near(store.tokens("train"), model.device), []
+    trainee, seconds = assemble(config, result.parent, store, model).trainee(), []
     for step in range(_WARM_UP + _STEPS):
         begun = time.perf_counter()
-        take_step(model, run.forward, run.optimizer, ids, config, step, lambda: None)
+        take_step(trainee, step)
         seconds.append(time.perf_counter() - begun)
     begun = time.perf_counter()
     limit = _EVALUATED_WINDOWS * config.block_size

@@ -138,7 +138,15 @@ def planted_model() -> GPT:
     LayerNorm makes a unit vector of C = 8 into √7 at its own coordinate and −1/√7 at the others, so a neuron with the
     weight 1 at coordinate t and the bias −1 fires on token t alone.
     """
-    config = GPTConfig(VOCABULARY, block_size=64, n_layer=1, n_head=1, n_embd=VOCABULARY, d_ff=16, tie_embeddings=False)
+    config = GPTConfig(
+        vocab_size=VOCABULARY,
+        block_size=64,
+        n_layer=1,
+        n_head=1,
+        n_embd=VOCABULARY,
+        d_ff=16,
+        tie_embeddings=False,
+    )
     model = GPT(config, seed=0).eval()
     block = plain_blocks(model)[0]
     assert model.wpe is not None

@@ -21,13 +21,13 @@ from minigpt.neurons.census import NeuronTable, neuron_table
 from minigpt.neurons.certificate import inapplicable
 from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram, never_versus_tokens
 from minigpt.neurons.expendable import Expendable, LeastActive, expendable, spread, zero_least_active
-from minigpt.neurons.explorer import PassageFinder, explore
+from minigpt.neurons.explorer import Passages, explore, find_passages
 from minigpt.neurons.health import as_record, model_health
 from minigpt.neurons.knockout import Batch, mean_hidden, perplexity, read_up_to, zero
 from minigpt.neurons.layer_statistics import LayerStatistics, SlopeStatistics
+from minigpt.neurons.life import trapped_neurons
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
 from minigpt.neurons.slopes import undefined_slope
-from minigpt.neurons.trapped import trapped_neurons
 
 SATURATED_TOKENS = 0.99
 LINEAR_SD = 0.05
@@ -118,13 +118,11 @@ def diagnose(
 
 
 @torch.no_grad()
-def _count(
-    model: GPT, batches: Iterable[Batch], track: Track
-) -> tuple[list[LayerStatistics], PassageFinder, list[Batch]]:
+def _count(model: GPT, batches: Iterable[Batch], track: Track) -> tuple[list[LayerStatistics], Passages, list[Batch]]:
     """Count on the whole text, and keep a few batches of it, the first ones thinned out as more arrive."""
     kept: list[Batch] = []
     stride = 1
-    with NeuronProbe(model, deep=True) as probe, PassageFinder(model) as found:
+    with NeuronProbe(model, deep=True) as probe, find_passages(model) as found:
         for number, (inputs, targets) in enumerate(track(batches, "counting")):
             model(inputs.to(model.device))
             if number % stride == 0:

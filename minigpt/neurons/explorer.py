@@ -6,16 +6,16 @@ the dead ones by number, so that the result stays small whatever the model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from minigpt.model import GPT, Block
+from minigpt.model import GPT
 from minigpt.neurons.census import NeuronTable
+from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import plain_blocks
 
@@ -28,24 +28,20 @@ PROMOTED = 6
 _DIGITS = 4
 
 
-class PassageFinder:
-    """Context manager that remembers in which sequences each neuron's |h| was largest; O(F) memory a layer."""
+@contextlib.contextmanager
+def find_passages(model: GPT) -> Iterator[Passages]:
+    """Note, for whatever the model reads inside this block, in which sequences each neuron's |h| was largest."""
+    blocks = plain_blocks(model)
+    tops = [_Tops(block.mlp.d_ff, model.device) for block in blocks]
+    with hooked((block.mlp.act, top.note) for block, top in zip(blocks, tops, strict=True)):
+        yield Passages(tops)
 
-    def __init__(self, model: GPT) -> None:
-        self._tops = [_Tops(block.mlp.d_ff, model.device) for block in plain_blocks(model)]
-        self._model = model
-        self._handles: list[RemovableHandle] = []
 
-    def __enter__(self) -> PassageFinder:
-        for block, top in zip(plain_blocks(self._model), self._tops, strict=True):
-            self._handles.append(block.mlp.act.register_forward_hook(_noting_hook(top)))
-        return self
+class Passages:
+    """Where each neuron was most excited; O(F) memory a layer."""
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+    def __init__(self, tops: list[_Tops]) -> None:
+        self._tops = tops
 
     def sequences(self, layer: int, neuron: int) -> list[int]:
         """Ordinals of the sequences that excited a neuron most, the strongest first; none if none did."""
@@ -63,7 +59,8 @@ class _Tops:
         self.sequence = torch.zeros(PASSAGES, neurons, dtype=torch.int64, device=device)
 
     @torch.no_grad()
-    def note(self, h: Tensor) -> None:
+    def note(self, activation: nn.Module, inputs: tuple[Tensor, ...], h: Tensor) -> None:
+        """A hook: take in the values of one batch (B,T,F)."""
         strength = torch.cat([self.strength, h.abs().amax(1).float()])  # (PASSAGES+B,F)
         ordinal = self.seen + torch.arange(h.size(0), device=h.device)[:, None].expand(-1, h.size(2))
         self.seen += h.size(0)
@@ -71,18 +68,11 @@ class _Tops:
         self.sequence = torch.cat([self.sequence, ordinal]).gather(0, places)
 
 
-def _noting_hook(top: _Tops) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(activation: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
-        top.note(hidden.detach())
-
-    return hook
-
-
 @torch.no_grad()
 def explore(
     model: GPT,
     tables: Sequence[NeuronTable],
-    found: PassageFinder,
+    found: Passages,
     batches: Iterable[Batch],
     token_text: Callable[[int], str],
 ) -> list[dict[str, Any]]:
@@ -127,9 +117,7 @@ def promotions(model: GPT, layer: int, neurons: list[int]) -> Tensor:
 
     What later blocks make of the write, and the norm's division, are left out: only the order of tokens is meant.
     """
-    block = model.blocks[layer]
-    assert isinstance(block, Block)
-    written = block.mlp.w_out.weight[:, neurons].T  # (neurons,C)
+    written = model.blocks[layer].mlp.w_out.weight[:, neurons].T  # (neurons,C)
     if isinstance(model.ln_f, nn.LayerNorm):
         written = written - written.mean(dim=1, keepdim=True)
     gain = getattr(model.ln_f, "weight", None)
@@ -166,15 +154,8 @@ def _read(
 def _hidden(model: GPT, ids: Tensor) -> list[Tensor]:
     """h (B,T,F) of every layer, on the CPU."""
     kept: list[Tensor] = []
-    handles = [
-        block.mlp.act.register_forward_hook(lambda module, inputs, h: kept.append(h.cpu()))
-        for block in plain_blocks(model)
-    ]
-    try:
+    with hooked((block.mlp.act, lambda module, inputs, h: kept.append(h.cpu())) for block in plain_blocks(model)):
         model(ids.to(model.device))
-    finally:
-        for handle in handles:
-            handle.remove()
     return kept
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.model import GPT, MLP, Block
+from minigpt.model import GPT, MLP
 from minigpt.neurons.bounds import silent_rate_upper
 from minigpt.neurons.layer_statistics import LayerStatistics
 
@@ -54,11 +54,11 @@ class LayerHealth:
 
 def model_health(model: GPT, statistics: list[LayerStatistics]) -> list[LayerHealth]:
     """Judge every layer of `model` from what the probe counted on it."""
-    layers = []
-    for index, (block, counted) in enumerate(zip(model.blocks, statistics, strict=True)):
-        assert isinstance(block, Block)
-        layers.append(layer_health(index, block.mlp.act.spec, counted, outgoing_norms(block.mlp)))
-    return layers
+    mlps = (block.mlp for block in model.blocks)
+    return [
+        layer_health(layer, mlp.act.spec, counted, outgoing_norms(mlp))
+        for layer, (mlp, counted) in enumerate(zip(mlps, statistics, strict=True))
+    ]
 
 
 def outgoing_norms(mlp: MLP) -> Tensor:

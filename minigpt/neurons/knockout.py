@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.model import GPT
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
 
 Batch = tuple[Tensor, Tensor]  # input ids and the ids that follow them, each (B,T)
@@ -38,16 +39,10 @@ def read_up_to(model: GPT, layer: int, batches: Iterable[Batch]) -> TextAtLayer:
     """Compute what block `layer` reads of every batch."""
     text = TextAtLayer(layer, [], [])
 
-    def keep(block: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        text.streams.append(inputs[0])
-
-    handle = model.blocks[layer].register_forward_pre_hook(keep)
-    try:
+    with hooked([(model.blocks[layer], lambda block, inputs, output: text.streams.append(inputs[0]))]):
         for inputs, targets in batches:
             model(inputs.to(model.device))
             text.targets.append(targets.to(model.device))
-    finally:
-        handle.remove()
     return text
 
 
@@ -60,7 +55,7 @@ def loss_without(model: GPT, text: TextAtLayer, removed: Sequence[Tensor], inste
     total, tokens = 0.0, 0
     with replaced(model, removed, instead):
         for stream, targets in zip(text.streams, text.targets, strict=True):
-            logits = _logits_from(model, text.layer, stream).float().flatten(0, 1)  # (B·T,V)
+            logits = model.logits(stream, first_block=text.layer).float().flatten(0, 1)  # (B·T,V)
             total += F.cross_entropy(logits, targets.flatten(), reduction="sum").item()
             tokens += targets.numel()
     return total / tokens
@@ -69,11 +64,13 @@ def loss_without(model: GPT, text: TextAtLayer, removed: Sequence[Tensor], inste
 @contextlib.contextmanager
 def replaced(model: GPT, removed: Sequence[Tensor], instead: Sequence[Tensor]) -> Iterator[None]:
     """Inside this block the neurons `removed` of each layer, a mask (F,), have the values `instead` (F,)."""
-    with contextlib.ExitStack() as stack:
-        for block, mask, values in zip(plain_blocks(model), removed, instead, strict=True):
-            if mask.any():
-                hook = _replacing_hook(mask.to(model.device), values.float().to(model.device))  # mps: no float64
-                stack.callback(block.mlp.act.register_forward_hook(hook).remove)
+    layers = zip(plain_blocks(model), removed, instead, strict=True)
+    hooks = [
+        (block.mlp.act, _replacing_hook(mask.to(model.device), values.float().to(model.device)))  # mps: no float64
+        for block, mask, values in layers
+        if mask.any()
+    ]
+    with hooked(hooks):
         yield
 
 
@@ -117,16 +114,5 @@ def perplexity(loss: float) -> float:
     return math.exp(loss) if loss < 709 else math.inf
 
 
-def _logits_from(model: GPT, layer: int, x: Tensor) -> Tensor:
-    """The rest of the forward pass: what block `layer` reads (B,T,C) -> logits (B,T,V)."""
-    for block in model.blocks[layer:]:
-        x = block(x)
-    logits: Tensor = model.lm_head(model.ln_f(x))
-    return logits
-
-
-def _replacing_hook(mask: Tensor, values: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
-    def hook(activation: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> Tensor:
-        return torch.where(mask, values.to(hidden.dtype), hidden)
-
-    return hook
+def _replacing_hook(mask: Tensor, values: Tensor) -> Hook:
+    return lambda activation, inputs, hidden: torch.where(mask, values.to(hidden.dtype), hidden)

@@ -14,7 +14,10 @@ excites, or only dropout, will die and revive again and again, and `again` in th
 lasting death.
 
 A neuron is **trapped** if no logged step of a window moved it: the gradient of its row (rows, if gated) of `w_in` was
-exactly 0. All gradients are read before clipping; with an L1 term they contain it.
+exactly 0. All gradients are read before clipping; with an L1 term they contain it. Of a finished model
+`trapped_neurons` says the same of a text. A dead neuron of an exactly zero activation is trapped on the text on which
+it is dead; of a smooth activation it takes underflow. Weight decay, and Adam's first moment until it has faded, may
+still move a trapped neuron.
 
 This file changes no parameter and draws no random number. It decides nothing from weights alone, and how sure a
 silence is stands in `bounds.py`.
@@ -22,16 +25,18 @@ silence is stands in `bounds.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from minigpt.base.errors import CheckpointError
 from minigpt.model import GPT, Block
-from minigpt.neurons.probe import LayerStatistics
+from minigpt.neurons.knockout import Batch
+from minigpt.neurons.probe import LayerStatistics, plain_blocks
 
 # Logged steps without any gradient after which a neuron counts as trapped.
 TRAPPED_WINDOW = 10
@@ -56,7 +61,7 @@ def read_gradients(model: GPT) -> list[LayerGradients | None]:
 
     None for a layer whose `w_out` has no gradient at all: then nothing reached it, and silence would prove nothing.
     """
-    return [_read_layer(block) for block in model.blocks if isinstance(block, Block)]
+    return [_read_layer(block) for block in model.blocks]
 
 
 def _read_layer(block: Block) -> LayerGradients | None:
@@ -100,7 +105,7 @@ class LifeTable:
     """The lives of all layers; part of a checkpoint, so that a resumed training tells the same story."""
 
     def __init__(self, model: GPT) -> None:
-        self.layers = [_unborn(block.mlp.d_ff) for block in model.blocks if isinstance(block, Block)]
+        self.layers = [_unborn(block.mlp.d_ff) for block in model.blocks]
 
     def see_step(self, step: int, gradients: Sequence[LayerGradients | None]) -> list[Event]:
         """Take note of the gradients of the update that made `step`; return the revivals as events."""
@@ -205,3 +210,23 @@ def _event(name: str, step: int, layer: int, life: LayerLife, chosen: Tensor) ->
             "last_fired": last_fired,
         }
     ]
+
+
+def trapped_neurons(model: GPT, batches: Iterable[Batch]) -> list[Tensor]:
+    """Which neurons (F,) of each layer had a gradient of exactly 0 in every batch; no gradient is left behind.
+
+    Of a gated neuron both rows must be without gradient.
+
+    NOTE: under autocast, enter it anew for this pass: weights that it cast under `no_grad` have no gradient.
+    """
+    mlps = [block.mlp for block in plain_blocks(model)]
+    moved = [torch.zeros(mlp.d_ff, dtype=torch.bool, device=model.device) for mlp in mlps]
+    with torch.enable_grad():
+        for inputs, targets in batches:
+            logits = model(inputs.to(model.device))  # (B,T,V)
+            loss = F.cross_entropy(logits.float().flatten(0, 1), targets.to(model.device).flatten())
+            gradients = torch.autograd.grad(loss, [mlp.w_in.weight for mlp in mlps])
+            for seen, gradient, mlp in zip(moved, gradients, mlps, strict=True):
+                rows = gradient.abs().amax(dim=1) > 0  # (branches·F,)
+                seen |= rows.view(mlp.act.branches, mlp.d_ff).any(dim=0)
+    return [~seen.cpu() for seen in moved]

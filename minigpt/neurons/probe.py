@@ -7,16 +7,16 @@ costs more than it tells during training is counted only by a `deep` probe.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
-from types import TracebackType
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from minigpt.activations import Activation
 from minigpt.base.errors import UsageError
 from minigpt.model import GPT, Block
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics, SlopeStatistics
 from minigpt.neurons.slopes import flat_below, slope, undefined_slope
 
@@ -155,7 +155,7 @@ class NeuronProbe:
         self._mlps = [block.mlp for block in plain_blocks(model)]
         self._deep = deep
         self._counters: list[tuple[_LayerCounter, _DeepCounter | None]] = []
-        self._handles: list[RemovableHandle] = []
+        self._hooks = contextlib.ExitStack()
 
     def __enter__(self) -> NeuronProbe:
         self._counters = []
@@ -164,14 +164,12 @@ class NeuronProbe:
             counter = _LayerCounter(mlp.d_ff, device)
             deep = _DeepCounter(mlp.d_ff, device, mlp.act) if self._deep else None
             self._counters.append((counter, deep))
-            self._handles.append(mlp.act.register_forward_hook(_counting_hook(counter, deep)))
+        hooks = [(mlp.act, _counting_hook(*counters)) for mlp, counters in zip(self._mlps, self._counters, strict=True)]
+        self._hooks.enter_context(hooked(hooks))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        while self._handles:
-            self._handles.pop().remove()
+    def __exit__(self, *error: object) -> None:
+        self._hooks.close()
 
     def statistics(self, of_a_part: bool = False) -> list[LayerStatistics]:
         """What each layer did on the tokens seen so far; of a part of an evaluation, to be merged, that may be none."""
@@ -192,15 +190,12 @@ def plain_blocks(model: nn.Module) -> list[Block]:
         raise UsageError(f"the probe needs the plain model; got {given}; pass the module that was compiled")
     if any(module._compiled_call_impl is not None for module in model.modules()):
         raise UsageError("the probe needs the plain model; this one was compiled in place; use torch.compile(model)")
-    blocks = [block for block in model.blocks if isinstance(block, Block)]
-    if len({id(block.mlp.act) for block in blocks}) != len(model.blocks):
+    if len({id(block.mlp.act) for block in model.blocks}) != len(model.blocks):
         raise UsageError("the probe needs one activation module for each layer; two layers share one")
-    return blocks
+    return list(model.blocks)
 
 
-def _counting_hook(
-    counter: _LayerCounter, deep: _DeepCounter | None
-) -> Callable[[Activation, tuple[Tensor, ...], Tensor], None]:
+def _counting_hook(counter: _LayerCounter, deep: _DeepCounter | None) -> Hook:
     def hook(activation: Activation, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
         z, h = activation.preactivation(inputs[0].detach()), hidden.detach()  # both (B,T,F)
         rows = _rows_in_cache(h)

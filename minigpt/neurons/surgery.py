@@ -25,18 +25,15 @@ from torch import Tensor
 from minigpt.activations import canonical_widths
 from minigpt.base import randomness
 from minigpt.base.errors import UsageError, did_you_mean
-from minigpt.model import GPT, Block, GPTConfig, incoming_std
+from minigpt.model import GPT, GPTConfig
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import LayerStatistics
+from minigpt.parts.initialisation import incoming_std
 
 KINDS = ("none", "dead", "dormant", "random")
 # What an optimizer remembers of each parameter, by name.
 Memories = Mapping[Tensor, Mapping[str, Tensor]]
 SPECS = "none, dead, dormant:0.025, random:8, random:dead"
-
-
-def mlp_blocks(model: GPT) -> list[Block]:
-    """The blocks of a model, for the type checker too."""
-    return [block for block in model.blocks if isinstance(block, Block)]
 
 
 # Which neurons
@@ -112,7 +109,7 @@ def choose(
     if choice.kind in ("dead", "dormant"):
         return [_judge(choice, counted) for counted in statistics or ()]
     masks = []
-    for layer, block in enumerate(mlp_blocks(model)):
+    for layer, block in enumerate(model.blocks):
         mask = torch.zeros(block.mlp.d_ff, dtype=torch.bool)
         order = torch.randperm(block.mlp.d_ff, generator=randomness.generator(seed, f"recycle/choose/{layer}", step))
         wanted = int(choice.amount)
@@ -140,7 +137,7 @@ def recycle(model: GPT, memories: Memories, chosen: Sequence[Tensor], seed: int,
     A neuron's new weights depend on seed, step, layer and its number, not on which others are chosen.
     """
     std = incoming_std(model.config)
-    for layer, (block, mask) in enumerate(zip(mlp_blocks(model), chosen, strict=True)):
+    for layer, (block, mask) in enumerate(zip(model.blocks, chosen, strict=True)):
         w_in, w_out = block.mlp.w_in, block.mlp.w_out
         columns = mask.to(model.device)  # (F,)
         rows = columns.repeat(block.mlp.act.branches)  # (branches·F,)
@@ -194,17 +191,14 @@ class HiddenRange:
 @contextlib.contextmanager
 def watch_ranges(model: GPT) -> Iterator[list[HiddenRange]]:
     """Widen each layer's range by whatever passes through the plain, uncompiled model meanwhile."""
-    ranges, handles = [], []
-    for block in mlp_blocks(model):
-        infinite = torch.full((block.mlp.d_ff,), math.inf, device=model.device)
-        ranges.append(HiddenRange(infinite, -infinite))
-        widen = ranges[-1].widen
-        handles.append(block.mlp.act.register_forward_hook(lambda module, inputs, hidden, widen=widen: widen(hidden)))
-    try:
+    infinities = [torch.full((block.mlp.d_ff,), math.inf, device=model.device) for block in model.blocks]
+    ranges = [HiddenRange(infinity, -infinity) for infinity in infinities]
+
+    def widening(seen: HiddenRange) -> Hook:
+        return lambda module, inputs, hidden: seen.widen(hidden)
+
+    with hooked((block.mlp.act, widening(seen)) for block, seen in zip(model.blocks, ranges, strict=True)):
         yield ranges
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @dataclass(frozen=True)
@@ -226,7 +220,7 @@ def plan_cuts(model: GPT, ranges: Sequence[HiddenRange], removable: Sequence[Ten
     least one neuron.
     """
     cuts = []
-    for layer, (block, seen) in enumerate(zip(mlp_blocks(model), ranges, strict=True)):
+    for layer, (block, seen) in enumerate(zip(model.blocks, ranges, strict=True)):
         constant = seen.constant & (block.mlp.w_out.bias is not None)
         removed = seen.dead | constant
         if removable is not None:
@@ -242,7 +236,7 @@ def plan_cuts(model: GPT, ranges: Sequence[HiddenRange], removable: Sequence[Ten
 def without_neurons(tensors: Mapping[str, Tensor], model: GPT, removed: Sequence[Tensor]) -> dict[str, Tensor]:
     """Take neurons, a mask (F,) a layer, out of `model`'s tensors named `parameter` or `parameter/state`."""
     remaining = dict(tensors)
-    for layer, (block, mask) in enumerate(zip(mlp_blocks(model), removed, strict=True)):
+    for layer, (block, mask) in enumerate(zip(model.blocks, removed, strict=True)):
         columns = (~mask).nonzero().flatten()
         rows = (~mask.repeat(block.mlp.act.branches)).nonzero().flatten()
         for part, axis, kept in (("w_in.weight", 0, rows), ("w_in.bias", 0, rows), ("w_out.weight", 1, columns)):
@@ -259,7 +253,7 @@ def prune(model: GPT, cuts: Sequence[Cut]) -> GPT:
     kept = without_neurons(model.stored_tensors(), model, [cut.removed for cut in cuts])
     for name, tensor in pruned.stored_tensors().items():
         tensor.copy_(kept[name])
-    for block, cut in zip(mlp_blocks(pruned), cuts, strict=True):
+    for block, cut in zip(pruned.blocks, cuts, strict=True):
         if cut.folded:
             block.mlp.w_out.bias.copy_(block.mlp.w_out.bias.double().cpu() + cut.written)
     return pruned

@@ -1,8 +1,9 @@
 """Decoding: one token at a time, at the cost of reading the weights once.
 
-A step has fixed shapes and takes its position as a tensor: it attends to the whole cache and masks what is not filled.
-So one graph serves every position, and it can be compiled ahead of time, with the weights built in. The first tokens,
-and those that are read anew when the window slides, go through the model itself, in float32.
+A step is the model's own forward pass over one position. It has fixed shapes and takes that position as a tensor: it
+attends to the whole cache and masks what is not filled. So one graph serves every position, and it can be compiled
+ahead of time, with the weights built in. The first tokens, and those that are read anew when the window slides, are
+read at once, in float32.
 The choice of a token is part of its step; when compiling repays is not decided here.
 """
 
@@ -14,7 +15,8 @@ import io
 import math
 import tempfile
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from minigpt.model import GPT, Block, CausalMean, CausalSelfAttention, KVCache, rotate
+from minigpt.model import GPT
+from minigpt.parts.kv_cache import Attention, KVCache
+from minigpt.parts.variants import CausalMean
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 Choice = Callable[[Tensor, Tensor], Tensor]
@@ -46,50 +50,40 @@ class TokenStep(nn.Module):
     def __init__(self, model: GPT, dtype: torch.dtype, fused_attention: bool) -> None:
         super().__init__()
         self.model = _cast(model, dtype)
-        self.dtype = dtype
-        self.attend = _attend_fused if fused_attention else _attend_written
+        self.fused_attention = fused_attention
         context = model.config.block_size
         future = torch.full((context, context), -math.inf, device=model.device).triu(1)
         self.register_buffer("future", future, persistent=False)
 
     def forward(self, ids: Tensor, position: Tensor, keys: list[Tensor], values: list[Tensor]) -> Tensor:
-        x = self.model.wte(ids).float()  # (B,C)
-        if self.model.wpe is not None:
-            x = x + self.model.wpe(position).float()
         mask = self.future[position]  # (1,block_size)
-        for block, k, v in zip(self.model.blocks, keys, values, strict=True):
-            assert isinstance(block, Block)
-            mixed = self._mean if isinstance(block.attn, CausalMean) else self._attention
-            attended = mixed(block.attn, block.ln_1(x).to(self.dtype), position, mask, k, v)
-            x = x + attended if block.residual else attended.float()
-            transformed = block.mlp(block.ln_2(x).to(self.dtype))
-            x = x + transformed if block.residual else transformed.float()
-        logits: Tensor = self.model.lm_head(self.model.ln_f(x).to(self.dtype))
-        return logits.float()
+        logits: Tensor = self.model(ids, _FixedCache(position, mask, keys, values, self.fused_attention))
+        return logits
 
-    def _mean(self, attn: nn.Module, x: Tensor, position: Tensor, mask: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        assert isinstance(attn, CausalMean)
-        batch, width = x.shape
-        values.index_copy_(2, position, attn.w_v(x).view(batch, attn.n_head, 1, -1))
-        past = (mask == 0).float()  # (1,block_size)
-        y = (past @ values.float()) / past.sum()  # (B,H,1,D)
-        written: Tensor = attn.w_out(y.reshape(batch, width).to(self.dtype))
-        return written
 
-    def _attention(
-        self, attn: nn.Module, x: Tensor, position: Tensor, mask: Tensor, keys: Tensor, values: Tensor
-    ) -> Tensor:
-        assert isinstance(attn, CausalSelfAttention)
-        batch, width = x.shape
-        qkv = attn.w_qkv(x).view(batch, 3, attn.n_head, 1, -1)  # (B,3,H,1,D)
-        q, k, v = qkv.unbind(1)  # each (B,H,1,D)
-        if attn.rotary:
-            q, k = rotate(q, position), rotate(k, position)
-        keys.index_copy_(2, position, k)
-        values.index_copy_(2, position, v)
-        y = self.attend(q, keys, values, mask)  # (B,H,1,D)
-        written: Tensor = attn.w_out(y.reshape(batch, width).to(self.dtype))
-        return written
+@dataclass(frozen=True)
+class _FixedCache:
+    """A cache of full length for one token at a position (1,); shapes as of `TokenStep`, mask (1,block_size)."""
+
+    length: Tensor
+    mask: Tensor
+    keys: Sequence[Tensor]
+    values: Sequence[Tensor]
+    fused_attention: bool
+
+    def positions(self, ids: Tensor) -> Tensor:
+        return self.length
+
+    def attend(self, attention: Attention, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, self.length, k)
+        values.index_copy_(2, self.length, v)
+        if isinstance(attention, CausalMean):
+            return attention.attend(q, keys, values, self.mask)
+        return (_attend_fused if self.fused_attention else _attend_written)(q, keys, values, self.mask)
+
+    def advance(self, ids: Tensor) -> None:
+        """Nothing to do: the next token comes with its position."""
 
 
 def _attend_fused(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
@@ -100,7 +94,7 @@ def _attend_written(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Te
     """The same in sums of products, which the compiler joins into one loop; it could not look into the fused kernel."""
     scores = (q.float() * keys.float()).sum(-1) / math.sqrt(q.size(-1)) + mask  # (B,H,block_size)
     weights = F.softmax(scores, dim=-1)
-    return (weights[..., None] * values.float()).sum(2, keepdim=True)
+    return (weights[..., None] * values.float()).sum(2, keepdim=True).to(q.dtype)
 
 
 class NextToken(nn.Module):
@@ -138,12 +132,11 @@ class Decoder:
         self._cache = KVCache(model.config, batch, model.device, dtype)
         self._positions = torch.arange(model.config.block_size, device=model.device)[:, None].unbind()
         on_gpu = model.device.type == "cuda"
-        was_training = model.training
-        step = NextToken(TokenStep(model, dtype, fused_attention=on_gpu or not compiled), choose).eval()
         keys, values = list(self._cache.keys), list(self._cache.values)
         build = (_record if on_gpu else _compile) if compiled else _plain
-        self._next = build(step, batch, keys, values)
-        model.train(was_training)
+        with model.evaluating():
+            step = NextToken(TokenStep(model, dtype, fused_attention=on_gpu or not compiled), choose).eval()
+            self._next = build(step, batch, keys, values)
 
     def serves(self, model: GPT, batch: int, choose: Choice) -> bool:
         """Whether this was built for these."""
@@ -171,6 +164,18 @@ class Decoder:
         return self._next(ids.contiguous(), position, uniforms.contiguous())
 
 
+class _Rounded(nn.Module):
+    """A part of a model with weights in another dtype, between parts in float32."""
+
+    def __init__(self, part: nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.part, self.dtype = part, dtype
+
+    def forward(self, x: Tensor, *arguments: object) -> Tensor:
+        y: Tensor = self.part(x.to(self.dtype) if x.is_floating_point() else x, *arguments)
+        return y.float()
+
+
 def _cast(model: GPT, dtype: torch.dtype) -> GPT:
     """The model itself, or a copy with products and embeddings in another dtype; norms read the residual stream."""
     if dtype == model.wte.weight.dtype:
@@ -179,6 +184,12 @@ def _cast(model: GPT, dtype: torch.dtype) -> GPT:
     for module in model.modules():
         if isinstance(module, nn.Linear | nn.Embedding):
             module.to(dtype)
+    if model.wpe is not None:
+        model.wpe.float()
+    for parent in (model, *model.blocks):
+        for name, part in parent.named_children():
+            if name in ("wte", "attn", "mlp", "lm_head"):
+                parent.add_module(name, _Rounded(part, dtype))
     return model
 
 

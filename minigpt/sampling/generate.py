@@ -64,9 +64,7 @@ def generate(
         raise UsageError("the decoder was built for another model, number of samples or choice; build one for these")
     context = model.config.block_size
     window = prompt[-context:].to(model.device).expand(num_samples, -1)  # (B,T)
-    was_training = model.training
-    model.eval()
-    try:
+    with model.evaluating():
         if decoder is None and cached and max_new_tokens:
             decoder = Decoder(model, num_samples, choice, dtype, compiled)
         added: list[Tensor] = []  # tokens after the window, each (B,)
@@ -80,8 +78,6 @@ def generate(
                 chosen = decoder.advance(added[-1], uniforms) if added else decoder.read(window, uniforms)
             yield chosen
             added.append(chosen)
-    finally:
-        model.train(was_training)
 
 
 @torch.no_grad()

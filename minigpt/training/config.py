@@ -1,16 +1,18 @@
 """The configuration of a run: every training flag, its default, and what it may be.
 
 Plain data without torch, so that `--help` answers at once. A field's metadata makes its flag, its help and its check;
-`config.json` is this dataclass after `resolve` in `runtime.py` has replaced each `auto` by what was chosen.
+`config.json` is this dataclass after `resolve` in `runtime.py` has replaced each `auto` by what was chosen. The fields
+of the model are those of `Architecture`.
 """
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 from minigpt.base.errors import UsageError, did_you_mean
+from minigpt.base.flags import flag
+from minigpt.parts.architecture import ATTENTIONS, MEAN, Architecture, check_architecture
 from minigpt.training.presets import PRESETS
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
@@ -18,31 +20,14 @@ SCHEDULES = ("cosine", "constant", "linear", "wsd")
 MOST_THREADS = 4097
 COMPILES = ("auto", "on", "graphs", "off")
 DTYPES = ("auto", "float32", "bfloat16")
-NORMS = ("layernorm", "rmsnorm", "batchnorm", "none")
-ATTENTIONS = ("auto", "fused", "written", "mean")
 EVAL_PARTS = ("all", "even", "odd")
 # What a resumed run may do differently: none of it changes what is learned.
 FREE_ON_RESUME = frozenset({"log_every", "checkpoint_every", "tensorboard", "threads", "data_dir", "allow_data_change"})
 
 
-def flag(
-    default: Any,
-    section: str,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    at_least: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-) -> Any:
-    """A dataclass field that the command line shows as a flag and checks."""
-    limits = {"at_least": at_least, "above": above, "below": below}
-    return field(default=default, metadata={"section": section, "help": text, "choices": choices, "limits": limits})
-
-
 @dataclass(frozen=True)
-class RunConfig:
-    """One training, completely described. `None` stands for a value that follows from the others."""
+class TextConfig:
+    """The preset, and the text to train on."""
 
     preset: str = flag("tiny", "preset", "starting values, which other flags override", choices=tuple(PRESETS))
 
@@ -56,22 +41,17 @@ class RunConfig:
     train_tokens: int = flag(0, "text", "train on the first so many tokens only; 0: all", at_least=0, below=1 << 63)
     token_noise: float = flag(0.0, "text", "share of tokens to replace by random ones in training", at_least=0, below=1)
 
-    activation: str = flag("relu", "model", "`minigpt activations` lists them; by layer: 0-1=relu,2-3=swiglu")
-    n_layer: int = flag(4, "model", "number of blocks", at_least=1, below=1025)
-    n_head: int = flag(4, "model", "attention heads", at_least=1)
-    n_embd: int = flag(128, "model", "width of the residual stream", at_least=1, below=1 << 17)
-    d_ff: int | str = flag(0, "model", "neurons of a layer; 0: all arms equal in size", at_least=0, below=1 << 20)
-    block_size: int = flag(64, "model", "context, in tokens", at_least=1, below=1 << 20)
-    bias: bool = flag(True, "model", "biases in linear layers and norms")
-    norm: str = flag("layernorm", "model", "normalisation; batchnorm leaks the future in training", choices=NORMS)
-    position: str = flag("learned", "model", "position encoding", choices=("learned", "rope"))
-    residual: bool = flag(True, "model", "residual paths: on or off")
-    tie_embeddings: bool = flag(True, "model", "one matrix for embedding and head")
-    dropout: float = flag(0.0, "model", "dropout rate", at_least=0, below=1)
-    init: str = flag("gpt2", "model", "initial scale; matched: unit-variance hidden", choices=("gpt2", "matched"))
-    init_bias: float = flag(0.0, "model", "bias of neurons at the start, in standard deviations of their z")
+
+@dataclass(frozen=True)
+class RunConfig(Architecture, TextConfig):
+    """One training, completely described; `None` means that a value follows from the others.
+
+    NOTE: a dataclass takes its bases' fields from the last base to the first: text, architecture, then these. The hash
+    of a configuration depends on that order.
+    """
+
     attention: str = flag(
-        "auto", "model", "softmax, in one of two forms, or the mean of all so far", choices=ATTENTIONS
+        "auto", "model", "softmax, in one of two forms, or the mean of all so far", choices=("auto", *ATTENTIONS, MEAN)
     )
 
     init_from: str | None = flag(None, "start", "run whose newest weights to start from; default: random weights")
@@ -111,6 +91,11 @@ class RunConfig:
     threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=MOST_THREADS)
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update learns from."""
+        return self.batch_size * self.grad_accumulation * self.block_size
+
 
 def with_preset(asked: dict[str, Any]) -> dict[str, Any]:
     """The values that a preset starts from, overridden by those asked for; raises `UsageError` for an unknown one."""
@@ -123,22 +108,13 @@ def with_preset(asked: dict[str, Any]) -> dict[str, Any]:
 
 def check(config: RunConfig) -> None:
     """Raise `UsageError` for the first value that its field does not allow, or that contradicts another."""
-    check_fields(config)
+    check_architecture(config)
     if config.val_fraction + config.test_fraction >= 1:
         held_out = config.val_fraction + config.test_fraction
         raise UsageError(f"val-fraction and test-fraction leave no text to train on; got {held_out:g} in all; below 1")
     if 0 < config.train_tokens <= config.block_size:
         window = f"block-size {config.block_size} and the token after it"
         raise UsageError(f"train-tokens {config.train_tokens} is less than a window; {window} are needed; raise it")
-    if config.n_embd % config.n_head:
-        raise UsageError(f"n-embd {config.n_embd} is not divisible by n-head {config.n_head}; choose a multiple")
-    if config.position == "rope" and config.n_embd // config.n_head % 2:
-        head_width = config.n_embd // config.n_head
-        raise UsageError(f"rotary positions need an even head width; got n-embd / n-head = {head_width}; choose others")
-    if config.position == "rope" and config.attention == "mean":
-        raise UsageError("rotary positions turn queries and keys; attention mean has none; use --position learned")
-    if config.init_bias and not config.bias:
-        raise UsageError(f"init-bias {config.init_bias:g} needs biases; bias is off; switch it on")
     if config.min_lr is not None and config.min_lr > config.lr:
         raise UsageError(f"min-lr is above lr; got {config.min_lr:g} and {config.lr:g}; lower min-lr")
     if config.init_from is None and (config.init_moments or config.init_surgery != "none"):
@@ -149,32 +125,3 @@ def check(config: RunConfig) -> None:
         raise UsageError(f"recycling needs both what and how often; got {got}; give both or neither")
     if config.patience and not config.eval_every:
         raise UsageError(f"patience {config.patience} needs evaluations; eval-every is 0; raise it")
-
-
-def check_fields(values: Any) -> None:
-    """Raise `UsageError` for the first field of a dataclass made with `flag` whose value is not allowed."""
-    for item in fields(values):
-        value = getattr(values, item.name)
-        if value is not None:
-            _check_value(item.name.replace("_", "-"), value, item.metadata)
-
-
-def _check_value(name: str, value: Any, metadata: Any) -> None:
-    if isinstance(value, str):
-        if any(ord(character) < 32 for character in value):
-            raise UsageError(f"{name} holds a control character; got {value!r}; use printable text")
-        if metadata["choices"] and value not in metadata["choices"]:
-            hint = did_you_mean(value, metadata["choices"]) or ";"
-            raise UsageError(f"unknown {name} {value!r}{hint} allowed: {', '.join(metadata['choices'])}")
-        return
-    if isinstance(value, int) and abs(value) >= 1 << 63:
-        raise UsageError(f"{name} is out of range; it has {len(str(abs(value)))} digits; below 2^63")
-    if not math.isfinite(value):
-        raise UsageError(f"{name} is not a finite number; got {value}")
-    limits = metadata["limits"]
-    if limits["at_least"] is not None and value < limits["at_least"]:
-        raise UsageError(f"{name} is too small; got {value:g}; at least {limits['at_least']:g}")
-    if limits["above"] is not None and value <= limits["above"]:
-        raise UsageError(f"{name} is too small; got {value:g}; above {limits['above']:g}")
-    if limits["below"] is not None and value >= limits["below"]:
-        raise UsageError(f"{name} is too large; got {value:g}; below {limits['below']:g}")

@@ -96,20 +96,15 @@ def evaluate(
     device = model.device
     total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)
     total_bytes = total_tokens = 0
-    was_training = model.training
-    model.eval()
-    try:
-        with NeuronProbe(model) as probe, autocast(device, dtype):
-            batches = evaluation_batches(ids, model.config.block_size, batch_size(model), limit, part)
-            for inputs, targets in ranks.deal(batches, between_batches):
-                logits = model(inputs.to(device))  # (B,T,V)
-                losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")
-                total_loss += losses
-                total_tokens += targets.numel()
-                total_bytes += int(byte_lengths[targets.numpy()].sum())
-            statistics = merge_over(ranks, probe.statistics(of_a_part=ranks.size > 1))
-    finally:
-        model.train(was_training)
+    with model.evaluating(), NeuronProbe(model) as probe, autocast(device, dtype):
+        batches = evaluation_batches(ids, model.config.block_size, batch_size(model), limit, part)
+        for inputs, targets in ranks.deal(batches, between_batches):
+            logits = model(inputs.to(device))  # (B,T,V)
+            losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten().to(device), reduction="sum")
+            total_loss += losses
+            total_tokens += targets.numel()
+            total_bytes += int(byte_lengths[targets.numpy()].sum())
+        statistics = merge_over(ranks, probe.statistics(of_a_part=ranks.size > 1))
     nats = ranks.sums([total_loss])[0].item()
     total_tokens, total_bytes = ranks.sums([torch.tensor([total_tokens, total_bytes])])[0].tolist()
     return Evaluation(

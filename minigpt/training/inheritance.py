@@ -14,9 +14,10 @@ from pathlib import Path
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
-from minigpt.model import GPT, MEAN
+from minigpt.model import GPT
 from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import Event
+from minigpt.parts.architecture import MEAN
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory
 from minigpt.training.config import RunConfig

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DataError, DivergedError, UsageError
-from minigpt.model import GPT, Block
+from minigpt.model import GPT
 from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.life import LifeTable
@@ -186,8 +186,7 @@ def _removable(pruning: str, run: OpenedRun) -> list[Tensor] | None:
     none = [torch.zeros(neurons, dtype=torch.bool) for neurons in run.model.config.layer_widths]
     if pruning == "none":
         return none
-    blocks = [block for block in run.model.blocks if isinstance(block, Block)]
-    proven = [certified_dead(block, run.config.dtype) for block in blocks]
+    proven = [certified_dead(block, run.config.dtype) for block in run.model.blocks]
     return [mask if found is None else found for mask, found in zip(none, proven, strict=True)]
 
 

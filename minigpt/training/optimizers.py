@@ -46,7 +46,7 @@ def build_optimizer(model: GPT, config: RunConfig) -> Optimizer:
     parameters = list(model.parameters())
     adamw = adam(config.beta1, config.beta2, decoupled=True)
     if config.optimizer == "muon":
-        hidden = {parameter for parameter in model.blocks.parameters() if parameter.dim() == 2}
+        hidden = {parameter for block in model.blocks for parameter in block.parameters() if parameter.dim() == 2}
         matrices = [parameter for parameter in parameters if parameter in hidden]
         others = [parameter for parameter in parameters if parameter not in hidden]
         turning = muon(config.beta1, torch.bfloat16 if config.dtype == "bfloat16" else torch.float32)

@@ -55,13 +55,9 @@ def _probe(run: Run, step: int, tokens: int, between_batches: Callable[[], None]
     config, ids = run.config, run.training_ids
     windows = -(-tokens // config.block_size)
     starts = window_starts(config.seed, step, windows, len(ids), config.block_size, purpose="recycle/windows")
-    was_training = run.model.training
-    run.model.eval()
-    try:
-        with NeuronProbe(run.model) as probe, autocast(run.model.device, config.dtype):
-            for some in run.ranks.deal(torch.split(starts, batch_size(run.model)), between_batches):
-                inputs, _ = gather(ids, some, config.block_size)
-                run.model(inputs.to(run.model.device))
-            return merge_over(run.ranks, probe.statistics(of_a_part=run.ranks.size > 1))
-    finally:
-        run.model.train(was_training)
+    model = run.model
+    with model.evaluating(), NeuronProbe(model) as probe, autocast(model.device, config.dtype):
+        for some in run.ranks.deal(torch.split(starts, batch_size(model)), between_batches):
+            inputs, _ = gather(ids, some, config.block_size)
+            model(inputs.to(model.device))
+        return merge_over(run.ranks, probe.statistics(of_a_part=run.ranks.size > 1))

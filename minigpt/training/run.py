@@ -18,11 +18,14 @@ from minigpt.base import storage
 from minigpt.base.errors import CheckpointError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
+from minigpt.parts.architecture import Architecture
+from minigpt.text.batches import near
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import Optimizer, build_optimizer
 from minigpt.training.ranks import ALONE, Ranks
+from minigpt.training.step import Trainee
 from minigpt.training.terminal import print_notice
 
 
@@ -66,6 +69,11 @@ class Run:
         """The log."""
         return self.directory / run_directory.METRICS
 
+    def trainee(self) -> Trainee:
+        """What a step works on, the tokens on the device where there is room."""
+        ids = near(self.training_ids, self.model.device)
+        return Trainee(self.model, self.forward, self.optimizer, ids, self.config, self.ranks)
+
     def log(self, record: dict[str, Any]) -> None:
         """Append a record to the log, on the rank that writes."""
         if self.ranks.leads:
@@ -73,9 +81,8 @@ class Run:
 
 
 def model_config(config: RunConfig, vocab_size: int) -> GPTConfig:
-    """The architecture that a configuration describes; both name its parts alike."""
-    shared = {item.name: getattr(config, item.name) for item in fields(GPTConfig) if item.name != "vocab_size"}
-    return GPTConfig(vocab_size=vocab_size, **shared)
+    """The architecture that a resolved configuration describes, for a vocabulary of that size."""
+    return GPTConfig(vocab_size=vocab_size, **{item.name: getattr(config, item.name) for item in fields(Architecture)})
 
 
 def vocabulary_hash(store: TokenStore) -> str:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch._functorch import config as functorch_config
 
 import minigpt
 from minigpt.activations import canonical_activation, canonical_widths
-from minigpt.base.errors import UsageError
+from minigpt.base.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from minigpt.neurons.surgery import parse_choice
 from minigpt.training.config import RunConfig, check
 from minigpt.training.ranks import ALONE, Ranks
@@ -40,6 +40,9 @@ GPU_COMPILE_STEPS = 500
 
 def resolve(config: RunConfig) -> RunConfig:
     """Replace whatever is `auto` or follows from other values; `compile` is left to `resolve_compile`.
+
+    Done once, where a configuration is made: by the command line, or by what plans many runs. What is resolved stays
+    as it is if it comes here again, when a run is continued.
 
     Raises:
         UsageError: a value is not allowed, or this machine lacks what it needs.
@@ -246,6 +249,21 @@ def peak_memory_bytes(device: str) -> int | None:
 
     kibibytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kibibytes if sys.platform == "darwin" else 1024 * kibibytes  # macOS counts bytes
+
+
+@contextlib.contextmanager
+def memory_advice(config: RunConfig) -> Iterator[None]:
+    """Turn the several ways of running out of memory into one that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        smaller = max(1, config.batch_size // 2)
+        raise OutOfMemoryError(
+            f"out of memory; batch-size {config.batch_size} with block-size {config.block_size} does not fit; "
+            f"try --batch-size {smaller} --grad-accumulation {2 * config.grad_accumulation}"
+        ) from error
 
 
 def _processor_name() -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,14 +12,28 @@ from torch.nn import functional as F
 
 from minigpt.base import randomness
 from minigpt.base.errors import DivergedError
-from minigpt.model import GPT, BatchNorm, Block
+from minigpt.model import GPT
 from minigpt.neurons.life import LayerGradients, read_gradients
-from minigpt.text.batches import Tokens, gather, token_noise, window_starts
+from minigpt.text.batches import Tokens, gather, window_starts
 from minigpt.training.config import RunConfig
+from minigpt.training.interventions import hidden_magnitudes, replaced_tokens, statistics_restored_on_failure
+from minigpt.training.not_finite import first_bad
 from minigpt.training.optimizers import Optimizer
 from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.runtime import autocast
 from minigpt.training.schedules import learning_rate
+
+
+@dataclass(frozen=True)
+class Trainee:
+    """All that a step reads and changes; `forward` is the model or its compiled form, `config` is resolved."""
+
+    model: GPT
+    forward: Callable[[Tensor], Tensor]
+    optimizer: Optimizer
+    ids: Tokens
+    config: RunConfig
+    ranks: Ranks = ALONE
 
 
 @dataclass(frozen=True)
@@ -38,64 +50,47 @@ class StepResult:
 
 
 def take_step(
-    model: GPT,
-    forward: Callable[[Tensor], Tensor],
-    optimizer: Optimizer,
-    ids: Tokens,
-    config: RunConfig,
-    step: int,
-    between_batches: Callable[[], None],
-    watch_neurons: bool = False,
-    ranks: Ranks = ALONE,
+    trainee: Trainee, step: int, between_batches: Callable[[], None] = lambda: None, watch_neurons: bool = False
 ) -> StepResult:
-    """Update `model` once; `forward` is the model or its compiled form. A pure function of weights, config and step.
+    """Update the model once: a pure function of weights, configuration and step; `between_batches` may raise to stop.
 
     Of several ranks each takes its part of the windows; the result is of all, and all make the same update.
 
     Raises:
         DivergedError: loss or gradient norm is not finite; the weights are as before the step.
     """
+    model, config, ranks = trainee.model, trainee.config, trainee.ranks
     if config.dropout:
         randomness.seed_dropout(config.seed, step, ranks.rank)
-    starts = window_starts(config.seed, step, config.batch_size * config.grad_accumulation, len(ids), config.block_size)
+    windows = config.batch_size * config.grad_accumulation
+    starts = window_starts(config.seed, step, windows, len(trainee.ids), config.block_size)
+    noise = replaced_tokens(config, model.config.vocab_size, step, ranks)
     model.zero_grad(set_to_none=True)
     losses: list[Tensor] = []
-    noise = _noise(model, config, step, ranks)
-    with _statistics_restored_on_failure(model, config):
+    with statistics_restored_on_failure(model):
         for micro_starts, micro_noise in zip(ranks.share(starts, config.batch_size), noise, strict=False):
             between_batches()
             if len(micro_starts):
-                inputs, targets = gather(ids, micro_starts, config.block_size, micro_noise)
-                parts = len(starts) / len(micro_starts)
-                losses.append(_accumulate_gradient(model, forward, inputs, targets, config, parts))
+                inputs, targets = gather(trainee.ids, micro_starts, config.block_size, micro_noise)
+                losses.append(_accumulate_gradient(trainee, inputs, targets, parts=windows / len(micro_starts)))
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     loss, grad_norm = _add_up(ranks, gradients, losses)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise DivergedError(_describe(model, ids, starts, config, step, loss, grad_norm))
+        raise DivergedError(_diverged(trainee, step, starts, loss, grad_norm))
     evidence = read_gradients(model) if watch_neurons else None
     if config.grad_clip and grad_norm > config.grad_clip:
         torch._foreach_mul_(gradients, config.grad_clip / grad_norm)
     lr = learning_rate(config, step)
-    optimizer.step(lr)
+    trainee.optimizer.step(lr)
     return StepResult(loss, grad_norm, lr, evidence)
 
 
-def _noise(model: GPT, config: RunConfig, step: int, ranks: Ranks) -> Iterable[Tensor | None]:
-    """What replaces the tokens of each micro-batch, drawn for the whole step at once; None: they stay."""
-    if not config.token_noise:
-        return itertools.repeat(None)
-    windows, vocab_size = config.batch_size * config.grad_accumulation, model.config.vocab_size
-    noise = token_noise(config.seed, step, windows, config.block_size, vocab_size, config.token_noise)
-    return ranks.share(noise, config.batch_size)
-
-
-def _accumulate_gradient(
-    model: GPT, forward: Callable[[Tensor], Tensor], inputs: Tensor, targets: Tensor, config: RunConfig, parts: float
-) -> Tensor:
-    """Add one micro-batch's share, one of so many `parts`, to the gradients; return its share of the mean loss."""
+def _accumulate_gradient(trainee: Trainee, inputs: Tensor, targets: Tensor, parts: float) -> Tensor:
+    """Add one micro-batch, one of so many `parts` of the step, to the gradients; return its share of the mean loss."""
+    model, config = trainee.model, trainee.config
     inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
-    with autocast(model.device, config.dtype), _hidden_magnitudes(model, config.l1) as magnitudes:
-        logits = forward(inputs)  # (B,T,V)
+    with autocast(model.device, config.dtype), hidden_magnitudes(model, config.l1) as magnitudes:
+        logits = trainee.forward(inputs)  # (B,T,V)
     loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / parts
     penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / parts
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
@@ -115,80 +110,11 @@ def _add_up(ranks: Ranks, gradients: list[Tensor], losses: list[Tensor]) -> tupl
     return sum(shares), grad_norm
 
 
-@contextlib.contextmanager
-def _statistics_restored_on_failure(model: GPT, config: RunConfig) -> Iterator[None]:
-    """Give BatchNorm the running statistics back that it had, if a step is broken off between its batches."""
-    if config.norm != "batchnorm":
-        yield
-        return
-    norms = [module for module in model.modules() if isinstance(module, BatchNorm)]
-    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
-    try:
-        yield
-    except BaseException:
-        for norm, buffers in zip(norms, before, strict=True):
-            norm.load_state_dict(buffers, strict=False)
-        raise
-
-
-@contextlib.contextmanager
-def _hidden_magnitudes(model: GPT, wanted: float) -> Iterator[list[Tensor]]:
-    """Collect each layer's share of the mean |h| over all neurons and tokens of a forward pass."""
-    magnitudes: list[Tensor] = []
-    if not wanted:
-        yield magnitudes
-        return
-
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
-        magnitudes.append(hidden.float().abs().mean() / len(model.blocks))
-
-    handles = [block.mlp.act.register_forward_hook(keep) for block in model.blocks if isinstance(block, Block)]
-    try:
-        yield magnitudes
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _describe(
-    model: GPT, ids: Tokens, starts: Tensor, config: RunConfig, step: int, loss: float, grad_norm: float
-) -> str:
+def _diverged(trainee: Trainee, step: int, starts: Tensor, loss: float, grad_norm: float) -> str:
     """Say at which step, on which windows and in which layer the first figure stopped being finite."""
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {grad_norm} (loss {loss:.4g})"
-    inputs, _ = gather(ids, starts[: config.batch_size], config.block_size)
-    place = first_bad_parameter(model) or first_bad_output(model, inputs.to(model.device)) or first_bad_gradient(model)
+    inputs, _ = gather(trainee.ids, starts[: trainee.config.batch_size], trainee.config.block_size)
+    place = first_bad(trainee.model, inputs.to(trainee.model.device)) or "the loss itself"
     where = f"step {step + 1} (windows at tokens {starts[:3].tolist()}…)"
     advice = "the last checkpoint is good; lower --lr, lengthen --warmup-steps or keep --grad-clip on"
-    return f"{what} at {where}; first not finite: {place or 'the loss itself'}; {advice}"
-
-
-def first_bad_parameter(model: GPT) -> str:
-    """Name of the first parameter that is not finite, or an empty string."""
-    return next((name for name, value in model.named_parameters() if not torch.isfinite(value).all()), "")
-
-
-def first_bad_gradient(model: GPT) -> str:
-    """Name of the first parameter whose gradient is not finite, or an empty string."""
-    gradients = ((name, parameter.grad) for name, parameter in model.named_parameters())
-    return next((f"gradient of {name}" for name, g in gradients if g is not None and not torch.isfinite(g).all()), "")
-
-
-@torch.no_grad()
-def first_bad_output(model: GPT, inputs: Tensor) -> str:
-    """Name of the first module, in order of computation, whose output is not finite, or an empty string."""
-    bad: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, object, Tensor], None]:
-        def hook(module: nn.Module, arguments: object, output: Tensor) -> None:
-            if not torch.isfinite(output).all():
-                bad.append(f"output of {name}")
-
-        return hook
-
-    handles = [module.register_forward_hook(watch(name)) for name, module in model.named_modules() if name]
-    try:
-        model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return bad[0] if bad else ""
+    return f"{what} at {where}; first not finite: {place}; {advice}"

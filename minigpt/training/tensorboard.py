@@ -23,26 +23,37 @@ def check_installed() -> None:
         raise UsageError("--tensorboard needs a package; none is here; pip install -e '.[tensorboard]'") from error
 
 
-def open_writer(run: Path, step: int) -> SummaryWriter:
-    """Open an event writer; events of an earlier attempt beyond `step` are hidden."""
-    from torch.utils.tensorboard import SummaryWriter
+class Board:
+    """What a training shows in TensorBoard, and nothing unless wanted.
 
-    return SummaryWriter(str(run / FOLDER), purge_step=step + 1)
+    Events of an earlier attempt beyond `start` are hidden.
+    """
 
+    def __init__(self, run: Path, start: int, wanted: bool) -> None:
+        self._writer: SummaryWriter | None = None
+        if wanted:
+            from torch.utils.tensorboard import SummaryWriter
 
-def write_step(writer: SummaryWriter, step: int, result: StepResult) -> None:
-    """Write the scalars of one step."""
-    writer.add_scalar("train/loss", result.loss, step)
-    writer.add_scalar("train/lr", result.lr, step)
-    writer.add_scalar("train/grad_norm", result.grad_norm, step)
+            self._writer = SummaryWriter(str(run / FOLDER), purge_step=start + 1)
 
+    def step(self, step: int, result: StepResult) -> None:
+        """Write the scalars of one step."""
+        if self._writer is not None:
+            for name in ("loss", "lr", "grad_norm"):
+                self._writer.add_scalar(f"train/{name}", getattr(result, name), step)
 
-def write_evaluation(writer: SummaryWriter, step: int, evaluation: Evaluation) -> None:
-    """Write the scalars of one evaluation and each layer's histogram of firing rates."""
-    writer.add_scalar("val/loss", evaluation.loss, step)
-    writer.add_scalar("val/perplexity", evaluation.perplexity, step)
-    writer.add_scalar("val/bits_per_byte", evaluation.bits_per_byte, step)
-    for layer, counted in zip(evaluation.layers, evaluation.statistics, strict=True):
-        for name in ("dead_fraction", "never_positive_fraction", "density", "inert_fraction"):
-            writer.add_scalar(f"{name}/layer_{layer.layer}", getattr(layer, name), step)
-        writer.add_histogram(f"firing_rate/layer_{layer.layer}", counted.fired / counted.tokens, step)
+    def evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Write the scalars of one evaluation and each layer's histogram of firing rates."""
+        if self._writer is None:
+            return
+        for name in ("loss", "perplexity", "bits_per_byte"):
+            self._writer.add_scalar(f"val/{name}", getattr(evaluation, name), step)
+        for layer, counted in zip(evaluation.layers, evaluation.statistics, strict=True):
+            for name in ("dead_fraction", "never_positive_fraction", "density", "inert_fraction"):
+                self._writer.add_scalar(f"{name}/layer_{layer.layer}", getattr(layer, name), step)
+            self._writer.add_histogram(f"firing_rate/layer_{layer.layer}", counted.fired / counted.tokens, step)
+
+    def close(self) -> None:
+        """Write what is left."""
+        if self._writer is not None:
+            self._writer.close()

@@ -143,7 +143,7 @@ def test_quartiles() -> None:
 def test_operations_are_those_that_torch_counts(activation: str) -> None:
     """6N + 12·L·C·T, and the products alone 6N, are counted by torch too while the model trains."""
     config = GPTConfig(
-        17, block_size=8, n_layer=2, n_head=2, n_embd=16, d_ff=24, activation=activation, attention="written"
+        vocab_size=17, block_size=8, n_layer=2, n_head=2, n_embd=16, d_ff=24, activation=activation, attention="written"
     )
     model, batch = GPT(config), 3
     ids = torch.zeros(batch, config.block_size, dtype=torch.int64)
@@ -173,7 +173,7 @@ def test_the_ceiling_weighs_products_by_their_time() -> None:
 
 def test_bytes_of_a_decoded_token() -> None:
     """The weights of all products once, and of every sample the filled part of the cache on average, by hand."""
-    model = GPT(GPTConfig(11, block_size=16, n_layer=2, n_head=2, n_embd=8, d_ff=32))
+    model = GPT(GPTConfig(vocab_size=11, block_size=16, n_layer=2, n_head=2, n_embd=8, d_ff=32))
     weights = 2 * (3 * 8 * 8 + 8 * 8 + 8 * 32 + 32 * 8) + 8 * 11
     filled = (1 + 2 + 3 + 4 + 5 + 6 + 7 + 8 + 9) / 9  # positions that each of nine steps reads
     keys_and_values = 2 * 2 * 8 * filled

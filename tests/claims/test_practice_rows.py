@@ -16,7 +16,7 @@ from claim_examples import (
 )
 
 from minigpt.claims.rows import overfitting, practice, selection
-from minigpt.model import BatchNorm
+from minigpt.parts.variants import BatchNorm
 from minigpt.training.optimizers import build_optimizer
 
 CLAIMS = {claim.id: claim for claim in (*practice.CLAIMS, *overfitting.CLAIMS, *selection.CLAIMS)}

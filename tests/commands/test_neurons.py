@@ -269,7 +269,7 @@ def test_planted_neurons_are_what_they_are():
 
 def test_a_threshold_that_includes_0_is_noticed(monkeypatch: pytest.MonkeyPatch):
     """Counting z ≥ 0 as open, a ReLU that is exactly at 0 for ever would never be `never positive`."""
-    model = GPT(GPTConfig(29, 16, 1, 2, 16)).eval()
+    model = GPT(GPTConfig(vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=16)).eval()
     with torch.no_grad():
         model.blocks[0].mlp.w_in.weight[:4] = 0
 
@@ -293,7 +293,7 @@ def test_firing_at_or_above_0_is_noticed(monkeypatch: pytest.MonkeyPatch):
 def test_float32_counters_are_noticed(monkeypatch: pytest.MonkeyPatch):
     """They stand still at 2²⁴, where every further firing is lost."""
     ids = torch.zeros(2, 16, dtype=torch.int64)
-    model = GPT(GPTConfig(29, 16, 1, 2, 16)).eval()
+    model = GPT(GPTConfig(vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=16)).eval()
 
     def gained() -> int:
         with NeuronProbe(model) as watching, torch.no_grad():
@@ -322,7 +322,10 @@ def test_forgetting_all_batches_but_one_is_noticed(monkeypatch: pytest.MonkeyPat
 
 def test_a_hook_added_after_compiling_is_noticed():
     """Hooks on the plain model do not fire in the compiled one: an error, not 100 % dead."""
-    model, ids = GPT(GPTConfig(29, 16, 1, 2, 16)).eval(), torch.zeros(2, 16, dtype=torch.int64)
+    model, ids = (
+        GPT(GPTConfig(vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=16)).eval(),
+        torch.zeros(2, 16, dtype=torch.int64),
+    )
     compiled = torch.compile(model, backend="eager")
     with torch.no_grad():
         compiled(ids)

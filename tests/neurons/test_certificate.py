@@ -25,7 +25,12 @@ WIDTH = 24
 
 def random_block(norm: str = "layernorm", activation: str = "relu", bias: bool = True, seed: int = 0) -> Block:
     """A block whose every parameter is drawn anew, so that no term of the bound is 0 by chance."""
-    model = GPT(GPTConfig(29, 16, 1, 2, WIDTH, norm=norm, activation=activation, bias=bias), seed)
+    model = GPT(
+        GPTConfig(
+            vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=WIDTH, norm=norm, activation=activation, bias=bias
+        ),
+        seed,
+    )
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in model.blocks[0].parameters():

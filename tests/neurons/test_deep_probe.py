@@ -23,7 +23,10 @@ SMOOTH = [entry for entry in list_activations() if undefined_slope(build_activat
 
 
 def small_model(activation: str, seed: int = 0) -> GPT:
-    return GPT(GPTConfig(29, 16, 2, 2, 16, activation=activation, init="matched"), seed).eval()
+    return GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16, activation=activation, init="matched"),
+        seed,
+    ).eval()
 
 
 def random_ids(batch: int = 12, seed: int = 0) -> Tensor:

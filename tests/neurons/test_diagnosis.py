@@ -137,7 +137,9 @@ def test_a_neuron_that_fires_against_its_proof_is_a_bug(monkeypatch: pytest.Monk
 @pytest.mark.parametrize("entry", list_activations(), ids=lambda entry: entry.name)
 def test_every_activation_gets_every_key(entry):
     """All keys of the contract, each a number or null with a reason; strict JSON."""
-    model = GPT(GPTConfig(29, 16, 2, 2, 16, activation=entry.name), seed=1).eval()
+    model = GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16, activation=entry.name), seed=1
+    ).eval()
     found = examine(model, text(1), text(1, 1), text(1, 2))
     for layer in found.layers:
         assert set(layer) == LAYER_KEYS
@@ -152,7 +154,9 @@ def test_every_activation_gets_every_key(entry):
 
 def test_without_another_text_nothing_is_ablated():
     """No figure rather than one from the text that the neurons were chosen by."""
-    found = examine(GPT(GPTConfig(29, 16, 2, 2, 16), seed=1).eval(), text(), [], [])
+    found = examine(
+        GPT(GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16), seed=1).eval(), text(), [], []
+    )
     layer = found.layers[0]
     assert layer["expendable_fraction"] is layer["expendable_random"] is layer["trapped_fraction"] is None
     assert set(layer["undefined"]) == {"expendable_fraction", "trapped_fraction"}
@@ -231,13 +235,20 @@ def test_csv_has_a_row_for_every_neuron(planted: Diagnosis):
     assert tuple(rows[0]) == COLUMNS
     assert [row["verdict"] for row in rows] == planted.tables[0].verdict
     assert [float(row["contribution"]) for row in rows] == planted.tables[0].contribution.tolist()
-    smooth = examine(GPT(GPTConfig(29, 16, 1, 2, 16, activation="gelu"), seed=1).eval(), text(1), [], [])
+    smooth = examine(
+        GPT(GPTConfig(vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=16, activation="gelu"), seed=1).eval(),
+        text(1),
+        [],
+        [],
+    )
     assert {row["certificate_bound"] for row in csv.DictReader(io.StringIO(as_csv(smooth.tables)))} == {""}
 
 
 @pytest.fixture(scope="module")
 def explored() -> tuple[GPT, list[Batch], Diagnosis]:
-    model = GPT(GPTConfig(29, 16, 2, 2, 16, d_ff=80, init="matched"), seed=1).eval()
+    model = GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16, d_ff=80, init="matched"), seed=1
+    ).eval()
     with torch.no_grad():
         plain_blocks(model)[0].mlp.w_in.bias[:70] = -20
     return model, text(5), examine(model, text(5), [], [])
@@ -289,7 +300,9 @@ def test_the_strongest_contributors_come_first(explored: tuple[GPT, list[Batch],
 
 def test_promoted_tokens_are_those_whose_logits_rise():
     """In the last layer, without a norm's division, the promotion is the derivative of the logits by h."""
-    model = GPT(GPTConfig(29, 16, 1, 2, 16, norm="none", init="matched"), seed=2).eval()
+    model = GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=16, norm="none", init="matched"), seed=2
+    ).eval()
     mlp = plain_blocks(model)[0].mlp
     hidden = torch.zeros(mlp.d_ff, requires_grad=True)
     handle = mlp.act.register_forward_hook(lambda module, inputs, h: h + hidden)

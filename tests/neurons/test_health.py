@@ -230,7 +230,10 @@ def test_no_bound_without_data(tokens: int, neurons: int):
 @pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu", "tanh", "softmax"])
 def test_contribution_is_the_error_that_ablating_adds(activation: str):
     """C_j² is the mean squared error, summed over C, of the layer's write with h_j replaced by its mean."""
-    model = GPT(GPTConfig(29, 16, 1, 2, 12, activation=activation, init="matched"), seed=1)
+    model = GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=12, activation=activation, init="matched"),
+        seed=1,
+    )
     mlp = model.blocks[0].mlp
     ids = torch.randint(29, (8, 16), generator=torch.Generator().manual_seed(0))
     hidden: list[Tensor] = []
@@ -256,7 +259,7 @@ def test_inert_share_is_inclusive_and_relative_to_the_layer():
 
 def test_zeroing_dead_neurons_changes_no_logit():
     """Dead means that nothing is lost: without them the model computes the same, bit for bit."""
-    model = GPT(GPTConfig(29, 16, 2, 2, 16), seed=1).eval()
+    model = GPT(GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16), seed=1).eval()
     ids = torch.randint(29, (8, 16), generator=torch.Generator().manual_seed(0))
     mlp = model.blocks[0].mlp
     with torch.no_grad():
@@ -291,7 +294,9 @@ def test_the_models_share_counts_neurons_not_layers():
 
 def test_model_health_names_each_layer():
     """Index, activation and width come from the layer itself."""
-    model = GPT(GPTConfig(29, 16, 2, 2, 24, activation="0=relu,1=swiglu"), seed=0)
+    model = GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=24, activation="0=relu,1=swiglu"), seed=0
+    )
     with NeuronProbe(model) as probe, torch.no_grad():
         model(torch.zeros(2, 8, dtype=torch.int64))
     layers = model_health(model, probe.statistics())

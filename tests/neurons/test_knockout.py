@@ -17,8 +17,8 @@ from minigpt.neurons.expendable import ALLOWED_RISE, expendable, largest_feasibl
 from minigpt.neurons.health import contribution, outgoing_norms
 from minigpt.neurons.knockout import Batch, loss_without, mean_hidden, perplexity, read_up_to, replaced, zero
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.life import trapped_neurons
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
-from minigpt.neurons.trapped import trapped_neurons
 
 WIDTHS = (24, 24)
 
@@ -26,7 +26,9 @@ WIDTHS = (24, 24)
 @pytest.fixture
 def model() -> GPT:
     """Random weights, large enough that each neuron moves the logits."""
-    model = GPT(GPTConfig(29, 16, 2, 2, 16, d_ff=24, init="matched"), seed=4).eval()
+    model = GPT(
+        GPTConfig(vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16, d_ff=24, init="matched"), seed=4
+    ).eval()
     with torch.no_grad():
         model.wte.weight *= 30
         for block in plain_blocks(model):
@@ -224,7 +226,12 @@ def test_the_least_active_go_first(model: GPT):
 @pytest.mark.parametrize("activation", ["relu", "reglu"])
 def test_dead_neurons_are_trapped_and_others_are_not(activation: str):
     """h = 0 on every token of an exactly zero activation lets no gradient through; .grad stays untouched."""
-    model = GPT(GPTConfig(29, 16, 2, 2, 16, d_ff=24, activation=activation, init="matched"), seed=4).eval()
+    model = GPT(
+        GPTConfig(
+            vocab_size=29, block_size=16, n_layer=2, n_head=2, n_embd=16, d_ff=24, activation=activation, init="matched"
+        ),
+        seed=4,
+    ).eval()
     with torch.no_grad():
         mlp = plain_blocks(model)[1].mlp
         mlp.w_in.weight[[3, 8]] = 0

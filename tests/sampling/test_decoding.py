@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.activations import list_activations
-from minigpt.model import GPT, GPTConfig, KVCache
+from minigpt.model import GPT, GPTConfig
+from minigpt.parts.kv_cache import KVCache
 from minigpt.sampling import decoding
 from minigpt.sampling.decoding import Decoder, TokenStep
 from minigpt.sampling.generate import generate

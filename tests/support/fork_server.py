@@ -31,7 +31,7 @@ from minigpt.cli import main
 from minigpt.experiments import analysis, arms_to_cells, grid, record  # noqa: F401
 from minigpt.neurons import health  # noqa: F401
 from minigpt.report import ablation_page, ablation_tables, claims_figures, claims_page  # noqa: F401
-from minigpt.training import checkpoints, inference, loop, tensorboard, verification  # noqa: F401
+from minigpt.training import checkpoints, inference, loop, milestones, tensorboard, verification  # noqa: F401
 from minigpt.training.interrupts import StopFlag
 
 PATIENCE = 60.0
@@ -41,7 +41,7 @@ OPERATIONS = ("open", "write", "fsync", "replace", "unlink", "mkdir", "rmdir")
 def announce(file: str) -> None:
     """Write into `file` what the training is about to do, and which steps are committed."""
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    save, commit, steps = checkpoints.save, loop._commit, loop._loop
+    save, commit, steps = checkpoints.save, loop.commit, loop._loop
 
     def say(words: str) -> None:
         os.write(descriptor, f"{words}\n".encode())
@@ -59,7 +59,7 @@ def announce(file: str) -> None:
         say("training")
         steps(*arguments)
 
-    checkpoints.save, loop._commit, loop._loop = announced_save, announced_commit, announced_loop
+    checkpoints.save, loop.commit, loop._loop = announced_save, announced_commit, announced_loop
 
 
 def die_at(number: int) -> None:
@@ -99,14 +99,14 @@ def at_every_operation(directory: Path, attempt: Callable[[Path], None]) -> None
 
 def cut_commit(step: int) -> None:
     """Die at every operation of the save after `step` updates and of the pruning that follows it."""
-    commit = loop._commit
+    commit = loop.commit
 
     def cut(run: Any, progress: Any) -> None:
         if progress.step == step:
             at_every_operation(run.directory, lambda copy: commit(replace(run, directory=copy), progress))
         commit(run, progress)
 
-    loop._commit = cut
+    loop.commit = cut
 
 
 def cut_setup() -> None:
@@ -181,7 +181,7 @@ def limit_files(step: int, size: int) -> None:
 
 def change_the_code(version: str) -> None:
     """Let the code that shapes a result be another version."""
-    for module in (arms_to_cells, record, grid, loop, ledger):
+    for module in (arms_to_cells, record, grid, milestones, ledger):
         module.code_hash = lambda: version  # type: ignore[attr-defined]
 
 
@@ -198,10 +198,10 @@ def stray(step: int) -> None:
     """Let this process's weights go astray after `step` updates."""
     take_step = loop.take_step
 
-    def strayed(model: Any, *arguments: Any) -> Any:
-        result = take_step(model, *arguments)
-        if arguments[4] == step:
-            model.wte.weight.data[0, 0] += 1e-6
+    def strayed(trainee: Any, number: int, *arguments: Any, **options: Any) -> Any:
+        result = take_step(trainee, number, *arguments, **options)
+        if number == step:
+            trainee.model.wte.weight.data[0, 0] += 1e-6
         return result
 
     loop.take_step = strayed

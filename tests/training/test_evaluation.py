@@ -23,7 +23,7 @@ VOCAB = 29
 
 @pytest.fixture
 def model() -> GPT:
-    model = GPT(GPTConfig(VOCAB, BLOCK, 2, 2, 16, dropout=0.5), seed=0)
+    model = GPT(GPTConfig(vocab_size=VOCAB, block_size=BLOCK, n_layer=2, n_head=2, n_embd=16, dropout=0.5), seed=0)
     random = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -134,7 +134,9 @@ def test_bfloat16_is_close(model: GPT):
 )
 def test_perplexity_overflows_to_infinity(loss: float, perplexity: float):
     """A diverged loss is a figure too: infinite here, null in strict JSON, never an OverflowError."""
-    layers = measure(GPT(GPTConfig(VOCAB, BLOCK, 1, 2, 16), 0), text(50)).layers
+    layers = measure(
+        GPT(GPTConfig(vocab_size=VOCAB, block_size=BLOCK, n_layer=1, n_head=2, n_embd=16), 0), text(50)
+    ).layers
     result = Evaluation("val", loss, loss / math.log(2), 100, layers, [])
     assert result.perplexity == perplexity
     record = json.loads(storage.to_json(result.record(7)))

@@ -17,12 +17,12 @@ from minigpt.text.batches import gather, window_starts
 from minigpt.training import runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizer
-from minigpt.training.step import StepResult, take_step
+from minigpt.training.step import StepResult, Trainee, take_step
 
 
 def train(model: GPT, config: RunConfig, steps: int = 1, first: int = 0) -> list[StepResult]:
-    optimizer = build_optimizer(model, config)
-    return [take_step(model, model, optimizer, IDS, config, step, lambda: None) for step in range(first, first + steps)]
+    trainee = Trainee(model, model, build_optimizer(model, config), IDS, config)
+    return [take_step(trainee, step) for step in range(first, first + steps)]
 
 
 def mean_hidden(model: GPT) -> float:

@@ -133,11 +133,11 @@ def test_divergence_stops_before_the_update(
     """A poisoned weight at step 6: exit 6, the step and the layer are named, the checkpoint of step 4 is good."""
     original = loop.take_step
 
-    def poisoned(model, forward, optimizer, ids, config, step, *watching):  # type: ignore[no-untyped-def]
+    def poisoned(trainee, step, *arguments, **options):  # type: ignore[no-untyped-def]
         if step == 5:
             with torch.no_grad():
-                model.blocks[1].mlp.w_in.weight[0, 0] = math.nan
-        return original(model, forward, optimizer, ids, config, step, *watching)
+                trainee.model.blocks[1].mlp.w_in.weight[0, 0] = math.nan
+        return original(trainee, step, *arguments, **options)
 
     monkeypatch.setattr(loop, "take_step", poisoned)
     assert minigpt(f"train {TINY_RUN} --out run") == 6

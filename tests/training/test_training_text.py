@@ -20,7 +20,7 @@ from minigpt.training import run_directory, step
 from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizer
-from minigpt.training.step import take_step
+from minigpt.training.step import Trainee, take_step
 
 # The beginning only
 
@@ -88,11 +88,11 @@ def test_noise_does_not_depend_on_how_a_step_is_cut_into_batches() -> None:
     results = []
     for cut in ({"batch_size": 8}, {"batch_size": 4, "grad_accumulation": 2}):
         model, config = small_model(), replace(CONFIG, token_noise=0.3, optimizer="sgd", **cut)
-        take_step(model, model, build_optimizer(model, config), IDS, config, 5, lambda: None)
+        take_step(Trainee(model, model, build_optimizer(model, config), IDS, config), 5)
         results.append(torch.cat([value.flatten() for value in weights(model)]))
     assert torch.allclose(*results, atol=1e-6)
     model = small_model()
-    take_step(model, model, build_optimizer(model, CONFIG), IDS, replace(CONFIG, optimizer="sgd"), 5, lambda: None)
+    take_step(Trainee(model, model, build_optimizer(model, CONFIG), IDS, replace(CONFIG, optimizer="sgd")), 5)
     assert not torch.allclose(results[0], torch.cat([value.flatten() for value in weights(model)]), atol=1e-4)
 
 
@@ -102,9 +102,9 @@ def test_every_training_batch_and_no_validation_token_is_noisy(
     """What reaches the model in a run is counted; an untrained model's validation loss is that without noise."""
     seen, original = [], step._accumulate_gradient
 
-    def spy(model, forward, inputs, *others):  # type: ignore[no-untyped-def]
+    def spy(trainee, inputs, *others, **options):  # type: ignore[no-untyped-def]
         seen.append(inputs)
-        return original(model, forward, inputs, *others)
+        return original(trainee, inputs, *others, **options)
 
     monkeypatch.setattr(step, "_accumulate_gradient", spy)
     for out, share in (("noisy", 0.9), ("clean", 0.0)):

@@ -10,8 +10,8 @@ from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.expendable import expendable
 from minigpt.neurons.health import contribution, outgoing_norms
 from minigpt.neurons.knockout import mean_hidden, read_up_to
+from minigpt.neurons.life import trapped_neurons
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe, plain_blocks
-from minigpt.neurons.trapped import trapped_neurons
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.store import TokenStore
 from minigpt.training.evaluation import batch_size

@@ -73,8 +73,7 @@ def _first_and_last(config: GPTConfig, seed: int, inputs: Tensor, targets: Tenso
     return _gradient_norm(model.blocks[0]), _gradient_norm(model.blocks[-1])
 
 
-def _gradient_norm(block: torch.nn.Module) -> float:
-    assert isinstance(block, Block)
+def _gradient_norm(block: Block) -> float:
     assert block.mlp.w_in.weight.grad is not None
     return float(block.mlp.w_in.weight.grad.norm())
 

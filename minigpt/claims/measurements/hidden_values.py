@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from minigpt.claims.measurements.reading import Figures, batches, mean_loss, precision
 from minigpt.model import MLP
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
@@ -30,12 +31,8 @@ def clamping(run: OpenedRun, store: TokenStore) -> Figures:
         return hidden.clamp(min=0)
 
     before = mean_loss(run, read)
-    handles = [block.mlp.act.register_forward_hook(clamp) for block in plain_blocks(run.model)]
-    try:
+    with hooked((block.mlp.act, clamp) for block in plain_blocks(run.model)):
         after = mean_loss(run, read)
-    finally:
-        for handle in handles:
-            handle.remove()
     return {"loss": before, "clamped_loss": after, "rise": after - before, "negative": sum(negative) / len(negative)}
 
 
@@ -73,15 +70,11 @@ def _read(run: OpenedRun, mlp: MLP, inputs: list[Tensor]) -> tuple[Tensor, Tenso
     """Hidden values (N,F) of an MLP and what it read (N,C), in float64."""
     hidden: list[Tensor] = []
     read: list[Tensor] = []
-    handles = [
-        mlp.act.register_forward_hook(lambda module, given, h: hidden.append(h.double().flatten(0, 1).cpu())),
-        mlp.register_forward_pre_hook(lambda module, given: read.append(given[0].double().flatten(0, 1).cpu())),
+    hooks: list[tuple[nn.Module, Hook]] = [
+        (mlp.act, lambda module, given, h: hidden.append(h.double().flatten(0, 1).cpu())),
+        (mlp, lambda module, given, output: read.append(given[0].double().flatten(0, 1).cpu())),
     ]
-    try:
-        with precision(run):
-            for ids in inputs:
-                run.model(ids.to(run.model.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked(hooks), precision(run):
+        for ids in inputs:
+            run.model(ids.to(run.model.device))
     return torch.cat(hidden), torch.cat(read)

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from minigpt.claims.measurements.reading import Figures
-from minigpt.model import GPT, BatchNorm
+from minigpt.model import GPT
+from minigpt.parts.variants import BatchNorm
 from minigpt.text.batches import gather
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
@@ -33,33 +34,16 @@ def linearity(run: OpenedRun, store: TokenStore) -> Figures:
     a and b are what the blocks read of two windows of validation text; the error is 0 for an affine f.
     """
     model, inputs = _in_float64(run, store, 2 * LINEARITY_WINDOWS)
-    a, b = _embeddings(model, inputs).chunk(2)  # each (B,T,C)
+    a, b = model.embed(inputs).detach().chunk(2)  # each (B,T,C)
     return {"error": superposition_error(model, a, b)}
 
 
 @torch.no_grad()
 def superposition_error(model: GPT, a: Tensor, b: Tensor) -> float:
     """Size of f(a+b) − f(a) − f(b) + f(0), relative to f(a) + f(b) − 2 f(0), which a and b change together."""
-    of_a, of_b, of_both, of_none = (_logits(model, x) for x in (a, b, a + b, torch.zeros_like(a)))
+    of_a, of_b, of_both, of_none = (model.logits(x) for x in (a, b, a + b, torch.zeros_like(a)))
     together = of_a + of_b - 2 * of_none
     return float((of_both - of_none - together).norm() / together.norm())
-
-
-@torch.no_grad()
-def _embeddings(model: GPT, ids: Tensor) -> Tensor:
-    """What the first block reads (B,T,C)."""
-    embedded: Tensor = model.wte(ids)
-    return embedded if model.wpe is None else embedded + model.wpe.weight[: ids.size(1)]
-
-
-def _logits(model: GPT, embedded: Tensor) -> Tensor:
-    """Logits (B,T,V) of what the first block is to read (B,T,C)."""
-    handle = model.blocks[0].register_forward_pre_hook(lambda block, inputs: (embedded, *inputs[1:]))
-    try:
-        logits: Tensor = model(torch.zeros(embedded.shape[:2], dtype=torch.long))
-    finally:
-        handle.remove()
-    return logits
 
 
 # ----------------------------------------------------------------------------------------------------------- causality

@@ -15,7 +15,7 @@ from minigpt.training.config import RunConfig
 from minigpt.training.inference import OpenedRun
 from minigpt.training.optimizers import build_optimizer
 from minigpt.training.run import model_config
-from minigpt.training.step import take_step
+from minigpt.training.step import Trainee, take_step
 
 ACTIVATIONS = ("relu", "leaky_relu", "elu", "gelu", "silu", "sigmoid", "tanh", "reglu", "geglu", "swiglu")
 ROUNDS = 12
@@ -48,5 +48,6 @@ def speed(run: OpenedRun, store: TokenStore) -> Figures:
 def _stepper(config: RunConfig, store: TokenStore) -> Callable[[int], object]:
     """A fresh model and the function that trains it one step."""
     model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device).train()
-    optimizer, ids = build_optimizer(model, config), near(store.tokens("train"), model.device)
-    return lambda step: take_step(model, model, optimizer, ids, config, step, lambda: None)
+    ids = near(store.tokens("train"), model.device)
+    trainee = Trainee(model, model, build_optimizer(model, config), ids, config)
+    return lambda step: take_step(trainee, step)

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from minigpt.base import randomness
 from minigpt.claims.measurements.reading import Figures, batches, precision
 from minigpt.model import GPT
+from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import replaced
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.professions import PRONOUNS, Prompt, prompts
@@ -98,11 +99,8 @@ def _worst_tried(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 def estimated_rises(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
     """First-order estimate of the rise of each window's late loss by each substitution (B,P,V); what stands is -inf."""
     embedded: list[Tensor] = []
-    handle = model.wte.register_forward_hook(lambda module, ids, output: embedded.append(output))
-    try:
+    with hooked([(model.wte, lambda module, ids, output: embedded.append(output))]):
         losses = _late_losses(model, inputs, targets)
-    finally:
-        handle.remove()
     (gradient,) = torch.autograd.grad(losses.sum(), embedded)  # (B,T,C)
     places = open_places(inputs)
     with torch.no_grad():

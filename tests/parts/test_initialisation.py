@@ -9,7 +9,9 @@ import torch
 from small_models import ELEMENTWISE, random_ids, small_config
 from torch.nn import functional as F
 
-from minigpt.model import GPT, GPT2_STD, INITS, NORMS
+from minigpt.model import GPT
+from minigpt.parts.architecture import INITS, NORMS
+from minigpt.parts.initialisation import GPT2_STD
 
 
 @pytest.mark.parametrize("init", INITS)

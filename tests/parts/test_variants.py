@@ -15,9 +15,12 @@ from small_models import lively_model, random_ids, small_config
 from torch.nn import functional as F
 
 from minigpt.base.errors import UsageError
-from minigpt.model import GPT, CausalMean, KVCache, dropout
+from minigpt.model import GPT
 from minigpt.neurons.certificate import certified_dead, inapplicable
-from minigpt.neurons.surgery import HiddenRange, mlp_blocks, plan_cuts, prune
+from minigpt.neurons.surgery import HiddenRange, plan_cuts, prune
+from minigpt.parts.dropout import dropout
+from minigpt.parts.kv_cache import KVCache
+from minigpt.parts.variants import CausalMean
 from minigpt.training import checkpoints
 from minigpt.training.inference import open_run
 
@@ -86,12 +89,12 @@ def test_no_certificate_behind_batchnorm_and_surgery_keeps_its_statistics():
     with torch.no_grad():
         model.train()(random_ids(model.config))
     model.eval()
-    for block in mlp_blocks(model):
+    for block in model.blocks:
         assert inapplicable(block) == "no normalisation bounds what the MLP reads"
         assert certified_dead(block, "float32") is None
         block.mlp.w_in.weight.data[:3] = 0
         block.mlp.w_in.bias.data[:3] = -1
-    ranges = [HiddenRange(torch.zeros(b.mlp.d_ff), (torch.arange(b.mlp.d_ff) > 2).float()) for b in mlp_blocks(model)]
+    ranges = [HiddenRange(torch.zeros(b.mlp.d_ff), (torch.arange(b.mlp.d_ff) > 2).float()) for b in model.blocks]
     pruned = prune(model, plan_cuts(model, ranges))
     ids = random_ids(model.config)
     assert pruned.config.layer_widths == (61, 61)
@@ -164,7 +167,7 @@ def test_mean_attention_refuses_rotary_positions():
 def test_a_biased_start_opens_as_many_neurons_as_the_normal_law_says(activation: str, shift: float, init: str):
     """P(z > 0) = Φ(K) over normalised inputs and neurons; of a gated layer that is the gate's."""
     config = small_config(n_embd=96, d_ff=2000, activation=activation, init=init, init_bias=shift)
-    mlp = mlp_blocks(GPT(config, 3))[0].mlp
+    mlp = GPT(config, 3).blocks[0].mlp
     x = F.layer_norm(torch.randn(500, 96, generator=torch.Generator().manual_seed(4)), (96,))
     with torch.no_grad():
         opened = (mlp.w_in(x)[:, : mlp.d_ff] > 0).double().mean().item()
