@@ -56,16 +56,16 @@ def run(values: argparse.Namespace) -> int:
 
 def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     """Draw the page of an ablation and write its tables; returns the page's path."""
-    from minigpt.report import ablation_page, ablation_tables
+    from minigpt.report import ablation_page, ablation_texts
 
     for name, table in (
-        ("cells.csv", ablation_tables.cells_csv),
-        ("comparisons.csv", ablation_tables.comparisons_csv),
-        ("arms.csv", ablation_tables.arms_csv),
-        ("fairness.csv", ablation_tables.fairness_csv),
+        ("cells.csv", ablation_texts.cells_csv),
+        ("comparisons.csv", ablation_texts.comparisons_csv),
+        ("arms.csv", ablation_texts.arms_csv),
+        ("fairness.csv", ablation_texts.fairness_csv),
     ):
         write_text(directory / name, table(analysis))
-    write_text(directory / "report.md", ablation_tables.ablation_markdown(directory))
+    write_text(directory / "report.md", ablation_texts.ablation_markdown(directory))
     page = directory / "report.html"
     write_text(page, ablation_page.ablation_page(directory))
     return page
@@ -153,7 +153,7 @@ def _show_answer(directory: Path, analysis: dict[str, Any], as_json: bool) -> No
     if as_json:
         print(to_json({**analysis, "directory": str(directory)}))
         return
-    from minigpt.report.ablation_tables import terminal_table
+    from minigpt.report.ablation_texts import terminal_table
 
     print(terminal_table(analysis))
     print(f"look:  {directory / 'report.html'}")

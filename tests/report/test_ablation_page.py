@@ -21,7 +21,7 @@ from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.report import ablation_figures
 from minigpt.report.ablation_page import ablation_page
-from minigpt.report.ablation_tables import (
+from minigpt.report.ablation_texts import (
     ablation_markdown,
     arms_csv,
     cells_csv,
