@@ -22,7 +22,7 @@ DORMANT_THRESHOLDS = (0.0, 0.025, 0.1)
 ALLOWED_RISE = 0.01
 """How much the perplexity may rise when neurons are replaced by their means."""
 
-_DEAD, _HOW_MANY, _AT_WORK, _STUCK, _EXPENDABLE = (
+_DEAD, _HOW_MANY, _AT_WORK, _STUCK, EXPENDABLE = (
     "Dead, and how sure is that?",
     "How many neurons?",
     "Alive, but at work?",
@@ -144,9 +144,7 @@ HEALTH = (
     ),
     HealthColumn("rare_fraction", "rare", f"fires, but {_RARELY}", _AT_WORK),
     HealthColumn("always_fraction", "always", "h ≠ 0 on every token", _AT_WORK),
-    _dormant(DORMANT_THRESHOLDS[0]),
-    _dormant(DORMANT_THRESHOLDS[1]),
-    _dormant(DORMANT_THRESHOLDS[2]),
+    *map(_dormant, DORMANT_THRESHOLDS),
     HealthColumn(
         "inert_fraction",
         "inert",
@@ -185,11 +183,11 @@ HEALTH = (
         "expendable",
         "the largest set of least contributing neurons that can be replaced by their means for at most "
         f"{100 * ALLOWED_RISE:g} % more perplexity",
-        _EXPENDABLE,
+        EXPENDABLE,
     ),
-    HealthColumn("expendable_random/mean", "at random", "the same in a random order, on average", _EXPENDABLE),
-    HealthColumn("expendable_random/low", "lowest", "the lowest of the random orders", _EXPENDABLE),
-    HealthColumn("expendable_random/high", "highest", "the highest of the random orders", _EXPENDABLE),
+    HealthColumn("expendable_random/mean", "at random", "the same in a random order, on average", EXPENDABLE),
+    HealthColumn("expendable_random/low", "lowest", "the lowest of the random orders", EXPENDABLE),
+    HealthColumn("expendable_random/high", "highest", "the highest of the random orders", EXPENDABLE),
 )
 BY_KEY = {figure.key: figure for figure in HEALTH}
 

@@ -108,7 +108,7 @@ def test_every_ablation_has_a_page_and_texts(example: str, tmp_path: Path) -> No
     analysis = EXAMPLES[example]()
     directory = written(analysis, tmp_path)
     page = Page(ablation_page(directory))
-    for text in (page.text, ablation_markdown(directory), terminal_table(analysis)):
+    for text in (page.text, ablation_markdown(directory), terminal_table(analysis, 160)):
         assert not re.search(r"\b(None|nan|inf|null)\b", text)
         for arm in analysis["arms"]:
             assert arm["name"] in text
@@ -231,7 +231,7 @@ def test_markdown_tables_are_whole(example: str, tmp_path: Path) -> None:
 def test_the_terminal_shows_the_answer_in_short() -> None:
     """A line for each arm: loss, half-width, perplexity, dead shares, difference, verdict; then the conclusion."""
     analysis = EXAMPLES["usual"]()
-    lines = terminal_table(analysis).splitlines()
+    lines = terminal_table(analysis, 160).splitlines()
     for line, arm in zip(lines[1:4], analysis["arms"], strict=True):
         half = (arm["loss"]["high"] - arm["loss"]["low"]) / 2
         assert line.startswith(arm["name"])
@@ -243,7 +243,7 @@ def test_the_terminal_shows_the_answer_in_short() -> None:
         assert formats.interval(pair["low"], pair["high"]) in line
         assert pair["verdict"] in line
     assert lines[-2:] == analysis["conclusion"]
-    every_pair = terminal_table(EXAMPLES["all pairs, incomplete"]())
+    every_pair = terminal_table(EXAMPLES["all pairs, incomplete"](), 160)
     assert len(re.findall(r"^\w+ − \w+  ", every_pair, flags=re.MULTILINE)) == 1 + 3
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from minigpt.base.formats import ranges
 from minigpt.report.death_tables import dead_heatmap, interval_labels, life_table
 from minigpt.report.figures import loss_curves, thinned
-from minigpt.report.layer_tables import ranges
 
 
 def evaluation(step: int, *dead: float | None, loss: float | None = 2.0) -> dict[str, Any]:
