@@ -13,13 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minigpt.base.health_columns import DORMANT_THRESHOLDS, INERT_SHARE, RARE_RATE
 from minigpt.model import GPT, MLP, Block
 from minigpt.neurons.bounds import silent_rate_upper
 from minigpt.neurons.layer_statistics import LayerStatistics
-
-RARE_RATE = 1e-4
-INERT_SHARE = 0.025
-DORMANT_THRESHOLDS = (0.0, 0.025, 0.1)
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
+from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.model import GPT, MEAN
-from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import Event
 from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory

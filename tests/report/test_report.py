@@ -147,7 +147,8 @@ def test_what_a_file_lacks_is_a_dash(measured_run: Path) -> None:
 def test_deaths_are_counted_by_layer_and_step(measured_run: Path) -> None:
     """Of the three that died one came back and died again; so three are dead at the end."""
     page = run_page(measured_run)
-    row = page.partition("dead at the end")[2].partition('<th scope="row" class="words">layer 1</th>')[2].partition("</tr>")[0]
+    table = page.partition("dead at the end")[2]
+    row = table.partition('<th scope="row" class="words">layer 1</th>')[2].partition("</tr>")[0]
     cells = re.findall(r"<td>([^<]*)", row)
     assert [cell for cell in cells if cell != "·"] == ["3 / 0", "0 / 1", "1 (1) / 0", "4 (1) / 1", "3"]
     life = Page(page).table("life.csv")
@@ -162,7 +163,8 @@ def test_recycled_neurons_are_not_dead_at_the_end(measured_run: Path) -> None:
     with (measured_run / "metrics.jsonl").open("a") as log:
         log.write(json.dumps({"kind": "event", "event": "neurons_recycled", "step": 12, **counts}) + "\n")
     page = run_page(measured_run)
-    rows = re.findall(r'<tr><th scope="row">layer (\d)</th>(.*?)</tr>', page.partition("dead at the end")[2], re.DOTALL)
+    table = page.partition("dead at the end")[2]
+    rows = re.findall(r'<th scope="row" class="words">layer (\d)</th>(.*?)</tr>', table)
     assert [(layer, re.findall(r"<td>(\d+)</td>", row)[-1]) for layer, row in rows[:2]] == [("0", "3"), ("1", "1")]
     assert "new weights were given to 2 neurons" in " ".join(Page(page).text.split())
 
