@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, given, read_toml
 from minigpt.base.storage import to_json, write_text
@@ -143,7 +144,7 @@ def _show_expectation(question: Question, as_json: bool) -> int:
         )
     todo = sum(cell["state"] != "done" for cell in cells)
     print(
-        f"{len(cells)} cells, {todo} to train; about {_duration(remaining)} with {slots} at a time, "
+        f"{len(cells)} cells, {todo} to train; about {formats.duration(remaining)} with {slots} at a time, "
         f"by one short cell: {1000 * measured['step']:.1f} ms a step"
     )
     return 0
@@ -157,9 +158,3 @@ def _show_answer(directory: Path, analysis: dict[str, Any], as_json: bool) -> No
 
     print(terminal_table(analysis))
     print(f"look:  {directory / 'report.html'}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -17,8 +17,9 @@ import torch
 from conftest import tree_hash
 
 from minigpt.base.errors import UsageError
+from minigpt.base.formats import visible
 from minigpt.commands import streaming
-from minigpt.commands.streaming import TextStream, printable
+from minigpt.commands.streaming import TextStream
 from minigpt.model import GPT, GPTConfig
 from minigpt.text.tokenizers import ByteTokenizer, Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
@@ -250,9 +251,9 @@ def test_a_directory_that_is_no_run_is_refused(command, place: Path) -> None:
 
 def test_what_could_command_a_terminal_is_shown_as_an_escape() -> None:
     """Control, direction, private and separator characters; text of every script passes."""
-    assert printable("a\x1b[2Jb\x07\x9b\r") == "a\\x1b[2Jb\\x07\\x9b\\r"
-    assert printable("\u202egnp\u2066\ufeff\u2028\ue000\ud800") == "\\u202egnp\\u2066\\ufeff\\u2028\\ue000\\ud800"
-    assert printable("naïve 漢字 עברית 🙂\n\ttab") == "naïve 漢字 עברית 🙂\n\ttab"
+    assert visible("a\x1b[2Jb\x07\x9b\r") == "a\\x1b[2Jb\\x07\\x9b\\r"
+    assert visible("\u202egnp\u2066\ufeff\u2028\ue000\ud800") == "\\u202egnp\\u2066\\ufeff\\u2028\\ue000\\ud800"
+    assert visible("naïve 漢字 עברית 🙂\n\ttab") == "naïve 漢字 עברית 🙂\n\ttab"
 
 
 class Generated(ByteTokenizer):
