@@ -273,30 +273,6 @@ def test_the_forest_is_logarithmic_only_where_it_must_be() -> None:
     assert "+0.10" in Page(ablation_figures.forest(far)).text
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (formats.percent(0.0), "0.0 %"),
-        (formats.percent(0.0001), "<0.1 %"),
-        (formats.percent(None), "–"),
-        (formats.percents([0.0, None, 0.125]), "0.0 – 12.5 %"),
-        (formats.signed(-0.00214), "−0.0021"),
-        (formats.interval(None, None), "–"),
-        (formats.p_value(0.00004), "<0.001"),
-        (formats.p_value(1.0), "1.000"),
-        (formats.perplexity(4.7), "4.700"),
-        (formats.perplexity(12345.6), "12,346"),
-        (formats.perplexity_change(0.01), "+1.0 %"),
-        (formats.scaled(824_064), "824 k"),
-        (formats.duration(5400), "1 h 30 min"),
-        (formats.joined(["a", "b", "c"]), "a, b and c"),
-    ],
-)
-def test_numbers_are_written_as_people_read_them(text: str, expected: str) -> None:
-    """A dash for what is missing, and nothing that exists looks like nothing."""
-    assert text == expected
-
-
 @pytest.mark.parametrize("content", [None, "", "[]", '{"format": 99}'])
 def test_what_is_no_analysis_is_refused(content: str | None, tmp_path: Path) -> None:
     """One line says which file and what to do."""
