@@ -167,16 +167,10 @@ HEALTH = (
     ),
     HealthColumn("linear_fraction", "linear", "the slope hardly varies over the tokens", _STUCK),
     HealthColumn(
-        "saturated_and_linear_fraction",
-        "both",
-        "saturated and linear: flat throughout, like a dead neuron",
-        _STUCK,
+        "saturated_and_linear_fraction", "both", "saturated and linear: flat throughout, like a dead neuron", _STUCK
     ),
     HealthColumn(
-        "trapped_fraction",
-        "trapped",
-        "no gradient reaches its incoming weights, so training cannot change it",
-        _STUCK,
+        "trapped_fraction", "trapped", "no gradient reaches its incoming weights, so training cannot change it", _STUCK
     ),
     HealthColumn(
         "expendable_fraction",
@@ -224,9 +218,9 @@ def by_question(keys: Iterable[str] = BY_KEY) -> dict[str, list[HealthColumn]]:
     return found
 
 
-def legend(figures: Iterable[HealthColumn], long: bool = False) -> str:
+def legend(figures: Iterable[HealthColumn]) -> str:
     """What the columns mean, in one paragraph."""
-    return " ".join(f"{figure.long_title if long else figure.title}: {figure.meaning}." for figure in figures)
+    return " ".join(f"{figure.title}: {figure.meaning}." for figure in figures)
 
 
 def title_of(key: str, long: bool = False) -> str:

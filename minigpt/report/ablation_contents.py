@@ -14,7 +14,7 @@ from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
-from minigpt.base.health_columns import TRUSTED_TOKENS
+from minigpt.base.health_columns import ABLATION, TRUSTED_TOKENS, figures, legend
 from minigpt.base.tables import Table
 from minigpt.report import ablation_tables
 from minigpt.report.ablation_tables import WARNING, Record, few_tokens, final_loss_bounds
@@ -152,12 +152,10 @@ def reaches_far(analysis: Record) -> bool:
 
 def _neurons(analysis: Record) -> Section:
     sentences = [
-        "Dead: exactly zero on every token. Dormant: mean |h| at most 0.025 of the layer's mean. Inert: contributes at "
-        "most 2.5 % of the layer's mean. Compare different activations by inert, not by zeros: a smooth activation is "
-        "hardly ever exactly zero and can be just as useless. Figures are means over seeds, one for each layer from "
-        "the first to the last. ± is the half-width of the 95 % t interval over seeds.",
-        "The bound is the firing rate that a dead neuron of that layer would have shown (95 %, all its neurons at "
-        "once). Never open: z ≤ 0 on every token; for smooth activations a closed gate, not death.",
+        legend(figures(ABLATION)),
+        "A smooth activation is hardly ever exactly zero and can be just as useless, so compare different activations "
+        "by inert, not by dead. Figures are means over seeds, one for each layer from the first to the last. ± is the "
+        "half-width of the 95 % t interval over seeds.",
     ]
     if few_tokens(analysis):
         sentences.append(f"{WARNING} Counted on fewer than {TRUSTED_TOKENS:,} tokens: take these as hints.")
