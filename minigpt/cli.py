@@ -80,8 +80,10 @@ COMMANDS = {
     "surgery": Command(
         "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
     ),
-    "corpora": Command("list the texts to train on", list_choices.add_flags, list_choices.run_corpora),
-    "activations": Command("list the activation functions", list_choices.add_flags, list_choices.run_activations),
+    "corpora": Command("list the texts to train on", list_choices.add_corpora_flags, list_choices.run_corpora),
+    "activations": Command(
+        "list the activation functions", list_choices.add_activations_flags, list_choices.run_activations
+    ),
 }
 
 

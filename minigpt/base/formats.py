@@ -159,6 +159,12 @@ def duration(value: float | None) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def elapsed(value: float) -> str:
+    """A time in seconds, to the second."""
+    minutes, rest = divmod(round(value), 60)
+    return f"{minutes} min {rest:02d} s"
+
+
 # Words
 
 

@@ -197,26 +197,27 @@ def _blocks(strips: list[_Strip], room: int) -> list[list[_Strip]]:
     if _width(strips) <= room:
         return [strips]
     strips = [strip.with_wrapped_heading() for strip in strips]
-    if _width(strips) > room:
-        strips = _with_wrapped_words(strips, room)
+    narrow = _with_wrapped_words(strips, room)
+    if _width(narrow) <= room:
+        return [narrow]
     names = [strip for strip in strips if strip.kind == "name"]
-    blocks: list[list[_Strip]] = [[]]
+    blocks = [names]
     for strip in strips:
         if strip.kind == "name":
             continue
-        if blocks[-1] and _width([*names, *blocks[-1], strip]) > room:
-            blocks.append([])
-        blocks[-1].append(strip)
-    return [[*names, *block] for block in blocks]
+        if len(blocks[-1]) > len(names) and _width([*blocks[-1], strip]) > room:
+            blocks.append(names)
+        blocks[-1] = [*blocks[-1], strip]
+    return [_with_wrapped_words(block, room) for block in blocks]
 
 
 def _with_wrapped_words(strips: list[_Strip], room: int) -> list[_Strip]:
-    """Columns of words, the widest first, made as narrow as is needed."""
-    done = list(strips)
-    for place in sorted(range(len(strips)), key=lambda place: -strips[place].width):
-        excess = _width(done) - room
-        if strips[place].kind == "words" and excess > 0 and done[place].width > _NARROWEST_WORDS:
-            done[place] = done[place].wrapped_to(max(_NARROWEST_WORDS, done[place].width - excess))
+    """Columns of words, always the widest of them, made narrower until all fit or none can be."""
+    done, limits = list(strips), {k: strip.width for k, strip in enumerate(strips) if strip.kind == "words"}
+    while _width(done) > room and any(limit > _NARROWEST_WORDS for limit in limits.values()):
+        widest = max(limits, key=limits.__getitem__)
+        limits[widest] -= 1
+        done[widest] = strips[widest].wrapped_to(limits[widest])
     return done
 
 

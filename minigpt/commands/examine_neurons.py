@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from typing import Any
 
+from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser
+from minigpt.base.health_columns import glossary_markdown
 from minigpt.base.storage import to_json
+from minigpt.base.tables import Column, Table
 from minigpt.commands.inspect_run import add_run
 
 
 def add_neurons_flags(parser: Parser) -> None:
     """The run, and the text to count on."""
     add_run(parser)
-    parser.add_argument("--tokens", type=int, metavar="N", help="count on at most so many tokens [1048576]")
+    parser.add_argument("--tokens", type=int, metavar="N", help="count on at most N tokens [1048576]")
     parser.add_argument("--corpus", metavar="NAME", help="another text, in the run's own tokenizer [the run's]")
     parser.add_argument(
         "--split", choices=("train", "val"), help="part of the text [val, or train if val is too short for --tokens]"
@@ -21,28 +26,37 @@ def add_neurons_flags(parser: Parser) -> None:
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
-    parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    form.add_argument("--glossary", action="store_true", help="print what each figure means, as Markdown, and end")
 
 
 def run_neurons(values: argparse.Namespace) -> int:
-    """Examine every neuron of a run, print the findings and leave them in its directory; returns 0."""
+    """Diagnose every neuron of a run, print the findings and leave them in its directory; returns 0."""
+    if values.glossary:
+        print(glossary_markdown())
+        return 0
     if values.tokens is not None and values.tokens < 1:
         raise UsageError(f"tokens must be a positive whole number; got {values.tokens}; leave it out for 1,048,576")
     _check_threads(values.threads)
-    from minigpt.training import examination, runtime
-    from minigpt.training.findings import findings
+    from minigpt.training import runtime
+    from minigpt.training.diagnose_run import diagnose_run, write
     from minigpt.training.inference import open_run
     from minigpt.training.run_directory import newest_run
+    from minigpt.training.terminal import diagnosis_text
 
     runtime.set_up_process(values.threads)
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
-    record, found = examination.examine(opened, values.corpus, values.split, values.tokens or 0)
-    written = examination.write(opened, record, found)
+    record, found = diagnose_run(opened, values.corpus, values.split, values.tokens or 0)
+    written = write(opened, record, found)
     if values.json:
         print(to_json({**record, "run": str(opened.directory)}))
         return 0
-    print(f"{opened.directory}, {findings(record)}")
-    print(f"wrote {', '.join(path.name for path in written)} into {opened.directory} in {record['seconds']:.0f} s")
+    print(f"{opened.directory}, {diagnosis_text(record)}")
+    print(
+        f"wrote {', '.join(path.name for path in written)} into {opened.directory}"
+        f" in {formats.duration(record['seconds'])}"
+    )
     return 0
 
 
@@ -51,6 +65,16 @@ def _check_threads(threads: int) -> None:
 
     if not 0 <= threads < MOST_THREADS:
         raise UsageError(f"threads is out of range; got {threads}; 0 (torch's choice) to {MOST_THREADS - 1}")
+
+
+def _checks_table(checks: Sequence[Any]) -> Table:
+    columns = (
+        Column.name("", "name"),
+        Column.words("expected", "expected"),
+        Column.words("measured", "measured"),
+        Column.words("", lambda check: "ok" if check.passed else "DIFFERS"),
+    )
+    return Table("", columns, checks)
 
 
 def add_doctor_flags(parser: Parser) -> None:
@@ -66,7 +90,6 @@ def run_doctor(values: argparse.Namespace) -> int:
     from minigpt.neurons.calibration import calibrate
     from minigpt.training import runtime
     from minigpt.training.installation import installation_checks
-    from minigpt.training.terminal import aligned
 
     runtime.set_up_process(values.threads)
     device = runtime.resolve_device(values.device)
@@ -75,11 +98,6 @@ def run_doctor(values: argparse.Namespace) -> int:
     if values.json:
         print(to_json({"passed": not failed, "checks": [vars(check) for check in checks]}))
     else:
-        width = max(len(check.name) for check in checks)
-        rows = [
-            [check.name.ljust(width), check.expected, check.measured, "ok" if check.passed else "DIFFERS"]
-            for check in checks
-        ]
-        print("\n".join(aligned([["", "expected", "measured", ""], *rows])))
+        print(_checks_table(checks).terminal())
         print(f"{len(failed)} of {len(checks)} checks differ: {', '.join(failed)}" if failed else "all is well")
     return 1 if failed else 0

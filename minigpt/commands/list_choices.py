@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from minigpt.base.flags import Parser
+from minigpt.base.formats import MISSING
 from minigpt.base.storage import to_json
+from minigpt.base.tables import Column, Table
+
+if TYPE_CHECKING:
+    from minigpt.activations.registry import ActivationEntry
+
+_WIDTH = 512
+"""Of the layer for which gains are listed; only where neurons depend on each other does the gain depend on it."""
 
 
-def add_flags(parser: Parser) -> None:
-    """Only the form of the output."""
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+def add_activations_flags(parser: Parser) -> None:
+    """The form of the output."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object")
+    form.add_argument("--markdown", action="store_true", help="print the table of docs/activations.md")
 
 
 def run_activations(values: argparse.Namespace) -> int:
@@ -19,31 +30,71 @@ def run_activations(values: argparse.Namespace) -> int:
 
     entries = list_activations()
     if values.json:
-        print(
-            to_json(
-                {
-                    entry.name: {
-                        "formula": entry.summary,
-                        "source": entry.source,
-                        "aliases": entry.aliases,
-                        "arguments": dict(entry.arguments),
-                        "learnable": entry.learnable,
-                        "gated": entry.gated,
-                        "exact_zeros": entry.exact_zeros,
-                        "slope_bound": entry.slope_bound,
-                        "monotone": entry.monotone,
-                    }
-                    for entry in entries
-                }
-            )
-        )
-        return 0
-    width = max(len(entry.name) for entry in entries)
-    for entry in entries:
-        gated = " (gated)" if entry.gated else ""
-        print(f"{entry.name.ljust(width)}  {entry.summary}{gated}  [{entry.source}]")
-    print("arguments: leaky_relu:0.1; by layer: 0-1=relu,2-3=swiglu; own ones: minigpt/activations/functions.py")
+        print(to_json({entry.name: _record(entry) for entry in entries}))
+    elif values.markdown:
+        print(Table("Activations", (_MARKDOWN_NAME, *_FORMULA, *_FACTS), entries).markdown())
+    else:
+        gated = Column.words("gated", "gated", _yes)
+        print(Table("", (Column.name("name", "name"), *_FORMULA, gated), entries).terminal())
+        print("arguments: leaky_relu:0.1; by layer: 0-1=relu,2-3=swiglu; own ones: minigpt/activations/functions.py")
     return 0
+
+
+def _record(entry: ActivationEntry) -> dict[str, object]:
+    return {
+        "formula": entry.summary,
+        "source": entry.source,
+        "aliases": entry.aliases,
+        "arguments": dict(entry.arguments),
+        "learnable": entry.learnable,
+        "gated": entry.gated,
+        "exact_zeros": entry.exact_zeros,
+        "slope_bound": entry.slope_bound,
+        "monotone": entry.monotone,
+    }
+
+
+def _yes(flag: bool) -> str:
+    return "yes" if flag else ""
+
+
+def _name_and_arguments(entry: ActivationEntry) -> str:
+    """As Markdown, with the defaults of the arguments and whether they are learned."""
+    if not entry.arguments:
+        return f"`{entry.name}`"
+    arguments = [f"`{name}={value:g}`" + ", learned" * (name in entry.learnable) for name, value in entry.arguments]
+    return f"`{entry.name}` ({', '.join(arguments)})"
+
+
+def _largest_slope(entry: ActivationEntry) -> str:
+    if not entry.elementwise:
+        return MISSING
+    return "∞" if entry.slope_bound is None else f"{entry.slope_bound:.4g}"
+
+
+def _gain(entry: ActivationEntry) -> str:
+    from minigpt.activations import init_gain
+
+    return f"{init_gain(entry.name, _WIDTH):.4g}" if entry.elementwise else "by width"
+
+
+_MARKDOWN_NAME = Column("name", _name_and_arguments, kind="name", markdown=True)
+_FORMULA = (
+    Column("h", "summary", kind="words", markdown=True),
+    Column("source", "source", kind="words", markdown=True),
+)
+_FACTS = (
+    Column.words("gated", "gated", _yes),
+    Column.words("exact zeros", "exact_zeros", _yes),
+    Column.words("largest slope", _largest_slope),
+    Column.words("monotone", "monotone", _yes),
+    Column.words("gain", _gain),
+)
+
+
+def add_corpora_flags(parser: Parser) -> None:
+    """The form of the output."""
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run_corpora(values: argparse.Namespace) -> int:
@@ -54,8 +105,12 @@ def run_corpora(values: argparse.Namespace) -> int:
     if values.json:
         print(to_json({corpus.name: vars(corpus) for corpus in corpora}))
         return 0
-    width = max(len(corpus.name) for corpus in corpora)
-    for corpus in corpora:
-        network = "; needs the network once" if corpus.needs_network else ""
-        print(f"{corpus.name.ljust(width)}  {corpus.description}  [{corpus.source}; {corpus.licence}{network}]")
+    columns = (
+        Column.name("name", "name"),
+        Column.words("text", "description"),
+        Column.words("source", "source"),
+        Column.words("licence", "licence"),
+        Column.words("network", "needs_network", lambda needed: "needed once" if needed else ""),
+    )
+    print(Table("", columns, corpora).terminal())
     return 0

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml
 from minigpt.base.storage import to_json, write_text
@@ -57,16 +58,16 @@ def run(values: argparse.Namespace) -> int:
 
 def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     """Draw the page of an ablation and write its tables; returns the page's path."""
-    from minigpt.report import ablation_page, ablation_tables
+    from minigpt.report import ablation_page, ablation_texts
 
     for name, table in (
-        ("cells.csv", ablation_tables.cells_csv),
-        ("comparisons.csv", ablation_tables.comparisons_csv),
-        ("arms.csv", ablation_tables.arms_csv),
-        ("fairness.csv", ablation_tables.fairness_csv),
+        ("cells.csv", ablation_texts.cells_csv),
+        ("comparisons.csv", ablation_texts.comparisons_csv),
+        ("arms.csv", ablation_texts.arms_csv),
+        ("fairness.csv", ablation_texts.fairness_csv),
     ):
         write_text(directory / name, table(analysis))
-    write_text(directory / "report.md", ablation_tables.ablation_markdown(directory))
+    write_text(directory / "report.md", ablation_texts.ablation_markdown(directory))
     page = directory / "report.html"
     write_text(page, ablation_page.ablation_page(directory))
     return page
@@ -133,7 +134,7 @@ def _show_expectation(question: Question, as_json: bool) -> int:
         )
     todo = sum(cell["state"] != "done" for cell in cells)
     print(
-        f"{len(cells)} cells, {todo} to train; about {_duration(remaining)} with {slots} at a time, "
+        f"{len(cells)} cells, {todo} to train; about {formats.duration(remaining)} with {slots} at a time, "
         f"by one short cell: {1000 * measured['step']:.1f} ms a step"
     )
     return 0
@@ -143,13 +144,7 @@ def _show_answer(directory: Path, analysis: dict[str, Any], as_json: bool) -> No
     if as_json:
         print(to_json({**analysis, "directory": str(directory)}))
         return
-    from minigpt.report.ablation_tables import terminal_table
+    from minigpt.report.ablation_texts import terminal_table
 
     print(terminal_table(analysis))
     print(f"look:  {directory / 'report.html'}")
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -10,10 +10,10 @@ import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, given, read_toml
 from minigpt.commands.inspect_run import write_report
-from minigpt.commands.streaming import printable
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 from minigpt.training.ranks import Ranks, joined
 
@@ -114,9 +114,8 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
         print(f"\n{health_table([from_record(layer) for layer in record['layers']])}")
         _show_entropy(opened, record)
     _show_sample(opened)
-    minutes, seconds = divmod(round(summary["seconds"]), 60)
     quoted = shlex.quote(str(directory))
-    print(f"\n{summary['steps']:,} steps in {minutes} min {seconds:02d} s; everything is in {directory}/")
+    print(f"\n{summary['steps']:,} steps in {formats.elapsed(summary['seconds'])}; everything is in {directory}/")
     if record is not None:
         print(f"look:  {write_report(directory)}")
     prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {shlex.quote(PROMPT)}"
@@ -145,6 +144,6 @@ def _show_sample(opened: OpenedRun) -> None:
 
     start = torch.tensor(opened.tokenizer.start)
     tokens = generate(opened.model, start, TokenChoice(0.8), max_new_tokens=SAMPLE_TOKENS, seed=opened.config.seed)
-    text = printable(opened.tokenizer.decode(int(token) for token in tokens).strip())
+    text = formats.visible(opened.tokenizer.decode(int(token) for token in tokens).strip())
     lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, SAMPLE_WIDTH) or [""]]
     print("\na sample:\n" + "\n".join(f"    {line}" for line in lines))

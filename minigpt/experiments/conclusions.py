@@ -12,6 +12,9 @@ from typing import Any
 
 from scipy import stats
 
+from minigpt.base import formats
+from minigpt.base.formats import counted, fixed, interval, joined, percent, perplexity_change, rate, signed
+
 # A rank correlation of fewer cells says nothing.
 FEWEST_CELLS_TO_RANK = 8
 WEAK_CORRELATION = 0.3
@@ -70,8 +73,8 @@ def _best(analysis: Record) -> str:
         return "Differences were found, but no arm is best: each has lost a comparison or has diverged cells."
     best = min(eligible, key=lambda arm: arm["loss"]["mean"])
     name = best["name"]
-    perplexity = "" if best["perplexity"] is None else f" (perplexity {best['perplexity']:.4g})"
-    parts = [f"Lowest mean loss: {name}, {best['loss']['mean']:.4f} nats per token{perplexity}"]
+    perplexity = "" if best["perplexity"] is None else f" (perplexity {formats.perplexity(best['perplexity'])})"
+    parts = [f"Lowest mean loss: {name}, {fixed(best['loss']['mean'])} nats per token{perplexity}"]
     others = [arm["name"] for arm in analysis["arms"] if arm["name"] != name]
     for what, names in (
         ("better than", beaten[name]),
@@ -79,7 +82,7 @@ def _best(analysis: Record) -> str:
         ("not compared with", set(others) - met[name]),
     ):
         if names:
-            parts.append(f"{what} {_joined([other for other in others if other in names])}")
+            parts.append(f"{what} {joined([other for other in others if other in names])}")
     return "; ".join(parts) + "."
 
 
@@ -132,16 +135,18 @@ _SENTENCES: dict[str, Callable[[Record, Record], str]] = {
 def _size(comparison: Record, level: str) -> str:
     """The difference with its interval, in nats and in per cent of perplexity; the 95 % one unless 90 is asked for."""
     mean, low, high = (comparison[key] for key in ("mean", f"low{level}", f"high{level}"))
-    interval = f"{level or '95'} % interval [{_signed(low)}, {_signed(high)}]"
-    percent = f"perplexity {_percent(mean)} % [{_percent(low)}, {_percent(high)}]"
-    return f"{_signed(mean)} nats per token, {interval}, {percent}"
+    change, *ends = (perplexity_change(difference) for difference in (mean, low, high))
+    return (
+        f"{signed(mean)} nats per token, {level or '95'} % interval {interval(low, high)}, "
+        f"perplexity {change} [{', '.join(end.removesuffix(' %') for end in ends)}]"
+    )
 
 
 def _diverged(analysis: Record) -> list[str]:
     arms = [arm for arm in analysis["arms"] if arm["diverged"]]
     if not arms:
         return []
-    named = _joined([f"{arm['name']} in {arm['diverged']} of {arm['cells']} cells" for arm in arms])
+    named = joined([f"{arm['name']} in {arm['diverged']} of {arm['cells']} cells" for arm in arms])
     return [f"Training diverged: {named}; that counts as worse than any loss, and mean losses are of the other cells."]
 
 
@@ -152,15 +157,15 @@ def _dead_neurons(analysis: Record) -> list[str]:
         return []
     layers = [layer for arm in arms for layer in arm["layers"]]
     tokens, bound = min(layer["tokens"] for layer in layers), max(layer["dead_upper"] for layer in layers)
-    seen = f"one that fires on more than {bound:.1e} of tokens would have been seen (95 %)"
+    seen = f"one that fires on more than {rate(bound)} of tokens would have been seen (95 %)"
     died = [arm for arm in arms if arm["dead_fraction"]["mean"] > 0]
     spared = [arm["name"] for arm in arms if arm not in died]
-    inert = _joined([f"{arm['name']} {_share(_inert(arm, analysis))}" for arm in arms])
+    inert = joined([f"{arm['name']} {percent(_inert(arm, analysis))}" for arm in arms])
     comparable = f"A smooth activation is hardly ever exactly zero: compare arms by inert neurons instead, {inert}."
     if not died:
         return [f"No neuron died in any arm: 0.0 % are silent on all {tokens:,} tokens; {seen}.", comparable]
-    shares = _joined([f"{arm['name']} {_share(arm['dead_fraction']['mean'])}" for arm in died])
-    rest = f"; 0.0 % in {_joined(spared)}" if spared else ""
+    shares = joined([f"{arm['name']} {percent(arm['dead_fraction']['mean'])}" for arm in died])
+    rest = f"; 0.0 % in {joined(spared)}" if spared else ""
     return [f"Dead neurons, silent on all {tokens:,} tokens: {shares}{rest}; {seen}.", comparable]
 
 
@@ -181,40 +186,23 @@ def _dead_against_loss(analysis: Record) -> list[str]:
     direction = "higher" if rho > 0 else "lower"
     return [
         f"Over {len(cells)} cells more dead neurons {hardly}went with {direction} loss "
-        f"(rank correlation {_signed(rho, 2)}); this describes these cells and is no verdict, "
+        f"(rank correlation {signed(rho, 2)}); this describes these cells and is no verdict, "
         "as arms differ in more than their dead neurons."
     ]
 
 
 def _rates_at_edge(analysis: Record) -> list[str]:
     edge = analysis["tuning"]["at_edge"] if analysis["tuning"] else []
-    return [f"The best learning rate of {_joined(edge)} lies at the edge of the rates tried."] if edge else []
+    return [f"The best learning rate of {joined(edge)} lies at the edge of the rates tried."] if edge else []
 
 
 def _how_judged(analysis: Record) -> list[str]:
     if not analysis["family"]:
         return []
-    percent = 100 * math.expm1(analysis["margin"])
-    margin = f"{analysis['margin']:g} nats per token ({percent:.1f} % perplexity)"
-    comparisons = "1 comparison was" if analysis["family"] == 1 else f"{analysis['family']} comparisons were"
+    change = perplexity_change(analysis["margin"]).removeprefix("+")
+    margin = f"{analysis['margin']:g} nats per token ({change} perplexity)"
+    comparisons = f"{counted(analysis['family'], 'comparison')} {'was' if analysis['family'] == 1 else 'were'}"
     return [
         f"The seed is the unit. {comparisons} judged as one family (Holm, error rate {analysis['alpha']:g}); less than "
         f"{margin} does not matter. Intervals are of each comparison by itself."
     ]
-
-
-def _signed(value: float, digits: int = 4) -> str:
-    return f"{value:+.{digits}f}".replace("-", "−")
-
-
-def _percent(nats: float) -> str:
-    """What a difference in nats is in per cent of perplexity; beyond any sense it is cut."""
-    return _signed(100 * math.expm1(min(nats, 50.0)), 1)
-
-
-def _share(share: float) -> str:
-    return "<0.1 %" if 0 < share < 0.0005 else f"{100 * share:.1f} %"
-
-
-def _joined(names: list[str]) -> str:
-    return " and ".join([*([", ".join(names[:-1])] if len(names) > 1 else []), names[-1]])

@@ -14,7 +14,6 @@ import math
 from minigpt.base.errors import UsageError
 
 ERROR_RATE = 0.05
-TRUSTED_TOKENS = 65_536
 
 
 def silent_rate_upper(tokens: int, neurons: int = 1, error_rate: float = ERROR_RATE) -> float:

@@ -16,11 +16,10 @@ import torch
 from torch import Tensor
 
 from minigpt.base import randomness
+from minigpt.base.health_columns import INERT_SHARE, TRUSTED_TOKENS
 from minigpt.model import GPT, Block, GPTConfig
-from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.census import NeuronTable, neuron_table
 from minigpt.neurons.certificate import adversarial_input, largest_preactivation
-from minigpt.neurons.health import INERT_SHARE
 from minigpt.neurons.knockout import Batch, mean_hidden, replaced, zero
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.probe import NeuronProbe, plain_blocks

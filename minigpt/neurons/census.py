@@ -19,9 +19,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from minigpt.base.health_columns import RARE_RATE
 from minigpt.model import Block
 from minigpt.neurons.certificate import certified_dead, inapplicable, largest_computed_preactivation
-from minigpt.neurons.health import RARE_RATE, contribution, outgoing_norms
+from minigpt.neurons.health import contribution, outgoing_norms
 from minigpt.neurons.layer_statistics import LayerStatistics
 
 VERDICTS = ("certified", "dead", "rare", "alive")

@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from minigpt.base import randomness
+from minigpt.base.health_columns import ALLOWED_RISE
 from minigpt.model import GPT
 from minigpt.neurons.knockout import TextAtLayer, loss_without
 
-ALLOWED_RISE = 0.01
 SEARCH_STEPS = 8
 RANDOM_SEARCH_STEPS = 5
 RANDOM_ORDERS = 3

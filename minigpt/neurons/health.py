@@ -13,29 +13,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minigpt.base.health_columns import DORMANT_THRESHOLDS, INERT_SHARE, RARE_RATE
 from minigpt.model import GPT, MLP
 from minigpt.neurons.bounds import silent_rate_upper
 from minigpt.neurons.layer_statistics import LayerStatistics
 
-RARE_RATE = 1e-4
-INERT_SHARE = 0.025
-DORMANT_THRESHOLDS = (0.0, 0.025, 0.1)
-
 
 @dataclass(frozen=True)
 class LayerHealth:
-    """Health of one layer over N tokens. Fractions are shares of its neurons, from 0 to 1.
-
-    dead_fraction            h = 0 exactly on every token
-    dead_upper               firing rate above which a neuron would have been seen (95 %, over the whole layer)
-    never_positive_fraction  z ≤ 0 on every token; for smooth activations "gate closed", not dead
-    density                  mean share of tokens on which h ≠ 0
-    rare_fraction            fired, but on fewer than one token in 10,000
-    always_fraction          h ≠ 0 on every token
-    dormant_fraction         mean |h| at most τ times the layer's mean, by τ
-    inert_fraction           contribution sd(h)·‖w_out‖ at most 2.5 % of the layer's mean
-    effective_width          (a number of neurons:) how many equal ones would share the contribution as unevenly
-    """
+    """Health of one layer over N tokens; what each figure means is in `base/health_columns.py`."""
 
     layer: int
     activation: str

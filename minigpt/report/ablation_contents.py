@@ -14,16 +14,17 @@ from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
-from minigpt.report import ablation_rows as rows
-from minigpt.report.ablation_rows import Record
-from minigpt.report.text_tables import Table
+from minigpt.base.health_columns import ABLATION, TRUSTED_TOKENS, figures, legend
+from minigpt.base.tables import Table
+from minigpt.report import ablation_tables
+from minigpt.report.ablation_tables import WARNING, Record, few_tokens, final_loss_bounds
 
 VERDICTS = ("better", "worse", "equivalent", "undecided", "no verdict")
 FORMAT = 1
 LINEAR_MARGINS, MOST_MARGINS = 2.0, 15.0
-"""The forest plot is linear to so many margins if it reaches beyond so many, and else throughout."""
+"""The forest plot is linear within ±2 margins and logarithmic beyond if a difference exceeds 15; else all linear."""
 MOST_OVERLAID = 8
-"""So many arms are drawn into one frame; more get a small frame each."""
+"""Up to this many arms share a frame; more get a small frame each."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ def _differences(analysis: Record) -> Section:
         f"Holm's correction over {family}. Equivalent: two one-sided tests (TOST), corrected likewise, put the "
         f"difference within ±{margin} nats. Undecided: these seeds cannot tell.",
     )
-    section = replace(section, sentences=sentences, tables=(rows.comparisons_table(analysis),))
+    section = replace(section, sentences=sentences, tables=(ablation_tables.comparisons_table(analysis),))
     if not differences_shown(analysis):
         return section
     return replace(section, figure="forest", caption=_forest_caption(analysis))
@@ -151,16 +152,14 @@ def reaches_far(analysis: Record) -> bool:
 
 def _neurons(analysis: Record) -> Section:
     sentences = [
-        "Dead: exactly zero on every token. Dormant: mean |h| at most 0.025 of the layer's mean. Inert: contributes at "
-        "most 2.5 % of the layer's mean. Compare different activations by inert, not by zeros: a smooth activation is "
-        "hardly ever exactly zero and can be just as useless. Figures are means over seeds, one for each layer from "
-        "the first to the last. ± is the half-width of the 95 % t interval over seeds.",
-        "The bound is the firing rate that a dead neuron of that layer would have shown (95 %, all its neurons at "
-        "once). Never open: z ≤ 0 on every token; for smooth activations a closed gate, not death.",
+        legend(figures(ABLATION)),
+        "A smooth activation is hardly ever exactly zero and can be just as useless, so compare different activations "
+        "by inert, not by dead. Figures are means over seeds, one for each layer from the first to the last. ± is the "
+        "half-width of the 95 % t interval over seeds.",
     ]
-    if rows.few_tokens(analysis):
-        sentences.append(f"{rows.WARNING} Counted on fewer than {rows.TRUSTED_TOKENS:,} tokens: take these as hints.")
-    tables = (rows.arms_table(analysis), rows.layers_table(analysis))
+    if few_tokens(analysis):
+        sentences.append(f"{WARNING} Counted on fewer than {TRUSTED_TOKENS:,} tokens: take these as hints.")
+    tables = (ablation_tables.arms_table(analysis), ablation_tables.layers_table(analysis))
     title = "Perplexity, and what the neurons do meanwhile"
     return Section("neurons", title, tuple(sentences), tables=tables)
 
@@ -181,7 +180,7 @@ def _dead_against_loss(analysis: Record) -> Section | None:
     dead = [cell["dead_fraction"] for cell in cells]
     arms = [arm for arm in analysis["arms"] if arm["dead_fraction"] is not None and arm["loss"] is not None]
     most = max(arms, key=lambda arm: arm["dead_fraction"]["mean"], default=None)
-    lowest = rows.final_loss_bounds(analysis)
+    lowest = final_loss_bounds(analysis)
     seen = f"The dead share lies between {formats.percent(min(dead))} and {formats.percent(max(dead))}"
     if most is not None and lowest is not None:
         died = f"; most died in {most['name']} ({formats.percent(most['dead_fraction']['mean'])} on average)"
@@ -214,7 +213,7 @@ def _curves(analysis: Record) -> Section | None:
     drawn = drawn_arms(analysis)
     if not drawn:
         return None
-    ends = rows.final_loss_bounds(analysis)
+    ends = final_loss_bounds(analysis)
     seen, compared = "", curves_reference(analysis)["name"]
     if ends is not None and ends[0] is not ends[1]:
         low, high = (f"{formats.fixed(arm['loss']['mean'])} nats ({arm['name']})" for arm in ends)
@@ -227,7 +226,7 @@ def _curves(analysis: Record) -> Section | None:
         f"{second if len(drawn) > 1 else ''}The first quarter of the training, and arms that diverge, may lie outside "
         "the frame. Overlapping bands do not make arms equal: pairing by seed removes most of their width."
     )
-    tables = (rows.curves_table(analysis),)
+    tables = (ablation_tables.curves_table(analysis),)
     return Section("curves", "Loss over the training", figure="curves", caption=caption, tables=tables)
 
 
@@ -251,7 +250,7 @@ def _sensitivity(analysis: Record) -> Section | None:
     sentences = () if tuning is None else (_tuning_sentence(tuning),)
     figure = "sensitivity" if best else None
     title = "Sensitivity to the learning rate"
-    return Section("sensitivity", title, sentences, figure, caption, (rows.sensitivity_table(analysis),))
+    return Section("sensitivity", title, sentences, figure, caption, (ablation_tables.sensitivity_table(analysis),))
 
 
 def _tuning_sentence(tuning: Record) -> str:
@@ -287,7 +286,7 @@ def _noise(analysis: Record) -> Section | None:
         )
     if not sentences:
         return None
-    tables = (rows.power_table(power),) if power is not None else ()
+    tables = (ablation_tables.power_table(power),) if power is not None else ()
     return Section("noise", "How much is noise, and what these seeds can show", tuple(sentences), tables=tables)
 
 
@@ -303,9 +302,9 @@ def _fairness(analysis: Record) -> Section:
         "began equal to the reference's."
     )
     if any(arm["fairness"]["same_windows"] is False for arm in analysis["arms"]):
-        sentences.append(f"{rows.WARNING} Not all arms saw the same windows: their differences are not paired.")
+        sentences.append(f"{WARNING} Not all arms saw the same windows: their differences are not paired.")
     sentences.append("Times depend on the machine and on what else it did; nothing else on this page does.")
-    tables = (rows.fairness_table(analysis),)
+    tables = (ablation_tables.fairness_table(analysis),)
     return Section("fairness", "Fairness: what each arm was given, and what it cost", tuple(sentences), tables=tables)
 
 
@@ -315,11 +314,11 @@ def _cells(analysis: Record) -> Section:
     sentences = [
         f"{formats.counted(len(analysis['cells']), 'cell')}: {count}. A cell's name leads to its run directory."
     ]
-    tables = [rows.cells_table(analysis)]
+    found = [ablation_tables.cells_table(analysis)]
     if analysis["stale"]:
         sentences.append("Stale cells were trained by another version of the training code and are not used.")
-        tables.append(rows.stale_table(analysis))
-    return Section("cells", "Every cell", tuple(sentences), tables=tuple(tables))
+        found.append(ablation_tables.stale_table(analysis))
+    return Section("cells", "Every cell", tuple(sentences), tables=tuple(found))
 
 
 def _provenance(analysis: Record) -> Section:
@@ -328,8 +327,8 @@ def _provenance(analysis: Record) -> Section:
         "again; on the same machine and versions, new ones end in the same bits.",
     ]
     if analysis["provenance"]["mixed"]:
-        sentences.append(f"{rows.WARNING} Below is what the first cell says; {_mixed(analysis)}")
+        sentences.append(f"{WARNING} Below is what the first cell says; {_mixed(analysis)}")
     if analysis["provenance"]["dirty"]:
-        sentences.append(f"{rows.WARNING} The code had uncommitted changes: the commit alone does not repeat it.")
-    tables = (rows.provenance_table(analysis), rows.settings_table(analysis))
+        sentences.append(f"{WARNING} The code had uncommitted changes: the commit alone does not repeat it.")
+    tables = (ablation_tables.provenance_table(analysis), ablation_tables.settings_table(analysis))
     return Section("provenance", "Where it comes from, and how to repeat it", tuple(sentences), tables=tables)

@@ -27,7 +27,7 @@ from minigpt.report.ablation_contents import (
     drawn_cells,
     reaches_far,
 )
-from minigpt.report.ablation_rows import Record, comparison_name, ordered
+from minigpt.report.ablation_tables import Record, comparison_name, ordered
 
 WIDTH = 4.2  # inches
 _INK = "#010203"  # stands for the colour of the text until the drawing is done

@@ -1,193 +1,315 @@
-"""The answer of an ablation as text: Markdown, CSV files for other programs, and a short table for the terminal.
+"""The tables of an ablation in words and rounded numbers, for its page, its Markdown and the terminal.
 
-The Markdown has the sections of the page, with tables where the page has figures. CSV files follow RFC 4180 and keep
-full precision; a figure that does not exist is an empty field. Of these texts only the Markdown and `fairness_csv`
-show times: the others are the same bytes whenever the results are.
+What is said about them is in `ablation_contents`; full precision is in the CSV files of `ablation_texts`.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Iterable
-from pathlib import Path
+import math
+import re
+from collections.abc import Iterable, Sequence
+from operator import itemgetter
 from typing import Any
 
 from minigpt.base import formats
-from minigpt.report.ablation_contents import Section, read_analysis, sections, subtitle, unfinished, warnings
-from minigpt.report.ablation_rows import (
-    TRUSTED_TOKENS,
-    WARNING,
-    Record,
-    about_seeds,
-    arm_loss,
-    arm_name,
-    by_layer,
-    comparison_name,
-    few_tokens,
-    ordered,
-    seeds,
-)
-from minigpt.report.text_tables import aligned, fenced, markdown_table, plain
+from minigpt.base.formats import MISSING
+from minigpt.base.health_columns import ABLATION, BY_KEY, TRUSTED_TOKENS, figures
+from minigpt.base.tables import Column, Table, listing, lookup
 
-# Markdown
+Record = dict[str, Any]
+WARNING = "⚠"
+SHARES = {figure.key.partition("/")[0]: figure.title for figure in figures(ABLATION) if figure.show is formats.percent}
+"""Titles of the shares of every layer by their key in an analysis, which has one threshold of dormancy."""
+_CURVE_COLUMNS = 6
+_RELATIVE_PATH = re.compile(r"(\.\./)*\w[\w.-]*(/\w[\w.-]*)*")  # nothing else is made a link, whatever the file says
+_ARM = Column.name("arm", "arm")
 
 
-def ablation_markdown(directory: Path) -> str:
-    """Return the contents of the page as Markdown (GitHub's tables).
-
-    Raises:
-        CheckpointError: there is no analysis that can be read.
-    """
-    analysis = read_analysis(directory)
-    blocks = [f"# {plain(analysis['name'])}", plain(subtitle(analysis))]
-    blocks += [f"> {plain(warning)}" for warning in (unfinished(analysis), *warnings(analysis)) if warning]
-    blocks.append("\n".join(f"- {plain(sentence)}" for sentence in analysis["conclusion"]))
-    for section in sections(analysis):
-        blocks += _markdown_section(section)
-    blocks.append(fenced([analysis["command"]]))
-    return "\n\n".join(blocks) + "\n"
+def ordered(comparisons: Iterable[Record]) -> list[Record]:
+    """Comparisons from the best arm to the worst; those without a mean come last."""
+    return sorted(comparisons, key=lambda pair: (pair["mean"] is None, pair["mean"] or 0.0))
 
 
-def _markdown_section(section: Section) -> list[str]:
-    blocks = [f"## {plain(section.title)}", *map(plain, section.sentences)]
-    if section.caption:
-        blocks.append(f"*Figure (see the page):* {plain(section.caption)}")
-    for table in section.tables:
-        if table.rows:
-            blocks += [f"### {plain(table.title)}", markdown_table(table)]
-        if table.commands:
-            blocks.append(fenced(table.commands))
-    return blocks
+def comparison_name(pair: Record) -> str:
+    """Which arm is compared with which."""
+    return f"{pair['arm']} − {pair['reference']}"
 
 
-# CSV
-
-_CELL_COLUMNS = (
-    "id", "arm", "seed", "lr", "purpose", "status", "steps", "loss", "perplexity", "bits_per_byte", "dead_fraction",
-    "dormant_fraction", "inert_fraction", "parameters", "parameters_sha256", "directory", "command",
-)  # fmt: skip
-_COMPARISON_COLUMNS = (
-    "arm", "reference", "factor", "verdict", "n", "mean", "sd", "low", "high", "low90", "high90", "p_t", "p_t_holm",
-    "p_sign_flip", "p_tost", "p_tost_holm", "seeds_to_decide",
-)  # fmt: skip
-_SUMMARY = ("mean", "sd", "low", "high", "n")
-_LAYER_SHARES = ("dead_fraction", "dormant_fraction", "inert_fraction", "density", "never_positive_fraction")
+def few_tokens(analysis: Record) -> bool:
+    """Whether a figure on neurons rests on fewer tokens than can be trusted."""
+    return any(_are_few(layer) for arm in analysis["arms"] for layer in arm["layers"])
 
 
-def cells_csv(analysis: Record) -> str:
-    """One line a cell."""
-    return _csv({column: cell[column] for column in _CELL_COLUMNS} for cell in analysis["cells"])
+def _are_few(layer: Record) -> bool:
+    return layer["tokens"] is not None and layer["tokens"] < TRUSTED_TOKENS
 
 
-def comparisons_csv(analysis: Record) -> str:
-    """One line a comparison, with the difference of every seed."""
-    return _csv(_comparison_line(pair, analysis["seeds"]) for pair in analysis["comparisons"])
+def final_loss_bounds(analysis: Record) -> tuple[Record, Record] | None:
+    """The arm with the lowest and the arm with the highest mean loss."""
+    arms = [arm for arm in analysis["arms"] if arm["loss"] is not None and math.isfinite(arm["loss"]["mean"])]
+    ranked = sorted(arms, key=lambda arm: arm["loss"]["mean"])
+    return (ranked[0], ranked[-1]) if ranked else None
 
 
-def _comparison_line(pair: Record, all_seeds: Iterable[int]) -> Record:
-    differences = {entry["seed"]: entry["difference"] for entry in pair["differences"]}
-    return {
-        **{column: pair[column] for column in _COMPARISON_COLUMNS},
-        "diverged_arm": pair["diverged"]["arm"],
-        "diverged_reference": pair["diverged"]["reference"],
-        "reason": pair["reason"],
-        **{f"difference_seed_{seed}": differences.get(seed) for seed in all_seeds},
-    }
+# Comparisons
 
 
-def arms_csv(analysis: Record) -> str:
-    """One line an arm, with the neurons of every layer."""
-    return _csv(_arm_line(arm) for arm in analysis["arms"])
+def comparisons_table(analysis: Record) -> Table:
+    """One row a comparison: effect, interval, tests, verdict, and below it the reason."""
+    columns = (
+        _ARM,
+        Column.name("reference", "reference"),
+        Column.name("verdict", "verdict"),
+        Column("pairs", "n"),
+        Column("mean, nats", "mean", formats.signed),
+        Column("95 % interval", _interval),
+        Column("in perplexity", "mean", formats.perplexity_change),
+        Column("p (Holm)", lambda pair: _with_holm(pair["p_t"], pair["p_t_holm"])),
+        Column("p, sign flip", "p_sign_flip", formats.p_value),
+        Column("p, TOST (Holm)", lambda pair: _with_holm(pair["p_tost"], pair["p_tost_holm"])),
+        SEEDS_TO_DECIDE,
+    )
+    return Table("The comparisons", columns, ordered(analysis["comparisons"]), reason=Column("why", "reason"))
 
 
-def _arm_line(arm: Record) -> Record:
-    line = {
-        "arm": arm["name"],
-        "settings": json.dumps(arm["settings"], ensure_ascii=False, sort_keys=True),
-        **{key: arm[key] for key in ("reference", "cells", "finished", "diverged", "pending")},
-        **_spread("loss", arm["loss"], _SUMMARY),
-        **{key: arm[key] for key in ("perplexity", "bits_per_byte")},
-        **_spread("dead_fraction", arm["dead_fraction"], _SUMMARY),
-    }
-    for layer in arm["layers"]:
-        prefix = f"layer_{layer['layer']}"
-        line |= {f"{prefix}_{key}": layer[key] for key in ("activation", "neurons", "tokens", "dead_upper")}
-        for share in _LAYER_SHARES:
-            line |= _spread(f"{prefix}_{share}", layer[share], ("mean", "min", "max"))
-    return line
+def _about(seeds: int | None) -> str:
+    return MISSING if seeds is None else f"about {seeds}"
 
 
-def fairness_csv(analysis: Record) -> str:
-    """One line an arm: what it was given, and what it cost."""
-    return _csv(_fairness_line(arm, analysis["cost"]["arms"].get(arm["name"], {})) for arm in analysis["arms"])
+SEEDS_TO_DECIDE = Column("seeds to decide", "seeds_to_decide", _about)
 
 
-def _fairness_line(arm: Record, cost: Record) -> Record:
-    given = arm["fairness"]
-    return {
-        "arm": arm["name"],
-        "parameters": given["parameters"],
-        "d_ff": None if given["d_ff"] is None else " ".join(map(str, given["d_ff"])),
-        **{key: given[key] for key in ("flops_per_token", "steps", "tokens", "same_windows", "same_start")},
-        **{key: cost.get(key) for key in ("seconds_per_step", "peak_memory_bytes", "seconds")},
-    }
+def _interval(pair: Record) -> str:
+    return formats.interval(pair["low"], pair["high"])
 
 
-def _spread(name: str, values: Record | None, keys: Iterable[str]) -> Record:
-    return {f"{name}_{key}": None if values is None else values[key] for key in keys}
+def _with_holm(p: float | None, adjusted: float | None) -> str:
+    return MISSING if p is None else f"{formats.p_value(p)} ({formats.p_value(adjusted)})"
 
 
-def _csv(lines: Iterable[Record]) -> str:
-    """Lines under the headings of all of them; a line that lacks one has an empty field there."""
-    lines = list(lines)
-    headings = list(dict.fromkeys(key for line in lines for key in line))
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, headings)
-    writer.writeheader()
-    writer.writerows({key: _field(value) for key, value in line.items()} for line in lines)
-    return text.getvalue()
+def finding_columns() -> tuple[Column, ...]:
+    """What a terminal shows of a comparison."""
+
+    def difference(pair: Record) -> str:
+        return formats.signed(pair["mean"]) + ("" if pair["low"] is None else f" {_interval(pair)}")
+
+    return (Column("difference, 95 %", difference), Column("verdict", "verdict"), SEEDS_TO_DECIDE)
 
 
-def _field(value: Any) -> Any:
-    return str(value).lower() if isinstance(value, bool) else value
+# Arms and layers
 
 
-# Terminal
-
-_ARM_HEADINGS = ("arm", "seeds", "loss", "perplexity", "dead by layer")
-_FINDING_HEADINGS = ("difference, 95 %", "verdict", "seeds to decide")
-_NO_FINDING = ["", "", ""]
-
-
-def terminal_table(analysis: Record) -> str:
-    """Return the answer in short: arms, differences and verdicts, then the conclusion."""
-    arms, comparisons = analysis["arms"], analysis["comparisons"]
-    of_arm = {pair["arm"]: pair for pair in comparisons}
-    rows = [[*_ARM_HEADINGS], *map(_arm_cells, arms)]
-    if comparisons and len(of_arm) == len(comparisons):
-        findings = [_finding(of_arm[arm["name"]]) if arm["name"] in of_arm else _NO_FINDING for arm in arms]
-        rows = [row + more for row, more in zip(rows, [[*_FINDING_HEADINGS], *findings], strict=True)]
-    parts = [aligned(rows)]
-    if len(of_arm) < len(comparisons):
-        named = [[comparison_name(pair), *_finding(pair)] for pair in ordered(comparisons)]
-        parts.append(aligned([["arm − reference", *_FINDING_HEADINGS], *named]))
-    if few_tokens(analysis):
-        parts.append(f"{WARNING} counted on fewer than {TRUSTED_TOKENS:,} tokens: take these shares as hints")
-    return "\n".join([*parts, *warnings(analysis), *analysis["conclusion"]])
+def arms_table(analysis: Record) -> Table:
+    """One row an arm: loss and perplexity beside the dead, dormant and inert fractions of its layers."""
+    columns = (
+        *arm_columns(),
+        Column("bits/byte", "bits_per_byte", lambda value: formats.fixed(value, 3)),
+        *(by_layer(key) for key in ("dead_fraction", "dormant_fraction", "inert_fraction")),
+    )
+    return Table("The arms: perplexity, and the neurons of each layer", columns, analysis["arms"])
 
 
-def _arm_cells(arm: Record) -> list[str]:
-    return [
-        arm_name(arm),
-        seeds(arm),
-        arm_loss(arm),
-        formats.perplexity(arm["perplexity"]),
-        by_layer(arm, "dead_fraction"),
+def arm_columns() -> tuple[Column, ...]:
+    """Which arm it is, how many cells its figures rest on, what it lost."""
+    return (
+        Column.name("arm", lambda arm: f"{arm['name']} (reference)" if arm["reference"] else arm["name"]),
+        Column("seeds", _seeds),
+        Column("loss, nats", "loss", _mean_loss),
+        Column("perplexity", "perplexity", formats.perplexity),
+    )
+
+
+def _seeds(arm: Record) -> str:
+    """How many cells the figures of an arm rest on, and what became of the others."""
+    others = [f"{arm[state]} {state}" for state in ("diverged", "pending") if arm[state]]
+    return f"{arm['finished']} ({', '.join(others)})" if others else str(arm["finished"])
+
+
+def _mean_loss(loss: Record | None) -> str:
+    return MISSING if loss is None else formats.with_half_width(loss["mean"], loss["low"], loss["high"])
+
+
+def by_layer(key: str) -> Column:
+    """The mean of a share in every layer, with a mark if it rests on few tokens."""
+
+    def shares(arm: Record) -> str:
+        written = formats.percents([lookup(layer, f"{key}/mean") for layer in arm["layers"]])
+        return f"{WARNING} {written}" if any(map(_are_few, arm["layers"])) else written
+
+    return Column(f"{key.removesuffix('_fraction')}, by layer", shares)
+
+
+def layers_table(analysis: Record) -> Table:
+    """One row an arm and layer: every share with its extremes over the seeds."""
+    columns = (
+        _ARM,
+        Column.name("activation", "activation"),
+        Column("layer", "layer"),
+        Column("neurons", "neurons", formats.whole),
+        *(Column(title, key, formats.spread_percent) for key, title in SHARES.items()),
+        BY_KEY["dead_upper"].column(),
+        Column("tokens counted", lambda layer: f"{WARNING} " * _are_few(layer) + formats.whole(layer["tokens"])),
+    )
+    layers = [{"arm": arm["name"], **layer} for arm in analysis["arms"] for layer in arm["layers"]]
+    return Table("Every layer, with the extremes over seeds", columns, layers, folded=True)
+
+
+# Losses over steps and learning rates
+
+
+def curves_table(analysis: Record) -> Table:
+    """The loss of every arm at some steps, the first and the last among them."""
+    steps = sorted({point["step"] for arm in analysis["arms"] for point in arm["curve"]})
+    chosen = [steps[round(k * (len(steps) - 1) / (_CURVE_COLUMNS - 1))] for k in range(_CURVE_COLUMNS)] if steps else []
+    columns = (_ARM, *(Column(f"step {step:,}", itemgetter(step), _curve_point) for step in dict.fromkeys(chosen)))
+    arms = [
+        {"arm": arm["name"]} | dict.fromkeys(steps) | {point["step"]: point for point in arm["curve"]}
+        for arm in analysis["arms"]
     ]
+    return Table("Loss in nats: mean, and lowest to highest seed", columns, arms, folded=True)
 
 
-def _finding(pair: Record) -> list[str]:
-    span = "" if pair["low"] is None else f" {formats.interval(pair['low'], pair['high'])}"
-    return [formats.signed(pair["mean"]) + span, pair["verdict"], about_seeds(pair)]
+def _curve_point(point: Record | None) -> str:
+    if point is None or point["mean"] is None:
+        return MISSING
+    spread = "" if point["low"] is None else f" ({formats.value_range(point['low'], point['high'], 3)})"
+    return formats.fixed(point["mean"], 3) + spread
+
+
+def sensitivity_table(analysis: Record) -> Table:
+    """One row an arm and learning rate."""
+    columns = (
+        _ARM,
+        Column("learning rate", "lr"),
+        Column("seeds", "n"),
+        Column("mean loss, nats", "mean", formats.fixed),
+        Column("lowest to highest", lambda point: formats.value_range(point["low"], point["high"])),
+        Column("diverged", "diverged"),
+        Column.words("", lambda point: "chosen" if point["chosen"] else ""),
+    )
+    return Table("Loss at every learning rate", columns, analysis["sensitivity"], folded=True)
+
+
+def power_table(power: Record) -> Table:
+    """The chance that a true effect is found, for numbers of seeds and sizes of effect."""
+
+    def chance(share: float | None) -> str:
+        return MISSING if share is None else f"{100 * share:.0f} %"
+
+    effects = [f"{formats.short(effect)} SD ({_nats(effect, power['paired_sd'])})" for effect in power["effects_sd"]]
+    columns = [Column(effect, itemgetter(k), chance) for k, effect in enumerate(effects, start=1)]
+    rows = [(seeds, *chances) for seeds, chances in zip(power["seeds"], power["power"], strict=True)]
+    title = "Power: the chance of finding a true effect of this size"
+    return Table(title, (Column.name("seeds", itemgetter(0)), *columns), rows)
+
+
+def _nats(effect_sd: float, paired_sd: float | None) -> str:
+    return MISSING if paired_sd is None else f"{formats.fixed(effect_sd * paired_sd)} nats"
+
+
+# What arms were given, and every cell
+
+
+def fairness_table(analysis: Record) -> Table:
+    """What every arm was given, and what it cost."""
+    baseline = next((arm["fairness"]["parameters"] for arm in analysis["arms"] if arm["reference"]), None)
+    columns = (
+        _ARM,
+        Column("parameters", "parameters", lambda number: formats.whole(number) + _relative(number, baseline)),
+        Column("neurons a layer", "d_ff", _widths),
+        Column("FLOPs/token", "flops_per_token", formats.scaled),
+        Column("steps", "steps", formats.whole),
+        Column("tokens", "tokens", formats.whole),
+        Column.words("same windows", "same_windows", lambda same: {True: "yes", False: "NO"}.get(same, MISSING)),
+        Column.words("same start", "same_start"),
+        Column("time a step", "seconds_per_step", formats.milliseconds),
+        Column("peak memory", "peak_memory_bytes", lambda size: formats.scaled(size, "B")),
+        Column("time in all", "seconds", formats.duration),
+    )
+    costs = analysis["cost"]["arms"]
+    arms = [{"arm": arm["name"], **costs.get(arm["name"], {}), **arm["fairness"]} for arm in analysis["arms"]]
+    return Table("What each arm was given, and what it cost", columns, arms)
+
+
+def _relative(parameters: int | None, baseline: int | None) -> str:
+    if not baseline or not parameters or parameters == baseline:
+        return ""
+    return f" ({formats.signed(100 * (parameters / baseline - 1), 2)} %)"
+
+
+def _widths(d_ff: Sequence[int] | None) -> str:
+    if not d_ff:
+        return MISSING
+    return str(d_ff[0]) if len(set(d_ff)) == 1 else ", ".join(map(str, d_ff))
+
+
+def cells_table(analysis: Record) -> Table:
+    """One row a training, with its command line below it."""
+    purposes = {"main": "result", "tune": "tuning"}
+    columns = (
+        Column.name("cell", "id"),
+        _ARM,
+        Column.name("status", "status", lambda status: status.upper() if status == "diverged" else status),
+        Column.name("purpose", "purpose", lambda purpose: purposes.get(purpose, purpose)),
+        Column("seed", "seed"),
+        Column("lr", "lr"),
+        Column("steps", "steps", formats.whole),
+        Column("loss, nats", "loss", formats.fixed),
+        Column("perplexity", "perplexity", formats.perplexity),
+        Column("dead", "dead_fraction", formats.percent),
+        Column("dormant", "dormant_fraction", formats.percent),
+        Column("inert", "inert_fraction", formats.percent),
+    )
+    title = "Every training, and the command that repeats it"
+    return Table(title, columns, analysis["cells"], link=_link, command=Column("command", "command"))
+
+
+def _link(cell: Record) -> str | None:
+    path = cell["directory"].rstrip("/")
+    return f"{path}/" if _RELATIVE_PATH.fullmatch(path) else None
+
+
+def stale_table(analysis: Record) -> Table:
+    """Trainings that another version of the training code left."""
+    columns = (
+        Column.name("cell", "id"),
+        _ARM,
+        Column.name("training code", "code", lambda code: formats.setting(code)[:12]),
+        Column("seed", "seed"),
+    )
+    return Table("Stale trainings, not used", columns, analysis["stale"])
+
+
+# Settings and provenance
+
+
+def settings_table(analysis: Record) -> Table:
+    """What was varied, and what all arms share."""
+    varied = [(flag, ", ".join(map(formats.setting, values)), "varied") for flag, values in analysis["factors"].items()]
+    shared = [(flag, formats.setting(value), "all arms") for flag, value in analysis["base"].items()]
+    columns = (
+        Column.name("flag", itemgetter(0)),
+        Column.words("value", itemgetter(1)),
+        Column.words("", itemgetter(2)),
+    )
+    return Table("Settings that differ from the defaults", columns, (*varied, *shared))
+
+
+def provenance_table(analysis: Record) -> Table:
+    """On what text, with what code, on what machine."""
+    corpus, made = analysis["corpus"], analysis["provenance"]
+    changed = "" if not made["dirty"] else " with uncommitted changes"
+    part = {"all": "the whole validation part"}.get(corpus["eval_part"], f"{corpus['eval_part']} half")
+    machine = ("torch", "processor", "accelerator", "platform", "threads")
+    pairs = (
+        ("corpus", f"{corpus['name']}, {corpus['tokenizer']}"),
+        ("corpus, SHA-256", corpus["sha256"]),
+        ("evaluated on", part),
+        ("training code, SHA-256", made["code"]),
+        ("commit", formats.setting(made["commit"]) + changed),
+        ("Python", made["python"]),
+        *((key, made[key]) for key in machine),
+        ("random seeds", ", ".join(map(str, analysis["seeds"]))),
+        ("all trainings took", formats.duration(analysis["cost"]["seconds"])),
+    )
+    return listing("Text, code and machine", pairs)

@@ -5,37 +5,29 @@ Reads the record that `bench --json` prints and nothing else. A figure that was 
 
 from __future__ import annotations
 
-import csv
-import io
 import shlex
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from minigpt.base import formats
-from minigpt.base.formats import visible
+from minigpt.base.formats import MISSING, visible
+from minigpt.base.tables import Column, Table, lookup, ragged_csv
 
 Record = dict[str, Any]
 AXIS_NAMES = {"n_layer": "layers", "n_embd": "width", "block_size": "context", "batch_size": "batch"}
-_BINARY = 1 << 20
+_KINDS = ("float32", "bfloat16")
+_FORMS = {"forward": "forward", "grad_input": "∂input", "grad_weight": "∂weight"}
+_PRESET = Column.name("preset", "preset")
+_TOKENS = Column("tokens/s", "tokens_per_second", formats.whole)
+_MEMORY = Column("peak memory", "peak_memory_bytes", formats.mebibytes)
+_PEER = (_PRESET, Column.name("peer", "peer"), Column.words("state", "state"), Column.words("how", "how"))
 
 
-@dataclass(frozen=True)
-class Table:
-    """Rows of text under headings, of which the first `words` columns are words, and what they mean below."""
-
-    title: str
-    headings: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str] = ()
-    words: int = 1
-
-
-def text(record: Record) -> str:
+def text(record: Record, width: int | None = None) -> str:
     """Return the record as aligned tables."""
     blocks = ["\n".join([*_head(record), *record["notes"]])]
-    blocks += ["\n".join([table.title, *_aligned(table), *table.notes]) for table in tables(record)]
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, *(table.terminal(width) for table in tables(record))]) + "\n"
 
 
 def markdown(record: Record) -> str:
@@ -43,9 +35,7 @@ def markdown(record: Record) -> str:
     machine, command, *rest = _head(record)
     blocks = [machine, f"```sh\n{command}\n```", *rest, *(f"> {note}" for note in record["notes"])]
     for table in tables(record):
-        marks = [":--" if column < table.words else "--:" for column in range(len(table.headings))]
-        lines = [f"| {' | '.join(_escaped(row))} |" for row in (table.headings, marks, *table.rows)]
-        blocks += [f"### {table.title}", "\n".join(lines), *table.notes]
+        blocks += [f"### {table.title}", table.markdown(), *table.notes]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -54,16 +44,12 @@ def tables(record: Record) -> list[Table]:
     makers: tuple[Callable[[Sequence[Record]], Iterable[Table]], ...] = (
         _gemm, _training, _training_peers, _instrument, _decoding, _decoding_peers, _start, _scaling, _parity,
     )  # fmt: skip
-    return [table for make in makers for table in make(record["presets"]) if table.rows]
+    return [table for make in makers for table in make(record["presets"]) if table.records]
 
 
 def scaling_csv(points: Sequence[Record]) -> str:
     """Return the points of the curves with all their digits."""
-    written = io.StringIO()
-    writer = csv.DictWriter(written, list(points[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(points)
-    return written.getvalue()
+    return ragged_csv(points)
 
 
 def _head(record: Record) -> list[str]:
@@ -95,61 +81,49 @@ def _setting(measured: Record) -> str:
 
 
 def _gemm(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = ["product", "shape", "count"]
-    headings += [f"{kind} {form}" for kind in ("float32", "bfloat16") for form in ("forward", "∂input", "∂weight")]
+    speeds = [Column(f"{kind} {name}", f"{kind}/{form}", _speed) for kind in _KINDS for form, name in _FORMS.items()]
+    columns = (Column.name("product", "name"), Column.words("shape", "shape"), Column("count", "count"), *speeds)
     for measured in presets:
-        gemm = measured.get("gemm")
-        if gemm is None:
-            continue
-        rows = [_product_row(gemm, index, product) for index, product in enumerate(gemm["products"])]
-        for label, key in (("all, weighted by operations", "ceiling"), (f"{gemm['large_side']}³", "large")):
-            both = [formats.scaled(gemm[kind][key]) if gemm[kind] else formats.MISSING for kind in _KINDS]
-            rows.append([label, "", "", both[0], "", "", both[1], "", ""])
-        reads = [
-            formats.scaled(gemm[kind]["read_bandwidth"], "B/s") if gemm[kind] else formats.MISSING for kind in _KINDS
-        ]
-        note = f"Weights read for one row, from memory: {reads[0]} in float32, {reads[1]} in bfloat16."
-        yield Table(f"Matrix products of {measured['preset']}, FLOP/s", headings, rows, [note], words=2)
+        if "gemm" in measured:
+            gemm = measured["gemm"]
+            reads = [formats.scaled(lookup(gemm, f"{kind}/read_bandwidth"), "B/s") for kind in _KINDS]
+            note = f"Weights read for one row, from memory: {reads[0]} in float32, {reads[1]} in bfloat16."
+            yield Table(f"Matrix products of {measured['preset']}, FLOP/s", columns, _products(gemm), (note,))
 
 
-_KINDS = ("float32", "bfloat16")
-_FORMS = ("forward", "grad_input", "grad_weight")
+def _products(gemm: Record) -> list[Record]:
+    """A record for each product with its speeds by precision and form, and one for all and for a large one."""
+    products = [
+        {**product, "shape": _shape(product), **{kind: gemm[kind]["products"][k] for kind in _KINDS if gemm[kind]}}
+        for k, product in enumerate(gemm["products"])
+    ]
+    for name, key in (("all, weighted by operations", "ceiling"), (f"{gemm['large_side']}³", "large")):
+        speeds = {kind: {**dict.fromkeys(_FORMS, ""), "forward": lookup(gemm, f"{kind}/{key}")} for kind in _KINDS}
+        products.append({"name": name, "shape": "", "count": "", **speeds})
+    return products
 
 
-def _product_row(gemm: Record, index: int, product: Record) -> list[str]:
-    shape = f"({product['rows']}×{product['inner']})({product['inner']}×{product['columns']})"
-    rates = [gemm[kind]["products"][index][form] if gemm[kind] else None for kind in _KINDS for form in _FORMS]
-    return [product["name"], shape, str(product["count"]), *map(formats.scaled, rates)]
+def _speed(value: float | str | None) -> str:
+    return value if isinstance(value, str) else formats.scaled(value)
+
+
+def _shape(product: Record) -> str:
+    return f"({product['rows']}×{product['inner']})({product['inner']}×{product['columns']})"
 
 
 def _training(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = [
-        "preset",
-        "ms a step",
-        "quartiles",
-        "tokens/s",
-        "FLOP/s",
-        "of ceiling",
-        "MFU",
-        "first step",
-        "peak memory",
-    ]
-    found = [(measured, measured["train"]) for measured in presets if "train" in measured]
-    rows = [
-        [
-            train["preset"],
-            *_milliseconds(train["step_seconds"]),
-            formats.whole(train["tokens_per_second"]),
-            formats.scaled(train["flops_per_second"]),
-            formats.percent(train["share_of_ceiling"]),
-            formats.percent(train["mfu"]),
-            formats.duration(train["first_step_seconds"]),
-            _mebibytes(train["peak_memory_bytes"]),
-        ]
-        for _, train in found
-    ]
-    notes = [_divisors(measured) for measured, _ in found]
-    yield Table("Training", headings, rows, notes)
+    columns = (
+        _PRESET,
+        *_milliseconds("ms a step", "step_seconds"),
+        _TOKENS,
+        Column("FLOP/s", "flops_per_second", formats.scaled),
+        Column("of ceiling", "share_of_ceiling", formats.percent),
+        Column("MFU", "mfu", formats.percent),
+        Column("first step", "first_step_seconds", formats.duration),
+        _MEMORY,
+    )
+    found = [measured for measured in presets if "train" in measured]
+    yield Table("Training", columns, [measured["train"] for measured in found], tuple(map(_divisors, found)))
 
 
 def _divisors(measured: Record) -> str:
@@ -163,185 +137,117 @@ def _divisors(measured: Record) -> str:
 
 
 def _training_peers(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = ["preset", "peer", "state", "how", "ms a step", "tokens/s", "ours is faster by", "95 %", "peak memory"]
-    rows = [
-        [
-            measured["preset"],
-            peer["peer"],
-            peer["state"],
-            peer["how"],
-            formats.fixed(1000 * peer["step_seconds"], 2),
-            formats.whole(peer["tokens_per_second"]),
-            *_ratio(peer["ratio"]),
-            _mebibytes(peer["peak_memory_bytes"]),
-        ]
+    milliseconds = Column("ms a step", lambda peer: formats.fixed(1000 * peer["step_seconds"], 2))
+    columns = (*_PEER, milliseconds, _TOKENS, *_ratio("ours is faster by", "ratio"), _MEMORY)
+    peers = [
+        {**peer, "preset": measured["preset"]}
         for measured in presets
         for peer in measured.get("train", {}).get("peers", [])
     ]
-    yield Table("Training beside other programs, block by block", headings, rows, words=4)
+    yield Table("Training beside other programs, block by block", columns, peers)
 
 
 def _instrument(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = [
-        "preset",
-        "training, time with / without",
-        "95 %",
-        "evaluation, time with / without",
-        "95 %",
-        "with",
-        "without",
-    ]
+    columns = (
+        _PRESET,
+        *_ratio("training, time with / without", "training_ratio", digits=4),
+        *_ratio("evaluation, time with / without", "evaluation_ratio", digits=3),
+        Column("with", "evaluation_seconds", formats.seconds),
+        Column("without", "evaluation_seconds_without", formats.seconds),
+    )
     found = [measured["instrument"] for measured in presets if "instrument" in measured]
-    rows = [
-        [
-            each["preset"],
-            *_ratio(each["training_ratio"], digits=4),
-            *_ratio(each["evaluation_ratio"], digits=3),
-            _seconds(each["evaluation_seconds"]),
-            _seconds(each["evaluation_seconds_without"]),
-        ]
-        for each in found
-    ]
     notes = [
         f"{each['preset']}: one step in {each['log_every']} logged; evaluations of {each['evaluated_tokens']:,} tokens."
         for each in found
     ]
-    yield Table("What watching the neurons costs", headings, rows, notes)
+    yield Table("What watching the neurons costs", columns, found, tuple(notes))
 
 
 def _decoding(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = [
-        "preset",
-        "samples",
-        "tokens/s",
-        "ms a token",
-        "quartiles",
-        "first",
-        "prepared in",
-        "weights",
-        "bytes a token",
-        "of bandwidth",
-    ]
-    rows = [
-        [
-            each["preset"],
-            str(each["samples"]),
-            formats.whole(each["tokens_per_second"]),
-            *_milliseconds(each["token_seconds"], digits=3),
-            _seconds(each["first_token_seconds"]),
-            _seconds(each["prepared_seconds"]),
-            each["dtype"] + (", compiled" if each["compiled"] else ""),
-            formats.scaled(each["bytes_per_token"], "B"),
-            formats.percent(each["share_of_bandwidth"]),
-        ]
-        for measured in presets
-        for each in measured.get("decode", [])
-    ]
+    columns = (
+        _PRESET,
+        Column("samples", "samples"),
+        _TOKENS,
+        *_milliseconds("ms a token", "token_seconds", digits=3),
+        Column("first", "first_token_seconds", formats.seconds),
+        Column("prepared in", "prepared_seconds", formats.seconds),
+        Column("weights", lambda each: each["dtype"] + (", compiled" if each["compiled"] else "")),
+        Column("bytes a token", "bytes_per_token", partial(formats.scaled, unit="B")),
+        Column("of bandwidth", "share_of_bandwidth", formats.percent),
+    )
     note = (
         "Tokens of all samples together, from the second on; the first apart, and what was prepared or compiled once. "
         "Bandwidth: of weights read from memory for one row, in that precision."
     )
-    yield Table("Decoding, one token continued to the end of the context", headings, rows, [note])
+    decoded = [each for measured in presets for each in measured.get("decode", [])]
+    yield Table("Decoding, one token continued to the end of the context", columns, decoded, (note,))
 
 
 def _decoding_peers(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = ["preset", "samples", "peer", "state", "how", "tokens/s", "ours is faster by", "95 %"]
-    rows = [
-        [
-            each["preset"],
-            str(each["samples"]),
-            peer["peer"],
-            peer["state"],
-            peer["how"],
-            formats.whole(peer["tokens_per_second"]),
-            *_ratio(peer["ratio"]),
-        ]
+    preset, *peer_columns = _PEER
+    columns = (preset, Column.name("samples", "samples"), *peer_columns, _TOKENS, *_ratio("ours is faster by", "ratio"))
+    peers = [
+        {**peer, "preset": each["preset"], "samples": each["samples"]}
         for measured in presets
         for each in measured.get("decode", [])
         for peer in each["peers"]
     ]
-    yield Table("Decoding beside other programs, block by block", headings, rows, words=5)
+    yield Table("Decoding beside other programs, block by block", columns, peers)
 
 
 def _start(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = ["preset", "train --help", "train, to its first step"]
-    found = [measured["start"] for measured in presets if "start" in measured]
-    rows = [
-        [each["preset"], _seconds(each["help_seconds"]["median"]), _seconds(each["first_step_seconds"])]
-        for each in found
-    ]
+    columns = (
+        _PRESET,
+        Column("train --help", "help_seconds/median", formats.seconds),
+        Column("train, to its first step", "first_step_seconds", formats.seconds),
+    )
     note = "From typing the command, text prepared; the first evaluation comes before the first step."
-    yield Table("Start", headings, rows, [note])
+    yield Table("Start", columns, [measured["start"] for measured in presets if "start" in measured], (note,))
 
 
 def _scaling(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = ["axis", "value", "parameters", "FLOP/token", "tokens/s", "bound", "of bound"]
+    columns = (
+        Column.name("axis", lambda point: AXIS_NAMES[point["axis"]]),
+        Column("value", "value"),
+        Column("parameters", "parameters", formats.scaled),
+        Column("FLOP/token", "flops_per_token", formats.scaled),
+        _TOKENS,
+        Column("bound", "bound", formats.whole),
+        Column("of bound", lambda point: formats.percent(point["tokens_per_second"] / point["bound"])),
+    )
+    note = "Bound: what a large product reaches, over the operations of a token (6N + 12LCT)."
     for measured in presets:
-        rows = [
-            [
-                AXIS_NAMES[point["axis"]],
-                str(point["value"]),
-                formats.scaled(point["parameters"]),
-                formats.scaled(point["flops_per_token"]),
-                formats.whole(point["tokens_per_second"]),
-                formats.whole(point["bound"]),
-                formats.percent(point["tokens_per_second"] / point["bound"]),
-            ]
-            for point in measured.get("scaling", [])
-        ]
-        note = "Bound: what a large product reaches, over the operations of a token (6N + 12LCT)."
-        yield Table(f"Training speed around {measured['preset']}", headings, rows, [note])
+        yield Table(f"Training speed around {measured['preset']}", columns, measured.get("scaling", []), (note,))
 
 
 def _parity(presets: Sequence[Record]) -> Iterable[Table]:
-    headings = ["preset", "path", "steps", "loss", "float32, eager", "difference", "expected within"]
-    rows = [
-        [
-            each["preset"],
-            each["path"],
-            str(each["steps"]),
-            formats.fixed(each["loss"]),
-            formats.fixed(each["reference_loss"]),
-            formats.signed(each["difference"]),
-            formats.fixed(each["expected_within"], 2),
-        ]
-        for each in (measured["parity"] for measured in presets if "parity" in measured)
-    ]
-    yield Table("Same seed, fast path and float32: validation loss in nats", headings, rows, words=2)
+    columns = (
+        _PRESET,
+        Column.words("path", "path"),
+        Column("steps", "steps"),
+        Column("loss", "loss", formats.fixed),
+        Column("float32, eager", "reference_loss", formats.fixed),
+        Column("difference", "difference", formats.signed),
+        Column("expected within", "expected_within", partial(formats.fixed, digits=2)),
+    )
+    found = [measured["parity"] for measured in presets if "parity" in measured]
+    yield Table("Same seed, fast path and float32: validation loss in nats", columns, found)
 
 
-# How cells are written
+# Two columns of one figure
 
 
-def _milliseconds(seconds: Record, digits: int = 2) -> list[str]:
-    median, low, high = (formats.fixed(1000 * seconds[key], digits) for key in ("median", "low", "high"))
-    return [median, f"{low}–{high}"]
+def _milliseconds(title: str, key: str, digits: int = 2) -> tuple[Column, Column]:
+    def write(seconds: float) -> str:
+        return formats.fixed(1000 * seconds, digits)
+
+    quartiles = Column("quartiles", key, lambda spread: f"{write(spread['low'])}–{write(spread['high'])}")
+    return Column(title, f"{key}/median", write), quartiles
 
 
-def _seconds(value: float | None) -> str:
-    return formats.MISSING if value is None else f"{value:.3g} s"
+def _ratio(title: str, key: str, digits: int = 2) -> tuple[Column, Column]:
+    def interval(ratio: Record) -> str:
+        return MISSING if ratio["low"] is None else f"{ratio['low']:.{digits}f}–{ratio['high']:.{digits}f}"
 
-
-def _ratio(ratio: Record, digits: int = 2) -> list[str]:
-    low, high = ratio["low"], ratio["high"]
-    interval = formats.MISSING if low is None else f"{low:.{digits}f}–{high:.{digits}f}"
-    return [f"{formats.fixed(ratio['median'], digits)}×", interval]
-
-
-def _mebibytes(value: int | None) -> str:
-    return formats.MISSING if value is None else f"{value / _BINARY:,.0f} MiB"
-
-
-def _aligned(table: Table) -> list[str]:
-    rows = [table.headings, *table.rows]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(table.headings))]
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row[: table.words], widths, strict=False)]
-        cells += [cell.rjust(width) for cell, width in zip(row[table.words :], widths[table.words :], strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return lines
-
-
-def _escaped(cells: Sequence[str]) -> list[str]:
-    return [visible(cell).replace("|", "\\|") for cell in cells]
+    median = Column(title, f"{key}/median", lambda value: f"{formats.fixed(value, digits)}×")
+    return median, Column("95 %", key, interval)

@@ -7,9 +7,10 @@ evaluations and joins steps into intervals.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
-from minigpt.base.formats import MISSING
+from minigpt.base.formats import hundredths
+from minigpt.base.tables import Column, Table, ragged_csv
 from minigpt.report.figures import Record
 
 MAX_STEPS = 16
@@ -89,24 +90,25 @@ def evenly_picked(records: list[Record], limit: int) -> list[Record]:
 
 
 def _shade(share: float | None) -> Shade:
-    if share is None:
-        return Shade(MISSING, 0)
-    if share == 0:
-        return Shade("0", 0)
-    text = f"{100 * share:.1f}" if share >= 0.0005 else "<0.1"
-    return Shade(text, 1 + min(_LEVELS - 1, int(_LEVELS * share**0.5)))  # the root keeps small shares apart
+    if not share:
+        return Shade("0" if share == 0 else hundredths(share), 0)
+    return Shade(
+        hundredths(share), 1 + min(_LEVELS - 1, int(_LEVELS * share**0.5))
+    )  # the root keeps small shares apart
 
 
-def evaluation_rows(evaluations: list[Record]) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a CSV with the evaluations in the log, or some of very many."""
+def evaluations_csv(evaluations: list[Record]) -> str:
+    """The evaluations in the log as CSV, or some of very many."""
     layers = len(evaluations[-1]["layers"]) if evaluations else 0
-    figures = ["step", "split", "tokens", "loss", "perplexity", "bits_per_byte", "dead_fraction"]
-    header = [*figures, *(f"dead_fraction/{layer}" for layer in range(layers))]
-    rows = [
-        [*(record.get(key) for key in figures), *(layer.get("dead_fraction") for layer in record["layers"])]
-        for record in evenly_picked(evaluations, MAX_ROWS)
-    ]
-    return header, rows
+    figures = ("step", "split", "tokens", "loss", "perplexity", "bits_per_byte", "dead_fraction")
+    columns = [Column(key, key) for key in figures]
+    columns += [Column(f"dead_fraction/{layer}", partial(_dead_fraction, layer)) for layer in range(layers)]
+    return Table("Evaluations", tuple(columns), evenly_picked(evaluations, MAX_ROWS)).csv()
+
+
+def _dead_fraction(layer: int, record: Record) -> float | None:
+    share: float | None = record["layers"][layer].get("dead_fraction")
+    return share
 
 
 def life_events(records: list[Record]) -> list[Record]:
@@ -149,14 +151,44 @@ def _layers(records: list[Record]) -> int:
     return max([*listed, *(int(event["layer"]) + 1 for event in life_events(records) if "layer" in event)])
 
 
-def life_rows(life: LifeTable) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows of a CSV of the life table, one row for each layer and interval."""
-    rows = [
-        [row.layer, end, tally.died, tally.again, tally.revived]
+def shown_life(life: LifeTable) -> Table:
+    """The life table as a page shows it: died (of these again) / revived."""
+    columns = [Column(label, partial(_interval, k)) for k, label in enumerate(interval_labels(life.ends))]
+    return Table(
+        "Deaths and revivals by layer and step",
+        (
+            Column.name("steps", lambda row: f"layer {row.layer}"),
+            *columns,
+            Column("in all", "total", _tally),
+            Column("dead at the end", lambda row: len(row.dead)),
+        ),
+        life.rows,
+    )
+
+
+def _interval(number: int, row: LifeRow) -> str:
+    return _tally(row.intervals[number])
+
+
+def _tally(tally: Tally) -> str:
+    if not tally.died and not tally.revived:
+        return "·"
+    return f"{tally.died}{f' ({tally.again})' if tally.again else ''} / {tally.revived}"
+
+
+def life_csv(life: LifeTable) -> str:
+    """The life table as CSV, one row for each layer and interval."""
+    return ragged_csv(
+        {
+            "layer": row.layer,
+            "up_to_step": end,
+            "died": tally.died,
+            "of_these_again": tally.again,
+            "revived": tally.revived,
+        }
         for row in life.rows
         for end, tally in zip(life.ends, row.intervals, strict=True)
-    ]
-    return ["layer", "up_to_step", "died", "of_these_again", "revived"], rows
+    )
 
 
 def interval_labels(ends: list[int]) -> list[str]:

@@ -30,7 +30,7 @@ def explorer_data(explorer: Record) -> Record:
 
 
 def _trimmed(layer: Record, passages: int, stride: int) -> Record:
-    """A layer with only one of so many neurons, and of each only the first passages."""
+    """A layer with only every `stride`-th neuron, and of each only the first passages."""
     neurons = [{**neuron, "passages": neuron["passages"][:passages]} for neuron in layer["neurons"][::stride]]
     return {**layer, "neurons": neurons}
 

@@ -7,11 +7,8 @@ visible escapes, markup becomes characters, and JSON cannot close the element th
 from __future__ import annotations
 
 import base64
-import csv
 import hashlib
-import io
 import json
-from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -40,11 +37,7 @@ def environment() -> Environment:
         finalize=lambda value: visible(value) if type(value) is str else value,  # NOTE: not Markup, which is a str too
     )
     made.filters |= {
-        "percent": formats.percent,
-        "figure": _figure,
-        "count": formats.count,
-        "rate": formats.rate,
-        "exact": formats.short,
+        name: getattr(formats, name) for name in ("percent", "fixed", "whole", "count", "short", "perplexity")
     }
     return made
 
@@ -65,14 +58,6 @@ def json_block(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
-def csv_link(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A `data:` address that downloads these rows; None becomes an empty field, floats keep all their digits."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return "data:text/csv;charset=utf-8," + quote(text.getvalue(), safe=",:/")
-
-
-def _figure(value: float | None, digits: int = 3) -> str:
-    return formats.fixed(value, digits)
+def csv_link(text: str) -> str:
+    """A `data:` address that downloads this CSV."""
+    return "data:text/csv;charset=utf-8," + quote(text, safe=",:/")

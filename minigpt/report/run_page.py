@@ -16,14 +16,17 @@ from markupsafe import Markup
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
+from minigpt.base.health_columns import TRUSTED_TOKENS, reasons_for_missing, title_of
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
 
-TRUSTED_TOKENS = 65_536
 _FORMAT = 1
 _CURVE_CAPTIONS = {
-    "never_versus_tokens": ("Neurons that never fired, after so many tokens", neuron_figures.never_versus_tokens),
+    "never_versus_tokens": (
+        "Neurons that never fired, by the number of tokens looked at",
+        neuron_figures.never_versus_tokens,
+    ),
     "contribution_curve": (
         "Contribution of the strongest neurons; dotted: all alike",
         neuron_figures.contribution_curves,
@@ -55,7 +58,7 @@ def run_page(run: Path) -> str:
         missing=formats.MISSING,
         neurons_command=f"python -m minigpt neurons {shlex.quote(str(run))}",
         loss_curves=loss_curves(records),
-        evaluations_csv=pages.csv_link(*death_tables.evaluation_rows(evaluations)),
+        evaluations_csv=pages.csv_link(death_tables.evaluations_csv(evaluations)),
         **_deaths(records, evaluations),
         **_health(evaluations, neurons),
         has_neurons_csv=(run / "neurons.csv").exists(),
@@ -70,9 +73,9 @@ def _deaths(records: list[Record], evaluations: list[Record]) -> dict[str, Any]:
     life = death_tables.life_table(records)
     return {
         "heatmap": heatmap,
-        "life": life,
-        "life_intervals": death_tables.interval_labels(life.ends) if life else [],
-        "life_csv": pages.csv_link(*death_tables.life_rows(life)) if life else None,
+        "life": death_tables.shown_life(life) if life else None,
+        "recycled": life.recycled if life else 0,
+        "life_csv": pages.csv_link(death_tables.life_csv(life)) if life else None,
         "watched": death_tables.watched(records),
     }
 
@@ -89,15 +92,16 @@ def _health(evaluations: list[Record], neurons: Record | None) -> dict[str, Any]
         "layers": layers,
         "verdict": layer_tables.verdict(neurons) if neurons else None,
         "trusted_tokens": TRUSTED_TOKENS,
-        "health": layer_tables.HEALTH if neurons else layer_tables.known_columns(layers),
-        "model": {"dead_zeroed": None, "least_active_zeroed": None, **model},
-        "expendable": layer_tables.EXPENDABLE,
-        "undefined": layer_tables.undefined_reasons(layers),
-        "layers_csv": pages.csv_link(*layer_tables.layer_rows(layers)),
-        "curves_csv": pages.csv_link(*layer_tables.curve_rows(layers)) if neurons else None,
+        "health": layer_tables.health_tables(layers, judged=neurons is not None),
+        "dead_zeroed": model.get("dead_zeroed"),
+        "expendable": layer_tables.expendable_table(layers, model),
+        "undefined": [(title_of(key, long=True), where, why) for key, where, why in reasons_for_missing(layers)],
+        "layers_csv": pages.csv_link(layer_tables.layers_csv(layers)),
+        "curves_csv": pages.csv_link(layer_tables.curves_csv(layers)) if neurons else None,
         "firing_rates": _firing_rates(layers),
         "layer_curves": _layer_curves(layers),
         "least_active": neuron_figures.least_active(least_active) if least_active else None,
+        "least_active_table": layer_tables.least_active_table(least_active or []),
     }
 
 

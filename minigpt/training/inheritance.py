@@ -14,8 +14,8 @@ from pathlib import Path
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
+from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.model import GPT
-from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.life import Event
 from minigpt.parts.architecture import MEAN
 from minigpt.text.store import TokenStore

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DataError, DivergedError, UsageError
+from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.model import GPT
-from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.life import LifeTable
 from minigpt.neurons.probe import LayerStatistics

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from minigpt.neurons.bounds import TRUSTED_TOKENS
+from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.neurons.life import Event
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
 from minigpt.neurons.surgery import choose, parse_choice, recycle

@@ -1,19 +1,28 @@
-"""What a training shows in the terminal: results on stdout, a progress bar on stderr that is silent off a terminal."""
+"""What a run shows in the terminal: results on stdout, a progress bar on stderr that is silent off a terminal.
+
+The tables of neurons take their columns and legends from `base/health_columns.py`.
+"""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from tqdm import tqdm
 
-from minigpt.neurons.bounds import TRUSTED_TOKENS
-from minigpt.neurons.health import DORMANT_THRESHOLDS, LayerHealth
+from minigpt.base import formats, health_columns
+from minigpt.base.health_columns import EXPENDABLE, NEURONS, TRAINING, TRUSTED_TOKENS, figures, legend
+from minigpt.base.tables import Column, Table, terminal_width, wrapped
+from minigpt.neurons.health import LayerHealth
 from minigpt.training.evaluation import Evaluation
 from minigpt.training.step import StepResult
 
 EMULATION = "this machine has no bfloat16 of its own and emulates it, which is slow"
 
-_COLUMNS = ("layer", "activation", "neurons", "dead", "bound", "z never > 0", "h nonzero", "rare", "always")
+_LAYER = Column.name("layer", "layer")
+_ACTIVATION = Column.words("activation", "activation")
+_NEURONS = Column("neurons", "neurons", formats.whole)
 
 
 class Terminal:
@@ -54,49 +63,85 @@ class Terminal:
 
 def evaluation_line(evaluation: Evaluation, prefix: str = "") -> str:
     """One line: loss, perplexity, bits per byte and the dead share of each layer, marked if drawn from few tokens."""
-    dead = " ".join(f"{100 * layer.dead_fraction:.1f}" for layer in evaluation.layers)
+    dead = formats.percents([layer.dead_fraction for layer in evaluation.layers])
     mark = "" if evaluation.tokens >= TRUSTED_TOKENS else f" (! only {evaluation.tokens:,} tokens)"
-    return (
-        f"{prefix}{evaluation.split} {evaluation.loss:.3f}  ppl {short(evaluation.perplexity)}  "
-        f"bits/byte {evaluation.bits_per_byte:.2f}  dead {dead} %{mark}"
-    )
-
-
-def short(value: float) -> str:
-    """Three significant digits, without an exponent for what fits into a column."""
-    return f"{value:.3g}" if value < 1000 or value >= 1e6 else f"{value:,.0f}"
+    loss, bits = formats.fixed(evaluation.loss, 3), formats.fixed(evaluation.bits_per_byte, 2)
+    perplexity = formats.perplexity(evaluation.perplexity)
+    return f"{prefix}{evaluation.split} {loss}  ppl {perplexity}  bits/byte {bits}  dead {dead}{mark}"
 
 
 def health_table(layers: list[LayerHealth]) -> str:
     """A table of the health of every layer, with what its columns mean below."""
-    tau = f"{DORMANT_THRESHOLDS[1]:g}"
-    rows = [[*_COLUMNS, f"dormant {tau}", "inert"]]
-    for layer in layers:
-        shares = [layer.never_positive_fraction, layer.density, layer.rare_fraction, layer.always_fraction]
-        shares += [layer.dormant_fraction[tau], layer.inert_fraction]
-        rows.append(
-            [str(layer.layer), layer.activation, str(layer.neurons), _percent(layer.dead_fraction)]
-            + [f"{layer.dead_upper:.1e}"]
-            + [_percent(share) for share in shares]
-        )
-    lines = aligned(rows)
     tokens = layers[0].tokens
     mark = "" if tokens >= TRUSTED_TOKENS else f" (! fewer than {TRUSTED_TOKENS:,}: take these figures as hints)"
-    lines += [
-        f"dead: h = 0 on all {tokens:,} tokens{mark}. bound: a higher firing rate would have been seen (95 %).",
-        f"h nonzero: mean share of tokens. dormant: mean |h| <= {tau} of the layer's. inert: writes <= 2.5 % of it.",
+    shown = figures(TRAINING)
+    columns = (_LAYER, _ACTIVATION, _NEURONS, *(figure.column() for figure in shown))
+    counted = f"Counted on {tokens:,} tokens{mark}."
+    if len({layer.activation for layer in layers}) == 1:  # without its column the table fits 80 characters
+        columns = tuple(column for column in columns if column is not _ACTIVATION)
+        counted = f"{layers[0].activation}, counted on {tokens:,} tokens{mark}."
+    return Table("", columns, layers, (f"{counted} {legend(shown)}",)).terminal()
+
+
+def diagnosis_text(record: dict[str, Any]) -> str:
+    """What `neurons.json` holds, as tables by layer, each with what its columns mean below."""
+    parts = [_counted_on(record)]
+    parts += [table.terminal() for table in _neuron_tables(record)]
+    lines = [*_model_sentences(record["model"]), *_missing(record["layers"])]
+    parts.append("\n".join(wrapped(line, terminal_width()) for line in lines))
+    return "\n\n".join(parts)
+
+
+def _counted_on(record: dict[str, Any]) -> str:
+    tokens = f"{record['tokens']:,} tokens in {record['sequences']:,} sequences"
+    line = f"step {record['step']}, on {tokens} of {record['corpus']} ({record['split']})"
+    if record["tokens"] >= TRUSTED_TOKENS:
+        return line
+    return f"{line}\n! fewer than {TRUSTED_TOKENS:,} tokens: every figure that carries the mark is only a hint"
+
+
+def _neuron_tables(record: dict[str, Any]) -> Iterable[Table]:
+    mark = "" if record["tokens"] >= TRUSTED_TOKENS else "!"
+    first: tuple[Column, ...] = (_ACTIVATION, _NEURONS)
+    for question, shown in health_columns.by_question(NEURONS).items():
+        layers = record["layers"]
+        if question == EXPENDABLE:
+            layers = [*layers, {**record["model"], "layer": "all"}]
+        columns = (_LAYER, *first, *(figure.column(mark=mark) for figure in shown))
+        yield Table(question, columns, layers, (legend(shown),))
+        first = ()
+
+
+def _model_sentences(model: dict[str, Any]) -> list[str]:
+    done, points = model["dead_zeroed"], model["least_active_zeroed"]
+    sentences = [
+        f"the {done['neurons']:,} dead neurons set to 0: perplexity {_perplexity(done['perplexity_before'])} before, "
+        f"{_perplexity(done['perplexity_after'])} after; largest change of a logit "
+        f"{formats.short(done['largest_logit_change'])}"
+        if done["neurons"]
+        else "no dead neuron to set to 0"
     ]
-    return "\n".join(lines)
+    if points:
+        shown = [
+            f"{formats.percent(point['share'])}: {_perplexity(point['perplexity'])} "
+            f"({_perplexity(point['random_perplexity'])})"
+            for point in points
+        ]
+        sentences.append(f"perplexity with the least active set to 0 (with as many random ones): {', '.join(shown)}")
+    return sentences
 
 
-def aligned(rows: list[list[str]]) -> list[str]:
-    """One line for each row, the cells of a column flush right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+def _perplexity(value: float | None) -> str:
+    """With a digit more than elsewhere, since it is compared before and after."""
+    return formats.perplexity(value, digits=5)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _missing(layers: Sequence[dict[str, Any]]) -> list[str]:
+    """Why figures are missing, each reason once."""
+    return [
+        f"{formats.MISSING} no {key.replace('_', ' ')} in layer {where}: {reason}"
+        for key, where, reason in health_columns.reasons_for_missing(layers)
+    ]
 
 
 def print_notice(line: str) -> None:

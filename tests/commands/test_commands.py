@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,9 +13,11 @@ from pathlib import Path
 import pytest
 from conftest import TINY_MODEL, TINY_RUN, tree_hash
 
-from minigpt.activations import list_activations
+from minigpt.activations import init_gain, list_activations
 from minigpt.base.errors import CheckpointError
+from minigpt.base.health_columns import glossary_markdown
 from minigpt.base.storage import parse_json
+from minigpt.cli import main
 from minigpt.training import checkpoints, run_directory
 
 Capture = pytest.CaptureFixture[str]
@@ -42,7 +45,8 @@ def test_evaluate_prints_loss_and_health(command) -> None:
     assert "train " in output
     assert "bits/byte" in output
     assert "! only" in output
-    assert [line.split()[1] for line in output.splitlines() if line.split()[:1] in (["0"], ["1"])] == ["relu", "relu"]
+    assert [line.split()[1] for line in output.splitlines() if line.split()[:1] in (["0"], ["1"])] == ["64", "64"]
+    assert "relu, counted on 208 tokens (! fewer than 65,536" in output
 
 
 def test_opening_the_test_part_is_recorded(command, place: Path) -> None:
@@ -130,31 +134,57 @@ def test_a_training_names_commands_that_work(command, place: Path) -> None:
 # ---------------------------------------------------------------------------------------------- lists
 
 
-def test_activations_are_listed(command) -> None:
+def test_activations_are_listed(command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every entry of the registry with its formula and source, and whether it is gated."""
+    monkeypatch.setenv("COLUMNS", "200")
     code, output, error = command("activations")
     assert (code, error) == (0, "")
     for entry in list_activations():
         line = next(line for line in output.splitlines() if line.startswith(f"{entry.name} "))
         assert entry.summary in line
         assert entry.source in line
-        assert ("(gated)" in line) == entry.gated
+        assert line.endswith("  yes") == entry.gated
     listed = json.loads(command("activations --json")[1])
     assert list(listed) == [entry.name for entry in list_activations()]
     assert listed["swiglu"]["gated"] is True
     assert listed["leaky_relu"]["arguments"]
 
 
-def test_corpora_are_listed(command) -> None:
+def test_the_table_of_activations_is_markdown(command) -> None:
+    """A row for each entry, with the figures that the code computes; docs/activations.md holds these lines."""
+    code, output, error = command("activations --markdown")
+    assert (code, error) == (0, "")
+    rows = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in output.splitlines()[2:]]
+    for row, entry in zip(rows, list_activations(), strict=True):
+        name, formula, source, gated, exact_zeros, slope, monotone, gain = row
+        assert name.startswith(f"`{entry.name}`")
+        assert (formula.replace("\\|", "|"), source) == (entry.summary, entry.source)
+        assert [flag == "yes" for flag in (gated, exact_zeros, monotone)] == [
+            entry.gated, entry.exact_zeros, entry.monotone
+        ]  # fmt: skip
+        bound = "∞" if entry.slope_bound is None else f"{entry.slope_bound:.4g}"
+        assert slope == (bound if entry.elementwise else "–")
+        assert gain == (f"{init_gain(entry.name, 512):.4g}" if entry.elementwise else "by width")
+        assert all(f"`{argument}={value:g}`" in name for argument, value in entry.arguments)
+
+
+def test_the_glossary_needs_no_run(capsys: Capture) -> None:
+    """What the figures on neurons mean can be read without a training."""
+    assert main(["neurons", "--glossary"]) == 0
+    assert capsys.readouterr().out == glossary_markdown() + "\n"
+
+
+def test_corpora_are_listed(command, monkeypatch: pytest.MonkeyPatch) -> None:
     """What they are, where from, under which licence, and which of them need the network."""
+    monkeypatch.setenv("COLUMNS", "200")
     code, output, error = command("corpora")
     assert (code, error) == (0, "")
     listed = json.loads(command("corpora --json")[1])
-    assert len(output.splitlines()) == len(listed)
+    assert len(output.splitlines()) == 1 + len(listed)
     for name, entry in listed.items():
         line = next(line for line in output.splitlines() if line.startswith(name))
         assert entry["licence"] in line
-        assert ("needs the network" in line) == entry["needs_network"]
+        assert (line.endswith("needed once")) == entry["needs_network"]
     assert not listed["stdlib"]["needs_network"]
     assert listed["shakespeare"]["needs_network"]
 

@@ -14,14 +14,14 @@ from scipy import stats
 from torch import Tensor
 
 from minigpt.base.errors import DivergedError, UsageError
+from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.cli import main
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons import calibration, probe
-from minigpt.neurons.bounds import TRUSTED_TOKENS
 from minigpt.neurons.calibration import gaussian_checks, planted_checks, silent_check
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.text.grammar import grammar
-from minigpt.training import checkpoints, examination
+from minigpt.training import checkpoints, diagnose_run
 
 Capture = pytest.CaptureFixture[str]
 CPU = torch.device("cpu")
@@ -65,10 +65,10 @@ def test_few_tokens_are_marked_on_every_percentage(command, monkeypatch: pytest.
     """Under 65,536 tokens a percentage is a hint; above, the mark is gone."""
     _, output, _ = command("neurons run")
     assert f"! fewer than {TRUSTED_TOKENS:,} tokens" in output
-    table = [line for line in output.splitlines() if line.strip()[:1] in "01a" and " %" in line and ":" not in line]
+    table = [line for line in output.splitlines() if line.split()[:1] in (["0"], ["1"], ["all"]) and " %" in line]
     assert len(table) >= 7
     assert all(line.count("%!") == line.count("%") for line in table)
-    monkeypatch.setattr("minigpt.training.findings.TRUSTED_TOKENS", 1)
+    monkeypatch.setattr("minigpt.training.terminal.TRUSTED_TOKENS", 1)
     assert "!" not in command("neurons run")[1]
 
 
@@ -165,7 +165,7 @@ def test_hidden_values_that_overflow_are_refused(place: Path):
         weight = run.model.blocks[1].mlp.w_in.weight
         weight.mul_(3e38 / weight.abs().max())
     with pytest.raises(DivergedError, match="layer 1 are not finite"):
-        examination.examine(run, None, None, 0)
+        diagnose_run.diagnose_run(run, None, None, 0)
 
 
 def test_an_undefined_measure_is_a_dash_with_its_reason(command, place: Path):
@@ -192,7 +192,7 @@ def test_windows_know_their_number():
     ids = torch.arange(1000).numpy()
     for tokens in (1, 2, 17, 200, 641, 642, 1000):
         for limit in (1, 64, 100, 10_000):
-            windows = examination.Windows(ids[:tokens], block_size=16, batch_size=4, limit=limit)
+            windows = diagnose_run.Windows(ids[:tokens], block_size=16, batch_size=4, limit=limit)
             assert len(windows) == len(list(windows)), (tokens, limit)
 
 

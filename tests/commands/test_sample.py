@@ -18,7 +18,7 @@ from conftest import tree_hash
 
 from minigpt.base.errors import UsageError
 from minigpt.commands import streaming
-from minigpt.commands.streaming import TextStream, printable
+from minigpt.commands.streaming import TextStream
 from minigpt.model import GPT, GPTConfig
 from minigpt.text.tokenizers import ByteTokenizer, Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
@@ -248,13 +248,6 @@ def test_a_directory_that_is_no_run_is_refused(command, place: Path) -> None:
 # ---------------------------------------------------------------------------------------------- characters
 
 
-def test_what_could_command_a_terminal_is_shown_as_an_escape() -> None:
-    """Control, direction, private and separator characters; text of every script passes."""
-    assert printable("a\x1b[2Jb\x07\x9b\r") == "a\\x1b[2Jb\\x07\\x9b\\r"
-    assert printable("\u202egnp\u2066\ufeff\u2028\ue000\ud800") == "\\u202egnp\\u2066\\ufeff\\u2028\\ue000\\ud800"
-    assert printable("naïve 漢字 עברית 🙂\n\ttab") == "naïve 漢字 עברית 🙂\n\ttab"
-
-
 class Generated(ByteTokenizer):
     """Bytes that a model is made to say, whatever its weights."""
 
@@ -286,6 +279,16 @@ def test_characters_in_parts_come_out_whole_and_controls_only_into_a_pipe(
     code, output, _ = command(f"sample --max-new-tokens {len(said)}")
     assert code == 0
     assert output == ("é🙂\\x1b[31m\\u202e!\n" if terminal else "é🙂\x1b[31m\u202e!\n")
+
+
+def test_a_line_end_in_parts_is_a_line_end(capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A carriage return waits for the line feed; alone it would command the terminal."""
+    monkeypatch.setattr(streaming.sys.stdout, "isatty", lambda: True, raising=False)
+    stream = TextStream()
+    for part in (b"a\r", b"\nb\r", b"c\r"):
+        stream.write(part)
+    stream.write(b"", final=True)
+    assert capsys.readouterr().out == "a\nb\\rc\\r"
 
 
 def test_a_character_cut_short_becomes_a_replacement(capsys: Capture) -> None:

@@ -85,7 +85,7 @@ def test_no_dead_neuron_is_worth_a_sentence():
     """0.0 % is a finding, with the bound that says what it proves."""
     analysis = answer({"relu": noisy(), "gelu": noisy(seed=1)})
     assert "No neuron died in any arm: 0.0 % are silent on all 161,316 tokens" in text(analysis)
-    assert "more than 5.7e-05 of tokens would have been seen (95 %)" in text(analysis)
+    assert "more than 5.7e-5 of tokens would have been seen (95 %)" in text(analysis)
 
 
 def test_dead_neurons_are_named_by_arm_and_inert_ones_compared():

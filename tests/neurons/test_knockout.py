@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from minigpt.base.health_columns import ALLOWED_RISE
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons import expendable as search
-from minigpt.neurons.expendable import ALLOWED_RISE, expendable, largest_feasible, zero_least_active
+from minigpt.neurons.expendable import expendable, largest_feasible, zero_least_active
 from minigpt.neurons.health import contribution, outgoing_norms
 from minigpt.neurons.knockout import Batch, loss_without, mean_hidden, perplexity, read_up_to, replaced, zero
 from minigpt.neurons.layer_statistics import LayerStatistics

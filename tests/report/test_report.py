@@ -111,9 +111,9 @@ def test_the_figures_are_those_of_the_files(measured_run: Path) -> None:
     assert "python -m minigpt neurons" not in text
     assert "5 of 128 neurons never fired on 161,316 tokens; of these proven dead by the weights: 1; truly dead" in text
     for shown in (
-        "5.7e-05",
-        "1.9e-05",
-        "3.7e-03",
+        "5.7e-5",
+        "1.9e-5",
+        "3.7e-3",
         "28.0 %",
         "39.0",
         "set to zero, the largest change of any logit is 0",
@@ -126,7 +126,7 @@ def test_what_is_undefined_is_a_dash(measured_run: Path) -> None:
     """A null is neither zero nor an error, and a share that is not zero does not read as zero."""
     change_neurons(measured_run, dead_fraction=None, expendable_random=None, chao1=None, density=1e-5)
     page = run_page(measured_run)
-    assert re.search(r'<th scope="row">0</th><td class="word">relu</td><td>64</td><td>–</td>', page)
+    assert re.search(r'<th scope="row" class="words">0</th><td class="words">relu</td><td>64</td><td>–</td>', page)
     assert page.count("<td>&lt;0.1 %</td>") == 2
     assert "<td>–</td><td>–</td><td>–</td></tr>" in page
 
@@ -147,8 +147,9 @@ def test_what_a_file_lacks_is_a_dash(measured_run: Path) -> None:
 def test_deaths_are_counted_by_layer_and_step(measured_run: Path) -> None:
     """Of the three that died one came back and died again; so three are dead at the end."""
     page = run_page(measured_run)
-    row = page.partition("dead at the end")[2].partition('<th scope="row">layer 1</th>')[2].partition("</tr>")[0]
-    cells = re.findall(r"<td>(?:<span class=\"faint\">)?([^<]*)", row)
+    table = page.partition("dead at the end")[2]
+    row = table.partition('<th scope="row" class="words">layer 1</th>')[2].partition("</tr>")[0]
+    cells = re.findall(r"<td>([^<]*)", row)
     assert [cell for cell in cells if cell != "·"] == ["3 / 0", "0 / 1", "1 (1) / 0", "4 (1) / 1", "3"]
     life = Page(page).table("life.csv")
     counts = [[int(row[key]) for key in ("up_to_step", "died", "of_these_again", "revived")] for row in life]
@@ -162,7 +163,8 @@ def test_recycled_neurons_are_not_dead_at_the_end(measured_run: Path) -> None:
     with (measured_run / "metrics.jsonl").open("a") as log:
         log.write(json.dumps({"kind": "event", "event": "neurons_recycled", "step": 12, **counts}) + "\n")
     page = run_page(measured_run)
-    rows = re.findall(r'<tr><th scope="row">layer (\d)</th>(.*?)</tr>', page.partition("dead at the end")[2], re.DOTALL)
+    table = page.partition("dead at the end")[2]
+    rows = re.findall(r'<th scope="row" class="words">layer (\d)</th>(.*?)</tr>', table)
     assert [(layer, re.findall(r"<td>(\d+)</td>", row)[-1]) for layer, row in rows[:2]] == [("0", "3"), ("1", "1")]
     assert "new weights were given to 2 neurons" in " ".join(Page(page).text.split())
 

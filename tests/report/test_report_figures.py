@@ -10,7 +10,6 @@ import pytest
 
 from minigpt.report.death_tables import dead_heatmap, interval_labels, life_table
 from minigpt.report.figures import loss_curves, thinned
-from minigpt.report.layer_tables import ranges
 
 
 def evaluation(step: int, *dead: float | None, loss: float | None = 2.0) -> dict[str, Any]:
@@ -96,8 +95,3 @@ def test_intervals_cover_every_step_once(last: int) -> None:
     assert life is not None
     assert sum(tally.died for tally in life.rows[0].intervals) == life.rows[0].total.died == last + 1
     assert len(interval_labels(life.ends)) == len(life.ends) <= 8
-
-
-def test_layers_are_named_in_ranges() -> None:
-    """Neighbours are joined."""
-    assert ranges([0, 1, 2, 5, 7, 8]) == "0–2, 5, 7–8"

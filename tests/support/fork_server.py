@@ -30,7 +30,7 @@ from minigpt.claims import ledger
 from minigpt.cli import main
 from minigpt.experiments import analysis, arms_to_cells, grid, record  # noqa: F401
 from minigpt.neurons import health  # noqa: F401
-from minigpt.report import ablation_page, ablation_tables, claims_figures, claims_page  # noqa: F401
+from minigpt.report import ablation_page, ablation_texts, claims_figures, claims_page  # noqa: F401
 from minigpt.training import checkpoints, inference, loop, milestones, tensorboard, verification  # noqa: F401
 from minigpt.training.interrupts import StopFlag
 

@@ -10,7 +10,7 @@ import torch
 from conftest import TINY_RUN, Command
 from run_files import comparable, final_hash, records, stop_at
 
-from minigpt.neurons import bounds
+from minigpt.base import health_columns
 from minigpt.training import recycling
 from minigpt.training.interrupts import StopFlag
 
@@ -26,7 +26,7 @@ def few_tokens(monkeypatch: pytest.MonkeyPatch, haste: None) -> None:
 
 def test_the_dead_get_another_life_and_the_log_says_so(minigpt: Command, workplace: Path) -> None:
     """Counts by layer at every interval but the last; they live at the next evaluation, and may die again."""
-    assert bounds.TRUSTED_TOKENS == 65_536
+    assert health_columns.TRUSTED_TOKENS == 65_536
     assert minigpt(f"{RECYCLED} --eval-every 1 --out run") == 0
     assert minigpt(f"{DEADLY} --eval-every 1 --out untreated") == 0
     events = [event for event in records(Path("run"), "event") if event["event"] == "neurons_recycled"]

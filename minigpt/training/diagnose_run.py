@@ -1,4 +1,4 @@
-"""The neurons of a run examined: on which texts, in which precision, and what is left in the run directory.
+"""The diagnosis of a run: on which texts, in which precision, and which files it leaves in the run directory.
 
 A split is counted on; what neurons are worth is measured on two more texts of the same corpus: the means that take
 their place come from the training part, the losses from the validation part.
@@ -55,8 +55,8 @@ class Windows:
 
 
 @dataclass(frozen=True)
-class Examined:
-    """The text of an examination: where it comes from, and its ids by split.
+class ExaminedText:
+    """The text of a diagnosis: where it comes from, and its ids by split.
 
     Shapes: of each split (N,).
     """
@@ -66,11 +66,13 @@ class Examined:
     splits: dict[str, np.ndarray]
 
 
-def examine(run: OpenedRun, corpus: str | None, split: str | None, tokens: int) -> tuple[dict[str, Any], Diagnosis]:
-    """Examine a run's neurons on at most `tokens` tokens; return what `neurons.json` holds, and all that was found.
+def diagnose_run(
+    run: OpenedRun, corpus: str | None, split: str | None, tokens: int
+) -> tuple[dict[str, Any], Diagnosis]:
+    """Diagnose a run's neurons on at most `tokens` tokens; return what `neurons.json` holds, and all that was found.
 
     `corpus` None is the run's own. `split` None is val, for comparison with evaluations, or train if val is too small
-    for a number of tokens that was asked for; `tokens` 0 stands for `DEFAULT_TOKENS`.
+    for a number of tokens that was asked for; `tokens` 0 means `DEFAULT_TOKENS`.
 
     Raises:
         DivergedError: hidden values are not finite.
@@ -125,21 +127,21 @@ def write(run: OpenedRun, record: dict[str, Any], found: Diagnosis) -> list[Path
     return [figures, table, explored]
 
 
-def _own_text(run: OpenedRun) -> Examined:
+def _own_text(run: OpenedRun) -> ExaminedText:
     store = open_text(run)
-    return Examined(run.config.corpus, store.sha256, {split: store.tokens(split) for split in ("train", "val")})
+    return ExaminedText(run.config.corpus, store.sha256, {split: store.tokens(split) for split in ("train", "val")})
 
 
-def _other_text(run: OpenedRun, spec: str, tokens: int) -> Examined:
+def _other_text(run: OpenedRun, spec: str, tokens: int) -> ExaminedText:
     """Encode another corpus with the run's tokenizer, no more of each split than is needed."""
     corpus = open_corpus(spec, run.config.val_fraction, run.config.test_fraction)
     limit = max(tokens or DEFAULT_TOKENS, MEANS_TOKENS) + 1
     splits = {split: encode_split(corpus, run.tokenizer, split, limit) for split in ("train", "val")}
     digest = storage.sha256_bytes(b"".join(ids.astype("<u4").tobytes() for ids in splits.values()))
-    return Examined(corpus.spec, digest, splits)
+    return ExaminedText(corpus.spec, digest, splits)
 
 
-def _default_split(text: Examined, tokens: int) -> str:
+def _default_split(text: ExaminedText, tokens: int) -> str:
     return "val" if len(text.splits["val"]) > max(tokens, 1) else "train"
 
 
