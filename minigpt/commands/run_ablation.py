@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml
-from minigpt.base.storage import to_json, write_text
+from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.experiments.arms import AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.training.config import RunConfig
 
@@ -68,6 +68,9 @@ def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     ):
         write_text(directory / name, table(analysis))
     write_text(directory / "report.md", ablation_texts.ablation_markdown(directory))
+    make_directory(directory / "figures")
+    for name, figure in ablation_texts.figure_files(analysis).items():
+        write_text(directory / name, figure)
     page = directory / "report.html"
     write_text(page, ablation_page.ablation_page(directory))
     return page

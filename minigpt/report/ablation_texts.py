@@ -1,6 +1,6 @@
 """The answer of an ablation as text: Markdown, CSV files for other programs, and a short table for the terminal.
 
-The Markdown has the sections of the page, with tables where the page has figures. CSV files follow RFC 4180 and keep
+The Markdown has the sections of the page, its drawings as files beside it. CSV files follow RFC 4180 and keep
 full precision; a figure that does not exist is an empty field. Of these texts only the Markdown and `fairness_csv`
 show times: the others are the same bytes whenever the results are.
 """
@@ -8,14 +8,18 @@ show times: the others are the same bytes whenever the results are.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable
+from html import unescape
 from pathlib import Path
 
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.tables import Column, Table, fenced, plain, ragged_csv
 from minigpt.report import ablation_tables
 from minigpt.report.ablation_contents import Section, read_analysis, sections, subtitle, unfinished, warnings
+from minigpt.report.ablation_figures import FIGURES
 from minigpt.report.ablation_tables import SHARES, WARNING, Record, comparison_name, few_tokens, ordered
+from minigpt.report.figures import standing_alone
 
 # Markdown
 
@@ -31,15 +35,26 @@ def ablation_markdown(directory: Path) -> str:
     blocks += [f"> {plain(warning)}" for warning in (unfinished(analysis), *warnings(analysis)) if warning]
     blocks.append("\n".join(f"- {plain(sentence)}" for sentence in analysis["conclusion"]))
     for section in sections(analysis):
-        blocks += _markdown_section(section)
+        blocks += _markdown_section(section, analysis)
     blocks.append(fenced([analysis["command"]]))
     return "\n\n".join(blocks) + "\n"
 
 
-def _markdown_section(section: Section) -> list[str]:
+def figure_files(analysis: Record) -> dict[str, str]:
+    """The drawings of the page as files beside the Markdown, which shows them."""
+    names = [section.figure for section in sections(analysis) if section.figure is not None]
+    return {_figure_file(name): standing_alone(FIGURES[name](analysis)) for name in names}
+
+
+def _figure_file(name: str) -> str:
+    return f"figures/{name}.svg"
+
+
+def _markdown_section(section: Section, analysis: Record) -> list[str]:
     blocks = [f"## {plain(section.title)}", *map(plain, section.sentences)]
-    if section.caption:
-        blocks.append(f"*Figure (see the page):* {plain(section.caption)}")
+    if section.figure is not None:
+        labels = re.findall(r'aria-label="([^"]*)"', FIGURES[section.figure](analysis)) or [section.title]
+        blocks += [f"![{plain(unescape(labels[0]))}]({_figure_file(section.figure)})", plain(section.caption)]
     for table in section.tables:
         if table.records:
             blocks += [f"### {plain(table.title)}", table.markdown()]
