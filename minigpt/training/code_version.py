@@ -18,7 +18,9 @@ from minigpt.training.config import RunConfig
 
 PACKAGE = Path(__file__).parents[1]
 BEGINNING = "training/loop.py"
-WITHOUT_INFLUENCE = frozenset({"base/errors.py", "base/storage.py"}) | frozenset(
+WITHOUT_INFLUENCE = frozenset(
+    f"base/{name}.py" for name in ("errors", "locks", "reading", "storage", "strict_json")
+) | frozenset(
     f"training/{name}.py"
     for name in ("checkpoints", "code_version", "interrupts", "presets", "tensorboard", "terminal")
 )
