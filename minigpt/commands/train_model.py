@@ -92,10 +92,12 @@ def _directory(values: argparse.Namespace, config: RunConfig) -> Path:
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
     from minigpt.training import run_directory, runtime
+    from minigpt.training.inference import check_before_resuming
 
     if not explicit and not run_directory.is_occupied(directory):
         return runtime.resolve(config)
     stored = run_directory.read_config(directory)
+    check_before_resuming(directory, stored)
     resolved = runtime.resolve(dataclasses.replace(stored, **asked))
     run_directory.check_resumable(stored, asked, resolved)
     free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}

@@ -119,9 +119,12 @@ def write(run: OpenedRun, record: dict[str, Any], found: Diagnosis) -> list[Path
     explorer = {"format": FORMAT_VERSION, "layers": found.explored}
     names = (run_directory.NEURONS, run_directory.NEURON_TABLE, run_directory.EXPLORER)
     figures, table, explored = (run.directory / name for name in names)
-    storage.write_text(table, as_csv(found.tables))
-    storage.write_text(explored, storage.to_json(explorer) + "\n")  # NOTE: unindented, else it is three times as large
-    storage.write_json(figures, record)
+    files = {
+        table.name: storage.write_text(table, as_csv(found.tables)),
+        # NOTE: unindented, else it is three times as large.
+        explored.name: storage.write_text(explored, storage.to_json(explorer) + "\n"),
+    }
+    storage.write_sealed(figures, {**record, "files": files})
     return [figures, table, explored]
 
 

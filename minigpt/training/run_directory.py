@@ -6,6 +6,7 @@ tokenizer.json     enough to rebuild the tokenizer offline
 metrics.jsonl      one object a line; kind = train | eval | event
 checkpoints/       see `checkpoints.py`
 summary.json       final figures, written last
+unfinished.json    only while a command prepares a run in several files: nothing here counts before it goes
 
 `minigpt neurons` adds what it found: neurons.json (all figures), neurons.csv (one row a neuron), explorer.json (what
 some neurons react to).
@@ -13,15 +14,18 @@ some neurons react to).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, StorageError, UsageError
+from minigpt.base.log_schema import log_problems
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
 
@@ -31,6 +35,7 @@ ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+UNFINISHED = "unfinished.json"
 NEURONS, NEURON_TABLE, EXPLORER = "neurons.json", "neurons.csv", "explorer.json"
 
 
@@ -51,7 +56,7 @@ def newest_run(root: Path = RUNS) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    configs = list(root.glob(f"*/{CONFIG}"))
+    configs = [path for path in root.glob(f"*/{CONFIG}") if not is_unfinished(path.parent)]
     if not configs:
         raise CheckpointError(f"there is no run under {root}/; train one first: python train.py")
     return max(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
@@ -79,16 +84,58 @@ def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
         raise StorageError(f"{existing} cannot be written; it is read-only for this user; choose another --out")
     storage.check_unlocked(run)
     if is_occupied(run) and not (resume or overwrite):
+        if is_unfinished(run):
+            raise UsageError(
+                f"{run} holds {_unfinished(run)}; start that again, replace it by --overwrite, or use another --out"
+            )
         raise UsageError(f"{run} is not empty; use --resume to continue, --overwrite to replace it, or another --out")
-    if is_occupied(run) and overwrite and not (run / CONFIG).exists():
+    if is_occupied(run) and overwrite and not ((run / CONFIG).exists() or is_unfinished(run)):
         raise UsageError(f"{run} holds no run, so --overwrite will not delete it; choose another --out")
 
 
 def clear(run: Path) -> None:
     """Delete a run's files, the one that makes it a run last; what is not of a run stays."""
+    _remove_files(run)
+    storage.remove_tree(run / UNFINISHED)
+
+
+def _remove_files(run: Path) -> None:
     derived = ("tensorboard", "report.html", NEURONS, NEURON_TABLE, EXPLORER)
     for name in ("checkpoints", *derived, SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, CONFIG):
         storage.remove_tree(run / name)
+
+
+@contextlib.contextmanager
+def preparation(run: Path, of: str) -> Iterator[None]:
+    """Prepare a run of several files, which become one all at once: when the block is done and a mark goes.
+
+    What a process that was killed left is no run: nothing continues it, and the same preparation replaces it.
+    """
+    storage.write_json(run / UNFINISHED, {"preparation": of})
+    try:
+        _remove_files(run)
+        yield
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            clear(run)
+        raise
+    storage.remove_tree(run / UNFINISHED)
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a command was stopped while it prepared this run."""
+    return (run / UNFINISHED).exists()
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Raise `CheckpointError` if a command was stopped while it prepared this run."""
+    if is_unfinished(run):
+        raise CheckpointError(f"{run} is no run; it holds {_unfinished(run)}; start that again, or delete it")
+
+
+def _unfinished(run: Path) -> str:
+    mark = storage.read_json(run / UNFINISHED, CheckpointError)
+    return f"an unfinished {mark.get('preparation', 'preparation') if isinstance(mark, dict) else 'preparation'}"
 
 
 def config_json(config: RunConfig) -> dict[str, Any]:
@@ -114,7 +161,8 @@ def read_config(run: Path) -> RunConfig:
         CheckpointError: there is none, or it is not one that this version wrote.
     """
     path = run / CONFIG
-    if not path.is_file():
+    refuse_unfinished(run)
+    if not path.exists():
         raise CheckpointError(f"no run at {run}; it has no {CONFIG}; give a directory that `minigpt train` made")
     values = storage.read_json(path, CheckpointError)
     known = {item.name for item in fields(RunConfig)}
@@ -146,11 +194,47 @@ def read_run_tokenizer(run: Path) -> Tokenizer:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All complete records of `metrics.jsonl`."""
+    """All complete records of `metrics.jsonl`; raises `CheckpointError` for the first that is none, naming its line."""
     records = storage.read_json_lines(run / METRICS, CheckpointError)
-    if not all(isinstance(record, dict) and "kind" in record for record in records):
-        raise CheckpointError(f"{run / METRICS} holds a line that is no record; it was altered")
+    _check_records(run / METRICS, records)
     return records
+
+
+def log_up_to(path: Path, length: int) -> bytes:
+    """What a checkpoint knows of a log by the length it states, and all later records of opening the test part.
+
+    Later lines may be torn, which a power cut does to them; those before were flushed with the checkpoint.
+
+    Raises:
+        CheckpointError: the log is shorter than that, or holds a line there that is no record.
+    """
+    content = storage.read_bytes(path, CheckpointError) if path.exists() else b""
+    if len(content) < length:
+        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length} bytes expected; it was altered")
+    _check_records(path, _parsed(path, content[:length]))
+    openings = []
+    for line in content[length:].split(b"\n")[:-1]:
+        with contextlib.suppress(CheckpointError):
+            openings += [
+                storage.to_json(record) + "\n"
+                for record in _parsed(path, line + b"\n")
+                if isinstance(record, dict) and record.get("event") == "test_opened" and not any(log_problems([record]))
+            ]
+    return content[:length] + "".join(openings).encode("utf-8")
+
+
+def _parsed(path: Path, content: bytes) -> list[Any]:
+    lines = content.decode("utf-8", "replace").split("\n")[:-1]
+    return [
+        storage.parse_json(line, f"{path}, line {number}", CheckpointError)
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _check_records(path: Path, records: list[Any]) -> None:
+    for number, problem in enumerate(log_problems(records), start=1):
+        if problem:
+            raise CheckpointError(f"{path}, line {number} is no record; {problem}; it was altered")
 
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
