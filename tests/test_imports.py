@@ -31,7 +31,7 @@ TIERS = (
     {"minigpt.__main__"},
 )
 MAX_LINES = 400
-STORAGE = (PACKAGE / "base/storage.py", PACKAGE / "base/locks.py")
+STORAGE = tuple(PACKAGE / "base" / name for name in ("storage.py", "locks.py", "streams.py"))
 
 FORBIDDEN_MODULES = {
     "pickle",

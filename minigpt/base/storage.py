@@ -14,7 +14,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,7 @@ __all__ = [
     "append_json_line",
     "atomic_file",
     "check_unlocked",
+    "claimed_directory",
     "flush",
     "free_bytes",
     "is_leftover",
@@ -291,6 +292,26 @@ def new_directory(path: Path) -> Iterator[None]:
         yield
     except LockedError:  # another process made it at the same moment, and works there
         raise
+    except BaseException:
+        for directory in missing:
+            _remove_if_empty(directory)
+        raise
+
+
+@contextlib.contextmanager
+def claimed_directory(candidates: Iterable[Path]) -> Iterator[Path]:
+    """Make the first of some directories that nobody has, for this process alone; a failure leaves none behind."""
+    for path in candidates:
+        missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+        make_directory(path.parent)
+        with _storage_errors("create", path):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+        break
+    try:
+        yield path
     except BaseException:
         for directory in missing:
             _remove_if_empty(directory)

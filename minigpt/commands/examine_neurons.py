@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser
+from minigpt.base.flags import Parser, path_text
 from minigpt.base.storage import to_json
 from minigpt.commands.inspect_run import add_run
 
@@ -14,7 +14,9 @@ def add_neurons_flags(parser: Parser) -> None:
     """The run, and the text to count on."""
     add_run(parser)
     parser.add_argument("--tokens", type=int, metavar="N", help="count on at most so many tokens [1048576]")
-    parser.add_argument("--corpus", metavar="NAME", help="another text, in the run's own tokenizer [the run's]")
+    parser.add_argument(
+        "--corpus", type=path_text, metavar="NAME", help="another text, in the run's own tokenizer [the run's]"
+    )
     parser.add_argument(
         "--split", choices=("train", "val"), help="part of the text [val, or train if val is too short for --tokens]"
     )

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser
-from minigpt.base.storage import to_json, write_text
+from minigpt.base.flags import Parser, user_path
+from minigpt.base.storage import remove_stale_temporaries, to_json, write_text
 from minigpt.commands.run_ablation import write_pages
 
 
@@ -33,6 +34,8 @@ def run_evaluate(values: argparse.Namespace) -> int:
     from minigpt.training.terminal import evaluation_line, health_table
 
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    if values.split == "test":
+        _warn_of_openings(opened.directory)
     evaluation = evaluate_run(opened, values.split, values.eval_tokens)
     if values.json:
         print(to_json({**evaluation.record(opened.checkpoint.step), "run": str(opened.directory)}))
@@ -42,6 +45,21 @@ def run_evaluate(values: argparse.Namespace) -> int:
     if values.split == "test":
         print("the test part was opened; the run's metrics.jsonl records it")
     return 0
+
+
+def _warn_of_openings(run: Path) -> None:
+    """Say loudly that the test part was looked at before: what was chosen by it since is no longer tested by it."""
+    from minigpt.training.run_directory import read_metrics
+
+    steps = [record["step"] for record in read_metrics(run) if record.get("event") == "test_opened"]
+    if steps:
+        times = "once" if len(steps) == 1 else f"{len(steps)} times"
+        when = ", ".join(map(str, steps[-5:]))
+        print(
+            f"WARNING: the test part of {run} was opened {times} before (at step {when}); whatever was chosen after "
+            "looking at it is no longer tested by it",
+            file=sys.stderr,
+        )
 
 
 def add_verify_flags(parser: Parser) -> None:
@@ -72,9 +90,10 @@ def add_report_flags(parser: Parser) -> None:
 def run_report(values: argparse.Namespace) -> int:
     """Write `report.html` into the run or the ablation and say where; returns 0."""
     from minigpt.experiments import record
-    from minigpt.training.run_directory import newest_run
+    from minigpt.training.run_directory import newest_run, refuse_unfinished
 
     directory = values.run or newest_run()
+    refuse_unfinished(directory)
     if (directory / record.PLAN).is_file():
         print(f"wrote {write_pages(directory, record.analyse_directory(directory))}")
     else:
@@ -87,10 +106,11 @@ def write_report(run: Path) -> Path:
     from minigpt.report.run_page import run_page
 
     path = run / "report.html"
+    remove_stale_temporaries(run)
     write_text(path, run_page(run))
     return path
 
 
 def add_run(parser: Parser) -> None:
     """The run directory that a command reads."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
+    parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")

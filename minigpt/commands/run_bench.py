@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, given
+from minigpt.base.flags import Parser, add_fields, given, user_path
 from minigpt.base.storage import json_document, make_directory, to_json, write_bytes, write_text
 from minigpt.benchmarks.bench_options import (
     DEFAULT_PARTS,
@@ -42,7 +42,7 @@ def add_flags(parser: Parser) -> None:
         help="hf, x-transformers, or the path of a nanoGPT, whose model.py is executed; may be repeated",
     )
     group.add_argument(
-        "--out", type=Path, metavar="DIR", help="also write bench.json, bench.md and scaling curves there"
+        "--out", type=user_path, metavar="DIR", help="also write bench.json, bench.md and scaling curves there"
     )
     group.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     group.add_argument("--markdown", action="store_true", help="print the tables as Markdown")

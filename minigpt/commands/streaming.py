@@ -17,7 +17,7 @@ _SAFE = frozenset("\n\t")
 
 
 def printable(text: str) -> str:
-    """Write characters that a terminal could obey as escapes such as `\\x1b`; newline, CRLF and tab stay what they are."""
+    """Write characters that a terminal could obey as escapes such as `\\x1b`; line ends and tabs stay what they are."""
     return "".join(_visible(character) for character in text.replace("\r\n", "\n"))
 
 

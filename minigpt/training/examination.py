@@ -26,6 +26,7 @@ from minigpt.text.batches import evaluation_batches
 from minigpt.text.corpora import open_corpus
 from minigpt.text.store import encode_split
 from minigpt.training import run_directory, runtime
+from minigpt.training.code_version import absolute_corpus
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun, open_text
 
@@ -77,7 +78,8 @@ def examine(run: OpenedRun, corpus: str | None, split: str | None, tokens: int) 
         DataError: the split is empty, or the text has characters that the run's tokenizer lacks.
     """
     begun = time.perf_counter()
-    text = _own_text(run) if corpus in (None, run.config.corpus) else _other_text(run, str(corpus), tokens)
+    own = corpus is None or run.config.corpus in (corpus, absolute_corpus(corpus))
+    text = _own_text(run) if own else _other_text(run, str(corpus), tokens)
     split = split or _default_split(text, tokens)
     if len(text.splits[split]) < 2:
         raise DataError(f"the {split} part of {text.corpus} is empty; choose another --split or a larger corpus")

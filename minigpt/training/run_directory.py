@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -30,6 +32,11 @@ from minigpt.text.tokenizers import Tokenizer, load_tokenizer
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
 
 RUNS = Path("runs")
+# What `resolve` chooses again, and what another length or start decides.
+_NOT_PASSED_ON = frozenset(
+    {"steps", "min_lr", "warmup_steps", "init_from", "init_moments", "init_surgery"}
+    | {"device", "dtype", "attention", "compile", "threads", "data_dir"}
+)
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.json"
@@ -39,15 +46,12 @@ UNFINISHED = "unfinished.json"
 NEURONS, NEURON_TABLE, EXPLORER = "neurons.json", "neurons.csv", "explorer.json"
 
 
-def default_directory(config: RunConfig) -> Path:
-    """`runs/<preset>-<activation>-s<seed>`, numbered if that is taken."""
+def default_directories(config: RunConfig) -> Iterator[Path]:
+    """`runs/<preset>-<activation>-s<seed>`, then the same with numbers: where nothing stands."""
     activation = re.sub(r"[^a-z0-9.]+", "-", config.activation.lower()).strip("-")[:60]
     name = f"{config.preset}-{activation}-s{config.seed}"
-    candidate, number = RUNS / name, 1
-    while is_occupied(candidate):
-        number += 1
-        candidate = RUNS / f"{name}-{number}"
-    return candidate
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return (RUNS / candidate for candidate in itertools.chain([name], numbered) if not is_occupied(RUNS / candidate))
 
 
 def newest_run(root: Path = RUNS) -> Path:
@@ -56,10 +60,29 @@ def newest_run(root: Path = RUNS) -> Path:
     Raises:
         CheckpointError: there is none.
     """
+    return _newest_first(root)[0]
+
+
+def newest_finished(root: Path = RUNS) -> tuple[Path, bool]:
+    """The newest run that came to its end and True; if none did, the one that was started last and False.
+
+    Raises:
+        CheckpointError: there is no run.
+    """
+    runs = _newest_first(root)
+    for run in runs:
+        with contextlib.suppress(CheckpointError):
+            if read_finished(run) is not None:
+                return run, True
+    return runs[0], False
+
+
+def _newest_first(root: Path) -> list[Path]:
     configs = [path for path in root.glob(f"*/{CONFIG}") if not is_unfinished(path.parent)]
     if not configs:
         raise CheckpointError(f"there is no run under {root}/; train one first: python train.py")
-    return max(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+    ordered = sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name), reverse=True)
+    return [path.parent for path in ordered]
 
 
 def is_occupied(run: Path) -> bool:
@@ -259,7 +282,7 @@ def read_finished(run: Path) -> dict[str, Any] | None:
     return summary if summary.get("status") == "finished" else None
 
 
-def check_resumable(stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:
+def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:
     """Compare the flags given on resume with the run's configuration.
 
     Raises:
@@ -271,4 +294,20 @@ def check_resumable(stored: RunConfig, asked: dict[str, Any], resolved: RunConfi
         if name not in FREE_ON_RESUME and value != "auto" and getattr(resolved, name) != getattr(stored, name)
     ]
     if differences:
-        raise CheckpointError(f"cannot resume with other settings; {', '.join(differences)}; leave them out")
+        longer = f", or: {longer_training(run, stored, resolved.steps)}" if resolved.steps > stored.steps else ""
+        raise CheckpointError(f"cannot resume with other settings; {', '.join(differences)}; leave them out{longer}")
+
+
+def longer_training(run: Path, stored: RunConfig, steps: int) -> str:
+    """The command that goes on from a run's weights for more steps, as a new run.
+
+    The same run cannot be lengthened: its learning rate has followed a schedule that ends with its steps.
+    """
+    flags = [
+        f"--{name.replace('_', '-')}={shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))}"
+        for name, value in config_json(stored).items()
+        if name not in _NOT_PASSED_ON and value != getattr(RunConfig(), name)
+    ]
+    more = max(1, steps - stored.steps)
+    words = ["python train.py", *flags, f"--init-from={shlex.quote(str(run))} --init-moments --steps {more}"]
+    return " ".join(words)
