@@ -28,8 +28,8 @@ from minigpt.training.config import RunConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-# A rank that dies is noticed at once, by its closed connections, and a machine that vanishes by torchrun. So only a rank
-# that hangs is waited for: the longest that all wait for one, rank 0, is while it saves a checkpoint.
+# A rank that dies is noticed at once, by its closed connections, and a machine that vanishes by torchrun. So this only
+# ends the wait for a rank that hangs; the longest wait without one is for rank 0 to save a checkpoint.
 PATIENCE = datetime.timedelta(minutes=30)
 MEETING_SECONDS = 300.0  # for the start of programs on other machines
 _SILENT_SECONDS = 2.0  # nothing is said of so short a wait
@@ -222,7 +222,7 @@ def _wait_for_all(ranks: Ranks) -> Any:
 
     torchrun keeps the store itself, and says so by a variable; without that rank 0 does.
     """
-    from torch import distributed
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -231,7 +231,7 @@ def _wait_for_all(ranks: Ranks) -> Any:
     while True:
         try:
             timeout = datetime.timedelta(seconds=_CONNECT_SECONDS)
-            shared = distributed.TCPStore(address, port, None, hosts, timeout, wait_for_workers=False)
+            shared = TCPStore(address, port, None, hosts, timeout, wait_for_workers=False)
             break
         except (RuntimeError, TimeoutError):
             if hosts:
@@ -239,7 +239,7 @@ def _wait_for_all(ranks: Ranks) -> Any:
             patience.go_on()
     shared.set_timeout(PATIENCE)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = distributed.PrefixStore(f"minigpt/{attempt}", shared)
+    store = PrefixStore(f"minigpt/{attempt}", shared)
     store.add(ARRIVED, 1)
     while store.add(ARRIVED, 0) < ranks.size:
         time.sleep(_POLL_SECONDS)
