@@ -144,10 +144,10 @@ class Signals:
         """Handle the signals from now on and return what did before; nothing outside the main thread."""
         if threading.current_thread() is not threading.main_thread():
             return {}
-        names = ("SIGINT", "SIGTERM", "SIGHUP")
-        numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
-        heeded = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
-        return {number: signal.signal(number, self._handle) for number in heeded}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        return {number: signal.signal(number, self._handle) for number in numbers}
 
     def report(self, line: str, exit_code: int) -> int:
         """Say why the command ends, undisturbed by further signals."""

@@ -139,6 +139,9 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
     resolved = runtime.resolve(dataclasses.replace(stored, **asked))
     run_directory.check_resumable(directory, stored, asked, resolved)
     free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}
+    if asked.get("compile", "auto") not in ("auto", stored.compile):
+        print(f"warning: not bit-exact: compile was {stored.compile} and is {asked['compile']}", file=sys.stderr)
+        free["compile"] = asked["compile"]
     return dataclasses.replace(stored, **free)
 
 

@@ -27,7 +27,7 @@ WITHOUT_INFLUENCE = frozenset(
     for name in ("errors", "flags", "locks", "log_schema", "reading", "storage", "streams", "strict_json")
 ) | frozenset(
     f"training/{name}.py"
-    for name in ("checkpoints", "code_version", "interrupts", "presets", "tensorboard", "terminal")
+    for name in ("checkpoints", "code_version", "compilers", "interrupts", "presets", "tensorboard", "terminal")
 )
 
 

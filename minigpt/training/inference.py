@@ -62,7 +62,7 @@ def open_run(directory: Path, which: str = "last", device: str = "auto") -> Open
 
 def check_description(directory: Path, config: RunConfig, identity: dict[str, str]) -> None:
     """Raise `CheckpointError` unless the configuration that stands in a run is the one its checkpoint was made with."""
-    if identity.get("config") != run_directory.config_hash(config):
+    if not run_directory.is_of(config, identity.get("config")):
         raise CheckpointError(f"{directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
 
 
@@ -166,14 +166,22 @@ def resolve_decoding(model: GPT, dtype: str, compile_: str, max_new_tokens: int)
         UsageError: compiling is asked for and cannot be had.
     """
     kind = model.device.type
-    obstacle = {"cpu": runtime.missing_compiler(), "cuda": ""}.get(kind, f"{kind} cannot do it; use --compile off")
-    if compile_ == "on" and obstacle:
-        raise UsageError(f"cannot compile; {obstacle}")
     saved = DECODING_SAVED_SECONDS * model.config.n_layer * max_new_tokens
     # NOTE: `auto` leaves GPUs alone: what a recorded step gains there has not been measured.
     repaid = kind == "cpu" and saved > 2 * DECODING_COMPILE_SECONDS
-    compiled = not obstacle and (compile_ == "on" or (compile_ == "auto" and repaid))
+    compiled = compile_ == "on" or (compile_ == "auto" and repaid)
+    if compiled and (obstacle := _obstacle_to_compiling(kind)):
+        if compile_ == "on":
+            raise UsageError(f"cannot compile; {obstacle}")
+        print_notice(f"note: not compiled; {obstacle}")
+        compiled = False
     if dtype == "auto":
         large = 4 * model.parameter_count() > CACHED_BYTES
         dtype = runtime.fastest_dtype(model.device) if compiled and large else "float32"
     return (torch.bfloat16 if dtype == "bfloat16" else torch.float32), compiled
+
+
+def _obstacle_to_compiling(kind: str) -> str:
+    if kind == "cuda":
+        return ""
+    return runtime.missing_compiler() if kind == "cpu" else f"{kind} cannot do it; use --compile off"

@@ -141,7 +141,7 @@ def keep_parent(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
 
 
 def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
-    if checkpoint.identity.get("config") != run.identity["config"]:
+    if not run_directory.is_of(run.config, checkpoint.identity.get("config")):
         raise CheckpointError(f"{run.directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
     tokenizer_path = run.directory / run_directory.TOKENIZER
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):

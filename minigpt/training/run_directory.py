@@ -29,7 +29,7 @@ from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, StorageError, UsageError
 from minigpt.base.log_schema import log_problems
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
-from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
+from minigpt.training.config import COMPILES, FREE_ON_RESUME, RunConfig, check
 
 RUNS = Path("runs")
 # What `resolve` chooses again, and what another length or start decides.
@@ -177,6 +177,11 @@ def config_hash(config: RunConfig) -> str:
     return storage.json_hash(shaping)
 
 
+def is_of(config: RunConfig, stated: object) -> bool:
+    """Whether a checkpoint that states this hash was made with a configuration, compiled or not: that may change."""
+    return stated in {config_hash(dataclasses.replace(config, compile=how)) for how in COMPILES}
+
+
 def read_config(run: Path) -> RunConfig:
     """Read a run's configuration.
 
@@ -288,10 +293,13 @@ def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolve
     Raises:
         CheckpointError: some flag would change what is learned; every difference is named.
     """
+    may_differ = FREE_ON_RESUME | {"compile"}
     differences = [
         f"--{name.replace('_', '-')} {getattr(resolved, name)} (the run has {getattr(stored, name)})"
         for name, value in asked.items()
-        if name not in FREE_ON_RESUME and value != "auto" and getattr(resolved, name) != getattr(stored, name)
+        if name not in FREE_ON_RESUME | {"compile"}
+        and value != "auto"
+        and getattr(resolved, name) != getattr(stored, name)
     ]
     if differences:
         longer = f", or: {longer_training(run, stored, resolved.steps)}" if resolved.steps > stored.steps else ""

@@ -62,7 +62,7 @@ def _check(what: str, attempt: Callable[[], object]) -> Finding:
 def _check_checkpoint(run: Path, step: int) -> None:
     checkpoint = checkpoints.read(checkpoints.directory_of(run, step))
     config = run_directory.read_config(run)
-    if checkpoint.identity.get("config") != run_directory.config_hash(config):
+    if not run_directory.is_of(config, checkpoint.identity.get("config")):
         raise CheckpointError(f"{checkpoint.directory} was made with another configuration than {run}")
     tokenizer_path = run / run_directory.TOKENIZER
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
