@@ -79,11 +79,12 @@ def _headers() -> bool:
 def _attempt(compiler: str) -> str:
     """Compile a library and load it, in the folder where torch's own will lie."""
     try:
-        storage.make_directory(Path(_cache()))
+        with storage.placed_by("TORCHINDUCTOR_CACHE_DIR or TMPDIR"):
+            storage.make_directory(Path(_cache()))
         with tempfile.TemporaryDirectory(dir=_cache(), prefix="minigpt-") as folder:
             return _attempt_in(Path(folder), compiler)
     except (OSError, StorageError) as error:
-        return f"{_cache()} cannot be used; {' '.join(str(error).split())}; set TORCHINDUCTOR_CACHE_DIR or TMPDIR"
+        return f"torch has no place to compile in; {' '.join(str(error).split())}, or use --compile off"
 
 
 def _attempt_in(folder: Path, compiler: str) -> str:

@@ -297,9 +297,7 @@ def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolve
     differences = [
         f"--{name.replace('_', '-')} {getattr(resolved, name)} (the run has {getattr(stored, name)})"
         for name, value in asked.items()
-        if name not in FREE_ON_RESUME | {"compile"}
-        and value != "auto"
-        and getattr(resolved, name) != getattr(stored, name)
+        if name not in may_differ and value != "auto" and getattr(resolved, name) != getattr(stored, name)
     ]
     if differences:
         longer = f", or: {longer_training(run, stored, resolved.steps)}" if resolved.steps > stored.steps else ""
