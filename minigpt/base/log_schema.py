@@ -43,7 +43,6 @@ FIGURE: tuple[str, Check] = ("a number or null", _is_figure)
 TEXT: tuple[str, Check] = ("text", lambda value: isinstance(value, str))
 COUNTS: tuple[str, Check] = ("a list of whole numbers", lambda value: _is_list(value, _is_whole))
 FIGURES: tuple[str, Check] = ("a list of numbers or nulls", lambda value: _is_list(value, _is_figure))
-LISTS: tuple[str, Check] = ("a list of lists of whole numbers", lambda value: _is_list(value, COUNTS[1]))
 LAYERS: tuple[str, Check] = ("a list of layers", lambda value: _is_list(value, _is_layer))
 
 _LAYER: Schema = {"layer": INDEX, "activation": TEXT, "neurons": COUNT, "dead_fraction": FIGURE}
@@ -57,7 +56,7 @@ _EVALUATION: Schema = {
     "dead_fraction": FIGURE,
     "layers": LAYERS,
 }
-_CHANGE: Schema = {"layer": INDEX, "neurons": COUNTS, "again": COUNTS, "last_fired": FIGURES}
+_CHANGE: Schema = {"layer": INDEX, "neurons": COUNTS}
 _KINDS: dict[str, Schema] = {
     "train": {
         "step": COUNT,
@@ -73,10 +72,10 @@ _KINDS: dict[str, Schema] = {
 _EVENTS: dict[str, Schema] = {
     "neurons_died": _CHANGE,
     "neurons_revived": _CHANGE,
-    "neurons_recycled": {"counts": COUNTS, "neurons": LISTS},
+    "neurons_recycled": {"counts": COUNTS},
     "test_opened": _EVALUATION,
 }
-_IF_THERE: Schema = {"silent": FIGURES, "trapped": FIGURES}
+_IF_THERE: Schema = {"silent": FIGURES, "trapped": FIGURES, "again": COUNTS, "last_fired": FIGURES}
 _PROGRESS: Schema = {
     "step": COUNT,
     "tokens": COUNT,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from minigpt.base.errors import UsageError
+from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.base.flags import Parser, path_text
-from minigpt.base.storage import to_json
+from minigpt.base.storage import read_json, to_json
 from minigpt.commands.inspect_run import add_run
 
 
@@ -41,7 +41,7 @@ def run_neurons(values: argparse.Namespace) -> int:
     record, found = examination.examine(opened, values.corpus, values.split, values.tokens or 0)
     written = examination.write(opened, record, found)
     if values.json:
-        print(to_json({**record, "run": str(opened.directory)}))
+        print(to_json({**read_json(written[0], CheckpointError), "run": str(opened.directory)}))
         return 0
     print(f"{opened.directory}, {findings(record)}")
     print(f"wrote {', '.join(path.name for path in written)} into {opened.directory} in {record['seconds']:.0f} s")

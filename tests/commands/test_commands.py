@@ -77,7 +77,8 @@ def test_evaluation_needs_its_own_text(command, place: Path) -> None:
 
 def test_verify_lists_what_it_checked(command, place: Path) -> None:
     """As lines or as JSON; the first failure gives the exit code, the rest is still checked."""
-    expected = ["configuration", "tokenizer", "log", "checkpoint of step 8", "checkpoint of step 12", "summary"]
+    parts = ["configuration", "tokenizer", "log", "checkpoint of step 8", "checkpoint of step 12"]
+    expected = [*parts, "environment", "summary"]
     code, output, _ = command("verify")
     assert (code, output.splitlines()) == (0, [f"{what}: ok" for what in expected])
     code, output, _ = command("verify --json")
