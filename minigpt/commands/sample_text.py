@@ -48,7 +48,6 @@ def run(values: argparse.Namespace) -> int:
     if not 0 <= values.threads < MOST_THREADS:
         raise UsageError(f"threads must be from 0 (torch's choice) to {MOST_THREADS - 1}; got {values.threads}")
     asked = prompt_of(values)
-    stops = [StopStrings(values.stop) for _ in range(max(1, values.num_samples))]
     import torch
 
     from minigpt.sampling.generate import check_sampling, generate
@@ -59,6 +58,7 @@ def run(values: argparse.Namespace) -> int:
 
     choice = TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
+    stops = [StopStrings(values.stop) for _ in range(values.num_samples)]
     opened = open_run(values.run or _newest(newest_finished()), values.checkpoint, values.device)
     if threads := values.threads or decoding_threads(opened.model, values.num_samples):
         torch.set_num_threads(threads)
