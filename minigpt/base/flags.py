@@ -69,6 +69,7 @@ class Parser(argparse.ArgumentParser):
             known = [option for action in self._actions for option in action.option_strings]
             name = unknown[0].partition("=")[0]
             what = "flag" if name.startswith("-") else "argument"
+            name = name.replace("_", "-") if name.startswith("--") else name
             hint = did_you_mean(name, known) or "; leave it out"
             raise UsageError(f"unknown {what} {name!r}{hint} (`{self.prog} --help` lists all)")
         return values

@@ -28,15 +28,20 @@ class Output:
         self.lasting = lasting
         self._stream = stream
         self._name = name
+        self._pending = False
 
     def write(self, text: str) -> int:
         """Write text, or drop it if nobody can get it."""
+        self._pending = True
         with self._failures():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Hand over what was written."""
+        """Hand over what was written since the last time."""
+        if not self._pending:
+            return
+        self._pending = False
         with self._failures():
             self._stream.flush()
 

@@ -53,13 +53,12 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.sampling.generate import check_sampling, generate
     from minigpt.sampling.token_choice import TokenChoice
     from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
-    from minigpt.training.run_directory import newest_finished
     from minigpt.training.runtime import fastest_dtype
 
     choice = TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
     stops = [StopStrings(values.stop) for _ in range(values.num_samples)]
-    opened = open_run(values.run or _newest(newest_finished()), values.checkpoint, values.device)
+    opened = open_run(values.run or _newest(), values.checkpoint, values.device)
     if threads := values.threads or decoding_threads(opened.model, values.num_samples):
         torch.set_num_threads(threads)
     prompt = _known_part(asked, opened.tokenizer, values.skip_unknown)
@@ -81,9 +80,13 @@ def run(values: argparse.Namespace) -> int:
     return 0
 
 
-def _newest(found: tuple[Path, bool]) -> Path:
-    directory, finished = found
-    print(f"note: sampling {directory}, the newest {'finished ' if finished else ''}run", file=sys.stderr)
+def _newest() -> Path:
+    """The newest finished run; which one is said where there are others, or none is finished."""
+    from minigpt.training.run_directory import newest_finished
+
+    directory, finished, others = newest_finished()
+    if others or not finished:
+        print(f"note: sampling {directory}, the newest {'finished ' if finished else ''}run", file=sys.stderr)
     return directory
 
 

@@ -63,8 +63,8 @@ def newest_run(root: Path = RUNS) -> Path:
     return _newest_first(root)[0]
 
 
-def newest_finished(root: Path = RUNS) -> tuple[Path, bool]:
-    """The newest run that came to its end and True; if none did, the one that was started last and False.
+def newest_finished(root: Path = RUNS) -> tuple[Path, bool, int]:
+    """The newest run that came to its end, or if none did the one that was started last; whether it did; other runs.
 
     Raises:
         CheckpointError: there is no run.
@@ -73,8 +73,8 @@ def newest_finished(root: Path = RUNS) -> tuple[Path, bool]:
     for run in runs:
         with contextlib.suppress(CheckpointError):
             if read_finished(run) is not None:
-                return run, True
-    return runs[0], False
+                return run, True, len(runs) - 1
+    return runs[0], False, len(runs) - 1
 
 
 def _newest_first(root: Path) -> list[Path]:

@@ -35,7 +35,7 @@ def test_only_names_of_flags_are_taken_for_flags() -> None:
     parser.add_argument("run", nargs="?")
     assert parser.parse(["--top_k=3"]).top_k == 3
     assert parser.parse(["--", "--top_k"]).run == "--top_k"
-    with pytest.raises(UsageError, match="unknown flag '--top_m'; did you mean '--top-k'"):
+    with pytest.raises(UsageError, match="unknown flag '--top-m'; did you mean '--top-k'"):
         parser.parse(["--top_m", "3"])
 
 
