@@ -86,8 +86,13 @@ def console(*command: str) -> NoReturn:
     """Entry point of the `minigpt` script, and of scripts that are one command of it."""
     signals = Signals()
     signals.install()  # for good: a second signal must not cut off what the first one had us say
-    with streams.mended():
-        exit_code = _run([*command, *sys.argv[1:]], signals)
+    try:
+        with streams.mended():
+            exit_code = _run([*command, *sys.argv[1:]], signals)
+    except (KeyboardInterrupt, StopRequestedError):  # before the command began
+        exit_code = signals.report("interrupted", 128 + signals.first)
+    if exit_code > 128:
+        signals.ignore()  # the interpreter would restore their defaults on its way out
     gc.freeze()  # else the interpreter looks once more at every object of torch's modules, for a third of a second
     sys.exit(exit_code)
 
@@ -148,6 +153,11 @@ class Signals:
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             numbers.append(signal.SIGHUP)
         return {number: signal.signal(number, self._handle) for number in numbers}
+
+    def ignore(self) -> None:
+        """Let nothing more end this process, which is ending."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
 
     def report(self, line: str, exit_code: int) -> int:
         """Say why the command ends, undisturbed by further signals."""
