@@ -35,7 +35,7 @@ def absolute_corpus(spec: str) -> str:
     """A corpus that is a file or folder, by its absolute path; the name of a known one as it is, since it wins."""
     known = spec.partition(":")[0].partition("@")[0] in _KNOWN_TEXTS
     place = Path(expanded(spec))
-    return spec if known or not spec or not os.path.lexists(place) else str(place.absolute())
+    return spec if known or not spec or not os.path.lexists(place) else os.path.abspath(place)
 
 
 def prepare_text(config: RunConfig) -> TokenStore:

@@ -34,9 +34,11 @@ PATIENCE = datetime.timedelta(minutes=30)
 MEETING_SECONDS = 300.0  # for the start of programs on other machines
 _SILENT_SECONDS = 2.0  # nothing is said of so short a wait
 _POLL_SECONDS = 0.1
+_LINGER_SECONDS = 2.0
 _CONNECT_SECONDS = 2  # how long a signal may have to wait for its answer
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-NOTE, ARRIVED, DONE = "minigpt/failure", "minigpt/arrived", "minigpt/leader"
+NOTE, GONE = "minigpt/failure", "minigpt/gone"
+ARRIVED, DONE = "minigpt/arrived", "minigpt/leader"
 
 T = TypeVar("T")
 
@@ -127,6 +129,8 @@ class Ranks:
             return work()
         try:
             while not self.leads and not self.store.check([DONE]):
+                if self.store.check([NOTE]):
+                    raise RuntimeError("it left a note")
                 time.sleep(_POLL_SECONDS)
         except RuntimeError as error:
             raise RankError(f"the first process of this job has gone; {self.size} began it; {self.remedy}") from error
@@ -181,6 +185,8 @@ def joined() -> Iterator[Ranks]:
         raise
     finally:
         distributed.destroy_process_group()
+        if ranks.leads:
+            _linger(store, ranks.size)
 
 
 def _announced() -> Ranks:
@@ -276,4 +282,13 @@ def _leave_note(store: Any, rank: int, exit_code: int) -> tuple[int, int]:
     """Which rank failed first, and its exit code; this one, if the store has gone with the rank that kept it."""
     with contextlib.suppress(RuntimeError):
         rank, exit_code = map(int, store.compare_set(NOTE, "", f"{rank} {exit_code}").split())
+        store.add(GONE, 1)
     return rank, exit_code
+
+
+def _linger(store: Any, size: int) -> None:
+    """After a failure, give the others a moment to read the note: the store may end with this process."""
+    deadline = time.monotonic() + _LINGER_SECONDS
+    with contextlib.suppress(RuntimeError):
+        while store.check([NOTE]) and store.add(GONE, 0) < size and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)

@@ -122,9 +122,7 @@ def test_a_second_opening_of_the_test_part_is_loud(minigpt: Command, workplace: 
     assert "WARNING: the test part of run was opened once before (at step 12)" in capsys.readouterr().err
 
 
-def test_sample_takes_the_newest_finished_run_and_says_which(
-    minigpt: Command, workplace: Path, capsys: Capture
-) -> None:
+def test_sample_takes_the_newest_finished_run(minigpt: Command, workplace: Path, capsys: Capture) -> None:
     """Not one that has begun after it and is still going."""
     assert minigpt(f"train {TINY_RUN} --out runs/done") == 0
     assert minigpt(f"train {TINY_RUN} --out runs/going") == 0
