@@ -29,7 +29,6 @@ extern "C" int answer() { std::vector<int> found(1, omp_get_max_threads() > 0 ? 
 _LOAD = "import ctypes, sys; sys.exit(ctypes.CDLL(sys.argv[1]).answer() != 42)"
 
 
-@functools.cache
 def obstacle() -> str:
     """What keeps this machine from compiling, and what to do; an empty string if nothing does."""
     if os.name == "nt":
@@ -37,6 +36,11 @@ def obstacle() -> str:
     compiler = _compiler()
     if compiler is None:
         return f"no C++ compiler was found; {ADVICE}"
+    return _obstacle_with(compiler)
+
+
+@functools.cache
+def _obstacle_with(compiler: str) -> str:
     answer = _answer_file(compiler)
     if answer.is_file():
         return ""

@@ -70,7 +70,7 @@ def test_evaluation_needs_its_own_text(command, place: Path) -> None:
     assert code == 3
     assert "--test-fraction" in error
     (place / "text.txt").write_text("another text " * 999)
-    code, _, error = command("evaluate")
+    code, _, error = command("evaluate bare")
     assert code == 4
     assert "text.txt" in error
 
