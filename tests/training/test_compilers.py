@@ -21,7 +21,8 @@ def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir()
     (folder / "sh").symlink_to(shutil.which("sh") or "/bin/sh")
     monkeypatch.setenv("PATH", str(folder))
-    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("CXX", "set, so that it is restored whatever is set on the way")
+    monkeypatch.delenv("CXX")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
     compilers._obstacle_with.cache_clear()
     return folder
