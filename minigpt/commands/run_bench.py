@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, given, user_path
-from minigpt.base.storage import json_document, make_directory, to_json, write_bytes, write_text
+from minigpt.base.storage import json_document, new_directory, to_json, write_bytes, write_text
 from minigpt.benchmarks.bench_options import (
     DEFAULT_PARTS,
     PARTS,
@@ -62,9 +63,8 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.benchmarks.suite import resolve_preset, run_benchmarks
 
     configs = [resolve_preset(preset, asked, peers) for preset in presets]
-    if values.out is not None:
-        make_directory(values.out)
-    record = run_benchmarks(parts, configs, asked, peers, options, _track)
+    with contextlib.nullcontext() if values.out is None else new_directory(values.out):
+        record = run_benchmarks(parts, configs, asked, peers, options, _track)
     _show(record, values)
     if values.out is not None:
         _write(record, values.out)
