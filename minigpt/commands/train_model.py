@@ -76,9 +76,7 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
             print(f"to train its weights further, as a new run: {longer}")
             return 0
     else:
-        # Commands that read the run, from wherever they are called, find its text and its tokens.
-        corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
-        config = runtime.resolve(dataclasses.replace(config, corpus=corpus, data_dir=data_dir))
+        config = _new_config(config)
     if config.dtype == "bfloat16" and runtime.fastest_dtype(runtime.resolve_device(config.device)) != "bfloat16":
         print(f"note: {EMULATION}", file=sys.stderr)
     with _named(directory, config, ranks) as place:
@@ -124,6 +122,15 @@ def _given_directory(values: argparse.Namespace) -> Path | None:
     return directory
 
 
+def _new_config(config: RunConfig) -> RunConfig:
+    """The configuration of a new run: commands that read it, wherever they are called, find its text and tokens."""
+    from minigpt.training import runtime
+    from minigpt.training.code_version import absolute_corpus
+
+    corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
+    return runtime.resolve(dataclasses.replace(config, corpus=corpus, data_dir=data_dir))
+
+
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
     from minigpt.training import run_directory, runtime
@@ -131,7 +138,7 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
     from minigpt.training.inference import check_before_resuming
 
     if not explicit and not run_directory.is_occupied(directory):
-        return runtime.resolve(config)
+        return _new_config(config)
     stored = run_directory.read_config(directory)
     check_before_resuming(directory, stored)
     if asked.get("corpus") == absolute_corpus(stored.corpus):

@@ -23,8 +23,7 @@ _KNOWN_TEXTS = frozenset({"stdlib", "stdlib-code", "grammar", "professions", "ta
 PACKAGE = Path(__file__).parents[1]
 BEGINNING = "training/loop.py"
 WITHOUT_INFLUENCE = frozenset(
-    f"base/{name}.py"
-    for name in ("errors", "flags", "locks", "log_schema", "reading", "storage", "streams", "strict_json")
+    f"base/{name}.py" for name in ("errors", "flags", "locks", "log_schema", "reading", "storage", "strict_json")
 ) | frozenset(
     f"training/{name}.py"
     for name in ("checkpoints", "code_version", "compilers", "interrupts", "presets", "tensorboard", "terminal")
