@@ -6,18 +6,17 @@ Commands import torch and everything heavy only when they run, so that `--help` 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
-import io
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+from minigpt.base import streams
 from minigpt.base.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -89,37 +88,95 @@ COMMANDS = {
 
 def console(*command: str) -> NoReturn:
     """Entry point of the `minigpt` script, and of scripts that are one command of it."""
-    exit_code = main([*command, *sys.argv[1:]])
+    signals = Signals()
+    signals.install()  # for good: a second signal must not cut off what the first one had us say
+    try:
+        with streams.mended():
+            exit_code = _run([*command, *sys.argv[1:]], signals)
+    except (KeyboardInterrupt, StopRequestedError):  # before the command began
+        exit_code = signals.report("interrupted", 128 + signals.first)
+    if exit_code > 128:
+        signals.ignore()  # the interpreter would restore their defaults on its way out
     gc.freeze()  # else the interpreter looks once more at every object of torch's modules, for a third of a second
     sys.exit(exit_code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code; with `--debug` errors pass through with their traceback."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    debug = "--debug" in arguments
-    _tolerate_narrow_encodings()
+    signals = Signals()
+    previous = signals.install()
     try:
-        with _terminated_by_exception():
-            return _dispatch(arguments)
+        with streams.mended():
+            return _run(list(sys.argv[1:] if argv is None else argv), signals)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _run(arguments: list[str], signals: Signals) -> int:
+    debug = "--debug" in arguments
+    try:
+        exit_code = _dispatch(arguments)
+        sys.stdout.flush()
+        return exit_code
     except SystemExit as leaving:  # argparse leaves this way after --help
         return int(leaving.code or 0)
-    except BrokenPipeError:
-        # Whoever read our output has left; a second failure at exit would only add noise.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except streams.ReaderLeftError:
         return 0
     except KeyboardInterrupt:
-        return _report("interrupted", 128 + signal.SIGINT)
+        return signals.report("interrupted", 128 + signal.SIGINT)
     except StopRequestedError as stop:
-        return _report(str(stop), stop.exit_code)
+        return signals.report(str(stop), stop.exit_code)
     except MinigptError as error:
         if debug:
             raise
         return _report(f"error: {error}", error.exit_code)
     except Exception as error:
+        if signals.first:  # a library that was loading made something else of our exception
+            return signals.report("interrupted", 128 + signals.first)
         if debug:
             raise
         return _report_unforeseen(error)
+
+
+class Signals:
+    """Lets Ctrl-C, SIGTERM and a closed terminal unwind the stack, so that temporary files go.
+
+    Inside a training and an ablation `interrupts.py` takes over. A hang-up that `nohup` ignores stays ignored.
+    """
+
+    def __init__(self) -> None:
+        self.first = 0
+        self._leaving = False
+
+    def install(self) -> dict[int, Any]:
+        """Handle the signals from now on and return what did before; nothing outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            return {}
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            numbers.append(signal.SIGHUP)
+        return {number: signal.signal(number, self._handle) for number in numbers}
+
+    def ignore(self) -> None:
+        """Let nothing more end this process, which is ending."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+
+    def report(self, line: str, exit_code: int) -> int:
+        """Say why the command ends, undisturbed by further signals."""
+        self._leaving = True
+        return _report(line, exit_code)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._leaving:
+            if number == signal.SIGINT:
+                os._exit(128 + number)
+            return
+        self.first = self.first or number
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        raise StopRequestedError(number, "terminated")
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -134,13 +191,6 @@ def _dispatch(arguments: list[str]) -> int:
     command.add_flags(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
     return command.run(parser.parse(arguments[1:]))
-
-
-def _tolerate_narrow_encodings() -> None:
-    """Show `?` for a character that the terminal's encoding lacks, instead of failing on it."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
 
 
 def _overview() -> str:
@@ -166,20 +216,3 @@ def _report(line: str, exit_code: int) -> int:
     """Print one line, whatever line breaks the reason had, and pass the exit code on."""
     print(" ".join(line.split("\n")), file=sys.stderr)
     return exit_code
-
-
-@contextlib.contextmanager
-def _terminated_by_exception() -> Iterator[None]:
-    """Let SIGTERM unwind the stack, so that temporary files go; the training loop has a handler of its own."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise StopRequestedError(number, "terminated")
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

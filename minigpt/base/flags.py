@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
+import shlex
+import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
@@ -15,7 +18,10 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from minigpt.base.errors import UsageError, did_you_mean
+from minigpt.base.reading import read_bytes
 
+_MOST_TOML = 1 << 20  # bytes
+_DEEPEST_TOML = 100
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
 
 
@@ -28,10 +34,12 @@ def flag(
     at_least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    path: bool = False,
 ) -> Any:
-    """A dataclass field that the command line shows as a flag, and `check_fields` checks."""
+    """A dataclass field that the command line shows as a flag and `check_fields` checks; a path may begin with ~."""
     limits = {"at_least": at_least, "above": above, "below": below}
-    return field(default=default, metadata={"section": section, "help": text, "choices": choices, "limits": limits})
+    shown = {"section": section, "help": text, "choices": choices}
+    return field(default=default, metadata={**shown, "limits": limits, "path": path})
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,10 +47,33 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, prog: str, description: str) -> None:
         super().__init__(prog=prog, description=description, allow_abbrev=False)
+        self._argv: list[str] = []
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing and exiting."""
-        raise UsageError(f"{message}; `{self.prog} --help` lists what is allowed")
+        raise UsageError(f"{message}{self._dash_hint(message)}; `{self.prog} --help` lists what is allowed")
+
+    def _dash_hint(self, message: str) -> str:
+        """How to give a value that begins with a dash, if the lack of a value is what is complained about."""
+        if "expected one argument" not in message and "expected at least one" not in message:
+            return ""
+        lacking: list[str] = re.findall(r"--[a-z0-9-]+", message.partition(":")[0])
+        for option, value in zip(self._argv, self._argv[1:], strict=False):
+            if option.replace("_", "-") in lacking and value.startswith("-"):
+                return f"; a value that begins with a dash is given as {lacking[0]}={shlex.quote(value)}"
+        return ""
+
+    def _canonical(self, argv: Sequence[str]) -> list[str]:
+        """Write dashes in the names of known flags, and leave everything else as it was given."""
+        canonical: list[str] = []
+        for position, argument in enumerate(argv):
+            if argument == "--":
+                return [*canonical, *argv[position:]]
+            name, equals, value = argument.partition("=")
+            dashed = name.replace("_", "-")
+            known = name.startswith("--") and dashed in self._option_string_actions
+            canonical.append(dashed + equals + value if known else argument)
+        return canonical
 
     def parse(self, argv: Sequence[str]) -> argparse.Namespace:
         """Parse all of `argv`, taking `--some_key` for `--some-key`.
@@ -50,21 +81,43 @@ class Parser(argparse.ArgumentParser):
         Raises:
             UsageError: an unknown flag (with the nearest known one), a missing or malformed value.
         """
-        values, unknown = self.parse_known_args([_canonical(argument) for argument in argv])
+        self._argv = list(argv)
+        values, unknown = self.parse_known_args(self._canonical(argv))
         if unknown:
             known = [option for action in self._actions for option in action.option_strings]
             name = unknown[0].partition("=")[0]
             what = "flag" if name.startswith("-") else "argument"
+            name = name.replace("_", "-") if name.startswith("--") else name
             hint = did_you_mean(name, known) or "; leave it out"
             raise UsageError(f"unknown {what} {name!r}{hint} (`{self.prog} --help` lists all)")
         return values
 
 
-def _canonical(argument: str) -> str:
-    if not argument.startswith("--"):
-        return argument
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value
+def user_path(text: str) -> Path:
+    """A flag's value as a path."""
+    return Path(path_text(text))
+
+
+def path_text(text: str) -> str:
+    """A flag's value that may be a path, after `expanded`."""
+    try:
+        return expanded(text)
+    except UsageError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def expanded(text: str) -> str:
+    """A path with a leading `~` or `~name` replaced by the home directory, as a shell does it only for whole words.
+
+    Raises:
+        UsageError: there is no such home.
+    """
+    if not text.startswith("~"):
+        return text
+    try:
+        return str(Path(text).expanduser())
+    except RuntimeError:
+        raise UsageError(f"{text} names a home directory that is not known; write the whole path") from None
 
 
 def boolean(text: str) -> bool:
@@ -107,7 +160,7 @@ def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
         "default": argparse.SUPPRESS,
         "help": (item.metadata["help"] + described + default).replace("%", "%%"),
         "metavar": {int: "N", float: "X", bool: "BOOL", str: "NAME"}[kind],
-        "type": _reader(hint),
+        "type": path_text if item.metadata.get("path") else _reader(hint),
     }
     if kind is bool:
         options |= {"nargs": "?", "const": True}
@@ -127,10 +180,12 @@ def read_toml(path: Path, *kinds: type) -> dict[str, Any]:
     """
     read = {}
     hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    paths = {item.name for kind in kinds for item in fields(kind) if item.metadata.get("path")}
     for name, (key, value) in _toml_keys(path).items():
         if name not in hints:
             raise UsageError(f"unknown key {key!r} in {path}{did_you_mean(name, hints) or '; see --help'}")
-        read[name] = typed(f"{key} in {path}", value, hints[name])
+        fitting = typed(f"{key} in {path}", value, hints[name])
+        read[name] = expanded(fitting) if name in paths and isinstance(fitting, str) else fitting
     return read
 
 
@@ -141,10 +196,12 @@ def _toml_keys(path: Path) -> dict[str, tuple[str, Any]]:
     if not path.is_file():
         raise UsageError(f"--config needs a file; there is none at {path}; write key = value lines into it")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise UsageError(f"cannot read {path}; {reason}; write key = value lines") from error
+        text = read_bytes(path.resolve(), UsageError, limit=_MOST_TOML).decode("utf-8-sig")
+        if _depth(text) > _DEEPEST_TOML:
+            raise ValueError("nested too deeply")
+        values = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"cannot read {path}; {error}; write key = value lines") from error
     read: dict[str, tuple[str, Any]] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
@@ -154,12 +211,23 @@ def _toml_keys(path: Path) -> dict[str, tuple[str, Any]]:
     return read
 
 
+def _depth(text: str) -> int:
+    """How deeply brackets or dotted keys nest, at most: the parser would take seconds and gigabytes for thousands."""
+    deepest = open_now = 0
+    for bracket in re.findall(r"[][{}]", text):
+        open_now = max(0, open_now + (1 if bracket in "[{" else -1))
+        deepest = max(deepest, open_now)
+    return max(deepest, *(line.count(".") for line in text.split("\n")))
+
+
 def typed(what: str, value: Any, hint: Any) -> Any:
     """Return `value` if its type fits a field's annotation; `what` names it in the `UsageError` otherwise."""
     allowed = set(get_args(hint) or (hint,))
     if get_origin(hint) is dict and isinstance(value, dict):
         return value
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        if abs(value) > sys.float_info.max:
+            raise UsageError(f"{what} has {len(str(abs(value)))} digits; a number of at most 308 is needed")
         return float(value)
     if type(value) not in allowed:
         names = "/".join(sorted(option.__name__ for option in allowed if option is not type(None)))

@@ -14,10 +14,14 @@ from typing import Any
 MISSING = "–"
 _SMALLEST_SHARE = 0.0005  # what one decimal of a percentage can still show
 _MEBIBYTE = 1 << 20
-# Cc: control; Cf: format, with the marks that turn the direction of text; Co, Cs, Zl, Zp: private, surrogates, breaks.
-_UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
-# Line feed and tab; soft hyphen, zero-width non-joiner and joiner, which ordinary words and emoji contain.
-_HARMLESS = frozenset("\n\t\u00ad\u200c\u200d")
+# Cc: control; Co, Cs, Zl, Zp: private, surrogates, breaks.
+_UNSAFE_CATEGORIES = frozenset({"Cc", "Co", "Cs", "Zl", "Zp"})
+# Of the invisible format characters (Cf) those that turn or mark the direction of text, or annotate it. Joiners, soft
+# hyphens, number signs and the tags of flags belong to ordinary words and pass.
+_REORDERING = frozenset(
+    map(chr, [0x61C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x2070), 0xFEFF, 0xFFF9, 0xFFFA, 0xFFFB])
+)
+_HARMLESS = frozenset("\n\t")
 
 # Numbers
 
@@ -210,7 +214,8 @@ def on_one_line(text: str) -> str:
 
 
 def _visible_character(character: str) -> str:
-    if character in _HARMLESS or unicodedata.category(character) not in _UNSAFE_CATEGORIES:
+    unsafe = unicodedata.category(character) in _UNSAFE_CATEGORIES or character in _REORDERING
+    if character in _HARMLESS or not unsafe:
         return character
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 

@@ -1,4 +1,4 @@
-"""The one place that writes to disk: atomic replacement, fsync, locks and strict JSON.
+"""The one place that writes to disk: atomic replacement and fsync; with reading, locks and strict JSON beside it.
 
 A file is written to a temporary neighbour, flushed to the device, renamed over its target, and the directory is
 flushed too: a reader finds the old content or the new one, after a crash or a power cut as well. Every refusal of the
@@ -8,26 +8,101 @@ operating system becomes a `StorageError` that names the file. Tests replace `os
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
-import json
-import math
 import os
 import re
 import shutil
-import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from minigpt.base.errors import LockedError, MinigptError, StorageError
+from minigpt.base import locks
+from minigpt.base.errors import LockedError, StorageError
+from minigpt.base.locks import HOLDER_NAME, LOCK_FILES, LOCK_NAME, check_unlocked, is_alive
+from minigpt.base.reading import (
+    BINARY,
+    NOFOLLOW,
+    NONBLOCK,
+    read_bytes,
+    read_json,
+    read_json_lines,
+    read_sealed,
+    sha256_file,
+    uninterrupted,
+)
+from minigpt.base.strict_json import json_document, json_hash, parse_json, sha256_bytes, to_json
 
-LOCK_NAME = ".lock"
-HOLDER_NAME = ".lock-holder"
+# Whoever writes needs the others too; they are named here, so that a caller knows one module.
+__all__ = [
+    "HOLDER_NAME",
+    "LOCK_NAME",
+    "AtomicFile",
+    "append_json_line",
+    "atomic_file",
+    "check_unlocked",
+    "claimed_directory",
+    "flush",
+    "free_bytes",
+    "is_leftover",
+    "json_document",
+    "json_hash",
+    "limitations",
+    "lock_directory",
+    "make_directory",
+    "new_directory",
+    "parse_json",
+    "placed_by",
+    "read_bytes",
+    "read_json",
+    "read_json_lines",
+    "read_sealed",
+    "redirect_output",
+    "remove_stale_temporaries",
+    "remove_tree",
+    "sha256_bytes",
+    "sha256_file",
+    "to_json",
+    "write_bytes",
+    "write_json",
+    "write_sealed",
+    "write_text",
+]
+
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
-_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-_BINARY = getattr(os, "O_BINARY", 0)
-_HASH_BLOCK = 1 << 20
+_DIRECTORIES_UNFLUSHED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+_ADVICE = {
+    "ENOSPC": "free space or choose another {flag}",
+    "EDQUOT": "free space of your quota or choose another {flag}",
+    "EROFS": "it is mounted read-only; choose another {flag}",
+    "EACCES": "ask for the permission to write there or choose another {flag}",
+    "EPERM": "ask for the permission to write there or choose another {flag}",
+    "EFBIG": "allow larger files (ulimit -f) or choose another {flag}",
+    "EMFILE": "allow more open files (ulimit -n)",
+    "ENFILE": "close other programs and try again",
+    "ENAMETOOLONG": "choose a shorter {flag}",
+    "ELOOP": "it is a link; put a file in its place or choose another {flag}",
+    "EIO": "the disk fails; check it, or choose another {flag}",
+}
+_flag: ContextVar[str] = ContextVar("flag", default="--out")
+_limitations: set[str] = set()
+
+
+@contextlib.contextmanager
+def placed_by(flag: str) -> Iterator[None]:
+    """Let advice name the flag that says where files of this block are written, instead of --out."""
+    token = _flag.set(flag)
+    try:
+        yield
+    finally:
+        _flag.reset(token)
+
+
+def limitations() -> list[str]:
+    """What this process met of file systems that promise less: recorded, because a power cut may then cost more."""
+    return sorted(_limitations)
 
 
 @contextlib.contextmanager
@@ -35,8 +110,10 @@ def _storage_errors(action: str, path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise StorageError(f"cannot {action} {path}; {reason}; free space or choose another --out") from error
+        name = errno.errorcode.get(error.errno or 0, "")
+        advice = _ADVICE.get(name, "choose another {flag}").format(flag=_flag.get())
+        shown = f" ({name})" if name else ""
+        raise StorageError(f"cannot {action} {path}; {error.strerror or error}{shown}; {advice}") from error
 
 
 class AtomicFile:
@@ -47,10 +124,10 @@ class AtomicFile:
         self.bytes_written = 0
         self._hash = hashlib.sha256()
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NOFOLLOW | _BINARY
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY
         with _storage_errors("write", path):
             self._temporary.unlink(missing_ok=True)
-            self._descriptor = os.open(self._temporary, flags, 0o644)
+            self._descriptor = uninterrupted(os.open, self._temporary, flags, 0o644)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write all of `data`, however often the system takes only a part of it."""
@@ -59,14 +136,14 @@ class AtomicFile:
         self.bytes_written += len(view)
         with _storage_errors("write", self.path):
             while view:
-                view = view[os.write(self._descriptor, view) :]
+                view = view[uninterrupted(os.write, self._descriptor, view) :]
 
     def commit(self) -> str:
         """Make the file durable under its name and return its SHA-256."""
         with _storage_errors("write", self.path):
-            os.fsync(self._descriptor)
+            uninterrupted(os.fsync, self._descriptor)
             self._close()
-            os.replace(self._temporary, self.path)
+            uninterrupted(os.replace, self._temporary, self.path)
             _fsync_directory(self.path.parent)
         return self._hash.hexdigest()
 
@@ -84,12 +161,19 @@ class AtomicFile:
 
 
 def _fsync_directory(directory: Path) -> None:
-    """Make a rename durable. Windows cannot open directories and journals its renames itself."""
+    """Make a rename durable. Windows cannot open directories and journals its renames itself.
+
+    NOTE: some file systems (FUSE, SMB, 9p) refuse to flush a directory, though they hold files well enough.
+    """
     if os.name == "nt":
         return
-    descriptor = os.open(directory, os.O_RDONLY)
+    descriptor = uninterrupted(os.open, directory, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        uninterrupted(os.fsync, descriptor)
+    except OSError as error:
+        if error.errno not in _DIRECTORIES_UNFLUSHED:
+            raise
+        _limitations.add(f"fsync of directories: {errno.errorcode[error.errno]}")
     finally:
         os.close(descriptor)
 
@@ -112,18 +196,11 @@ def write_bytes(path: Path, data: bytes) -> str:
 
 
 def write_text(path: Path, text: str) -> str:
-    """Replace `path` by UTF-8 `text` atomically and durably; return its SHA-256."""
-    return write_bytes(path, text.encode("utf-8"))
+    """Replace `path` by UTF-8 `text` atomically and durably; return its SHA-256.
 
-
-def to_json(value: Any, indent: int | None = None) -> str:
-    """Serialize to strict JSON; figures that are not finite become null."""
-    return json.dumps(_finite(value), allow_nan=False, ensure_ascii=False, indent=indent)
-
-
-def json_document(value: Any) -> bytes:
-    """The bytes of a JSON file that holds `value`, as `write_json` writes it."""
-    return (to_json(value, indent=2) + "\n").encode("utf-8")
+    What is no character, as in file names that are no UTF-8, is written as an escape.
+    """
+    return write_bytes(path, text.encode("utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value: Any) -> str:
@@ -136,97 +213,14 @@ def write_sealed(path: Path, record: dict[str, Any]) -> None:
     write_json(path, {**record, "sha256": json_hash(record)})
 
 
-def read_sealed(path: Path, error: type[MinigptError]) -> dict[str, Any] | None:
-    """What `write_sealed` wrote, or None if it was altered; raises `error` if there is no JSON to read."""
-    record = read_json(path, error)
-    intact = isinstance(record, dict) and record.pop("sha256", None) == json_hash(record)
-    return record if intact else None
-
-
-def json_hash(value: Any) -> str:
-    """SHA-256 of a value as strict JSON."""
-    return sha256_bytes(to_json(value).encode("utf-8"))
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-def parse_json(text: str, source: str, error: type[MinigptError]) -> Any:
-    """Parse strict JSON: no NaN or Infinity, no duplicate keys, no absurd nesting.
-
-    Raises:
-        `error`, naming `source`, for anything else.
-    """
-
-    def refuse_constant(name: str) -> Any:
-        raise ValueError(f"{name} is not JSON")
-
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) != len(pairs):
-            raise ValueError("a key stands twice in one object")
-        return found
-
-    try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=unique)
-    except (ValueError, RecursionError) as reason:
-        detail = "nested too deeply" if isinstance(reason, RecursionError) else str(reason)
-        raise error(f"{source} is not valid JSON; {detail}; it was altered or cut short") from reason
-
-
-def read_bytes(path: Path, error: type[MinigptError], limit: int | None = None) -> bytes:
-    """Read a regular file without following a link.
-
-    Raises:
-        `error` if it is missing, a link, not a regular file, unreadable, or larger than `limit` bytes.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | _NOFOLLOW | _BINARY | getattr(os, "O_NONBLOCK", 0))
-        with os.fdopen(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise error(f"{path} is not a regular file")
-            if limit is not None and status.st_size > limit:
-                raise error(f"{path} is too large; it has {status.st_size:,} bytes; at most {limit:,} are expected")
-            return file.read()
-    except OSError as reason:
-        raise error(f"cannot read {path}; {reason.strerror or reason}") from reason
-
-
-def read_json(path: Path, error: type[MinigptError]) -> Any:
-    """Read one strict JSON document; `error` is raised for whatever is wrong with it."""
-    data = read_bytes(path, error)
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as reason:
-        raise error(f"{path} is not UTF-8; bad byte at offset {reason.start}; it was altered") from reason
-    return parse_json(text, str(path), error)
-
-
-def read_json_lines(path: Path, error: type[MinigptError], offset: int = 0) -> list[Any]:
-    """Read one JSON value a line from byte `offset` on, tolerating a last line that a crash cut short."""
-    complete = read_bytes(path, error)[offset:].split(b"\n")[:-1]
-    return [
-        parse_json(line.decode("utf-8", "replace"), f"{path}, line {number}", error)
-        for number, line in enumerate(complete, start=1)
-    ]
-
-
 def append_json_line(path: Path, value: Any) -> None:
     """Append one JSON value and a newline in a single write."""
     line = memoryview((to_json(value) + "\n").encode("utf-8"))
     with _storage_errors("append to", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _NOFOLLOW | _BINARY, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | NOFOLLOW | BINARY | NONBLOCK, 0o644)
         try:
             while line:
-                line = line[os.write(descriptor, line) :]
+                line = line[uninterrupted(os.write, descriptor, line) :]
         finally:
             os.close(descriptor)
 
@@ -236,9 +230,9 @@ def flush(path: Path) -> int:
     with _storage_errors("flush", path):
         if not path.exists():
             return 0
-        descriptor = os.open(path, os.O_RDWR | _NOFOLLOW | _BINARY)
+        descriptor = os.open(path, os.O_RDWR | NOFOLLOW | BINARY)
         try:
-            os.fsync(descriptor)
+            uninterrupted(os.fsync, descriptor)
             return os.fstat(descriptor).st_size
         finally:
             os.close(descriptor)
@@ -262,97 +256,81 @@ def remove_tree(path: Path) -> None:
             path.unlink(missing_ok=True)
 
 
-def sha256_bytes(data: bytes) -> str:
-    """SHA-256 of bytes, in hexadecimal."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def sha256_file(path: Path, error: type[MinigptError] = StorageError) -> str:
-    """SHA-256 of a file's content, in hexadecimal, read in blocks."""
-    digest = hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            while block := file.read(_HASH_BLOCK):
-                digest.update(block)
-    except OSError as reason:
-        raise error(f"cannot read {path}; {reason.strerror or reason}") from reason
-    return digest.hexdigest()
-
-
 def is_leftover(path: Path) -> bool:
     """Whether a file is nothing but a lock or a temporary that some process left behind."""
-    return path.name in (LOCK_NAME, HOLDER_NAME) or _TEMPORARY.fullmatch(path.name) is not None
+    return path.name in LOCK_FILES or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_stale_temporaries(directory: Path) -> None:
     """Delete temporary files that dead processes left in `directory`; those of live processes stay."""
     for path in directory.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and not _is_alive(int(match["pid"])):
+        if match and not is_alive(int(match["pid"])):
             path.unlink(missing_ok=True)
-
-
-def _is_alive(pid: int) -> bool:
-    if os.name == "nt":
-        return True
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
 
 
 @contextlib.contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Hold `directory` for this process; the kernel frees it when the process dies, however it dies.
+    """Hold `directory`, made if it is not there, for this process; a failure leaves none behind that was not there.
 
     Raises:
         LockedError: another process holds it; the message names that process.
     """
-    from filelock import FileLock, Timeout
-
-    make_directory(directory)
-    lock = FileLock(directory / LOCK_NAME, blocking=False)
-    with _storage_errors("lock", directory):
-        try:
-            lock.acquire()
-        except Timeout:
-            raise LockedError(_locked_message(directory)) from None
-    try:
-        write_text(directory / HOLDER_NAME, str(os.getpid()))
+    with new_directory(directory), contextlib.ExitStack() as stack:
+        with _storage_errors("lock", directory):
+            stack.enter_context(locks.held(directory))
+        remove_stale_temporaries(directory)
         yield
-    finally:
-        (directory / HOLDER_NAME).unlink(missing_ok=True)
-        lock.release()
 
 
-def check_unlocked(directory: Path) -> None:
-    """Raise `LockedError` if another process holds `directory`; change nothing on disk."""
-    from filelock import FileLock, Timeout
-
-    if not (directory / LOCK_NAME).is_file():
-        return
+@contextlib.contextmanager
+def new_directory(path: Path) -> Iterator[None]:
+    """Create a directory with its parents; if the block fails and nothing of worth is in them, they go again."""
+    missing = [parent for parent in (path, *path.parents) if not parent.exists()]
     try:
-        with FileLock(directory / LOCK_NAME, blocking=False):
-            return
-    except Timeout:
-        raise LockedError(_locked_message(directory)) from None
+        make_directory(path)
+        yield
+    except LockedError:  # another process made it at the same moment, and works there
+        raise
+    except BaseException:
+        for directory in missing:
+            _remove_if_empty(directory)
+        raise
 
 
-def _locked_message(directory: Path) -> str:
+@contextlib.contextmanager
+def claimed_directory(candidates: Iterable[Path]) -> Iterator[Path]:
+    """Make the first of some directories that nobody has, for this process alone; a failure leaves none behind."""
+    for path in candidates:
+        missing = [parent for parent in (path, *path.parents) if not parent.exists()]
+        make_directory(path.parent)
+        with _storage_errors("create", path):
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+        break
     try:
-        holder = f"process {int((directory / HOLDER_NAME).read_text())}"
-    except (OSError, ValueError):
-        holder = "another process"
-    return f"{directory} is in use; {holder} holds it; wait for it or choose another --out"
+        yield path
+    except BaseException:
+        for directory in missing:
+            _remove_if_empty(directory)
+        raise
+
+
+def _remove_if_empty(directory: Path) -> None:
+    """Remove a directory that holds nothing but locks and left-overs; another process may have put a file there."""
+    with contextlib.suppress(OSError):
+        if all(map(is_leftover, directory.iterdir())):
+            for path in directory.iterdir():
+                path.unlink()
+        directory.rmdir()
 
 
 def redirect_output(path: Path) -> None:
     """Let whatever this process prints from now on go to a file, which is begun anew."""
     with _storage_errors("write", path):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NOFOLLOW | _BINARY, 0o644)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NOFOLLOW | BINARY, 0o644)
         for stream in (1, 2):
             os.dup2(descriptor, stream)
         os.close(descriptor)

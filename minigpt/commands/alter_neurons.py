@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shlex
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser
+from minigpt.base.flags import Parser, user_path
 from minigpt.base.storage import to_json
 
 if TYPE_CHECKING:
@@ -21,7 +20,7 @@ _COLUMNS = ("layer", "neurons", "pruned", "constant", "fired on held", "recycled
 
 def add_flags(parser: Parser) -> None:
     """The run, what to do to its neurons, and on what evidence."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
+    parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")
     parser.add_argument(
         "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025, random:8 or random:dead [none]"
     )
@@ -31,7 +30,7 @@ def add_flags(parser: Parser) -> None:
         choices=("none", "dead", "certified"),
         help="cut out what never fires and fold in what is constant, or only what the weights prove dead [none]",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the new run is written")
+    parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where the new run is written")
     parser.add_argument(
         "--split", default="train", choices=("train", "val"), help="part of the corpus to probe [train]"
     )

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from minigpt.base import formats
-from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser
+from minigpt.base.errors import CheckpointError, UsageError
+from minigpt.base.flags import Parser, path_text
 from minigpt.base.health_columns import glossary_markdown
-from minigpt.base.storage import to_json
+from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
 from minigpt.commands.inspect_run import add_run
 
@@ -19,7 +19,9 @@ def add_neurons_flags(parser: Parser) -> None:
     """The run, and the text to count on."""
     add_run(parser)
     parser.add_argument("--tokens", type=int, metavar="N", help="count on at most N tokens [1048576]")
-    parser.add_argument("--corpus", metavar="NAME", help="another text, in the run's own tokenizer [the run's]")
+    parser.add_argument(
+        "--corpus", type=path_text, metavar="NAME", help="another text, in the run's own tokenizer [the run's]"
+    )
     parser.add_argument(
         "--split", choices=("train", "val"), help="part of the text [val, or train if val is too short for --tokens]"
     )
@@ -50,7 +52,7 @@ def run_neurons(values: argparse.Namespace) -> int:
     record, found = diagnose_run(opened, values.corpus, values.split, values.tokens or 0)
     written = write(opened, record, found)
     if values.json:
-        print(to_json({**record, "run": str(opened.directory)}))
+        print(to_json({**read_json(written[0], CheckpointError), "run": str(opened.directory)}))
         return 0
     print(f"{opened.directory}, {diagnosis_text(record)}")
     print(

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser
-from minigpt.base.storage import make_directory, to_json, write_text
+from minigpt.base.flags import Parser, user_path
+from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
 
@@ -36,6 +37,8 @@ def run_evaluate(values: argparse.Namespace) -> int:
     from minigpt.training.terminal import evaluation_line, health_table
 
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    if values.split == "test":
+        _warn_of_openings(opened.directory)
     evaluation = evaluate_run(opened, values.split, values.eval_tokens)
     if values.json:
         print(to_json({**evaluation.record(opened.checkpoint.step), "run": str(opened.directory)}))
@@ -45,6 +48,21 @@ def run_evaluate(values: argparse.Namespace) -> int:
     if values.split == "test":
         print("the test part was opened; the run's metrics.jsonl records it")
     return 0
+
+
+def _warn_of_openings(run: Path) -> None:
+    """Say loudly that the test part was looked at before: what was chosen by it since is no longer tested by it."""
+    from minigpt.training.run_directory import read_metrics
+
+    steps = [record["step"] for record in read_metrics(run) if record.get("event") == "test_opened"]
+    if steps:
+        times = "once" if len(steps) == 1 else f"{len(steps)} times"
+        when = ", ".join(map(str, steps[-5:]))
+        print(
+            f"WARNING: the test part of {run} was opened {times} before (at step {when}); whatever was chosen after "
+            "looking at it is no longer tested by it",
+            file=sys.stderr,
+        )
 
 
 def add_verify_flags(parser: Parser) -> None:
@@ -70,9 +88,9 @@ def run_verify(values: argparse.Namespace) -> int:
 def add_report_flags(parser: Parser) -> None:
     """What to draw, and where a site goes."""
     help_ = "a run, an ablation or a ledger [the newest run under runs/]"
-    parser.add_argument("directory", nargs="?", type=Path, metavar="DIRECTORY", help=help_)
+    parser.add_argument("directory", nargs="?", type=user_path, metavar="DIRECTORY", help=help_)
     help_ = f"write the pages of every ledger and ablation in DIRECTORY [{DOCS}] below SITE"
-    parser.add_argument("--site", type=Path, metavar="SITE", help=help_)
+    parser.add_argument("--site", type=user_path, metavar="SITE", help=help_)
 
 
 def run_report(values: argparse.Namespace) -> int:
@@ -89,7 +107,9 @@ def run_report(values: argparse.Namespace) -> int:
 
 def _write_page(directory: Path) -> Path:
     from minigpt.experiments import record
+    from minigpt.training.run_directory import refuse_unfinished
 
+    refuse_unfinished(directory)
     if (directory / LEDGER_FILE).is_file():
         return run_claims.write_pages(directory)
     if (directory / record.PLAN).is_file():
@@ -115,6 +135,7 @@ def write_report(run: Path) -> Path:
     """Draw the page of a run into its directory and return its path."""
     from minigpt.report.run_page import run_page
 
+    remove_stale_temporaries(run)
     return _write(run / "report.html", run_page(run))
 
 
@@ -126,4 +147,4 @@ def _write(path: Path, page: str) -> Path:
 
 def add_run(parser: Parser) -> None:
     """The run directory that a command reads."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
+    parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.base import formats
+from minigpt.base import formats, streams
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml
-from minigpt.base.storage import make_directory, to_json, write_text
+from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
+from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.experiments.arms import AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.training.config import RunConfig
 
@@ -28,8 +28,10 @@ def add_flags(parser: Parser) -> None:
     group.add_argument(
         "--vary", action="append", default=[], metavar="FLAG=A,B", help="values of any training flag; may be repeated"
     )
-    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags and a table [vary] from a file")
-    group.add_argument("--out", type=Path, metavar="DIR", help="where plan and page stand [runs/ablate-…]")
+    group.add_argument(
+        "--config", type=user_path, metavar="FILE.toml", help="read flags and a table [vary] from a file"
+    )
+    group.add_argument("--out", type=user_path, metavar="DIR", help="where plan and page stand [runs/ablate-…]")
     group.add_argument("--overwrite", action="store_true", help="replace the ablation that stands at --out")
     group.add_argument("--dry-run", action="store_true", help="list the cells with the time to expect, train nothing")
     group.add_argument("--yes", action="store_true", help="train more than 1000 cells")
@@ -60,6 +62,7 @@ def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     """Draw the page of an ablation and write its tables; returns the page's path."""
     from minigpt.report import ablation_page, ablation_texts
 
+    remove_stale_temporaries(directory)
     for name, table in (
         ("cells.csv", ablation_texts.cells_csv),
         ("comparisons.csv", ablation_texts.comparisons_csv),
@@ -97,7 +100,7 @@ def _question(values: argparse.Namespace) -> Question:
 def _train(question: Question, directory: Path) -> None:
     from minigpt.experiments.grid import run_ablation
 
-    with _workers(question, directory) as (executor, threads, stop):
+    with streams.lasting(), _workers(question, directory) as (executor, threads, stop):
         run_ablation(question, directory, executor, threads, stop)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, check_fields, given
-from minigpt.base.storage import json_document, make_directory, to_json, write_bytes, write_text
+from minigpt.base.flags import Parser, add_fields, check_fields, given, user_path
+from minigpt.base.storage import json_document, new_directory, to_json, write_bytes, write_text
 from minigpt.benchmarks.bench_options import (
     DEFAULT_PARTS,
     PARTS,
@@ -42,7 +43,7 @@ def add_flags(parser: Parser) -> None:
         help="hf, x-transformers, or the path of a nanoGPT, whose model.py is executed; may be repeated",
     )
     group.add_argument(
-        "--out", type=Path, metavar="DIR", help="also write bench.json, bench.md and scaling curves there"
+        "--out", type=user_path, metavar="DIR", help="also write bench.json, bench.md and scaling curves there"
     )
     group.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     group.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
@@ -62,9 +63,8 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.benchmarks.suite import resolve_preset, run_benchmarks
 
     configs = [resolve_preset(preset, asked, peers) for preset in presets]
-    if values.out is not None:
-        make_directory(values.out)
-    record = run_benchmarks(parts, configs, asked, peers, options, _track)
+    with contextlib.nullcontext() if values.out is None else new_directory(values.out):
+        record = run_benchmarks(parts, configs, asked, peers, options, _track)
     _show(record, values)
     if values.out is not None:
         _write(record, values.out)

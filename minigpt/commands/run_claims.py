@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from minigpt.base import streams
 from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
-from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml
+from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
 from minigpt.training.config import RunConfig
@@ -30,8 +31,10 @@ def add_flags(parser: Parser) -> None:
     group.add_argument("--all", action="store_true", help="run every claim that can be run")
     group.add_argument("--budget", type=float, metavar="MINUTES", help="run only what fits into this time")
     group.add_argument("--dry-run", action="store_true", help="say how long each claim would take, run none")
-    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags from a file")
-    group.add_argument("--out", type=Path, default=LEDGER, metavar="DIR", help=f"the ledger's directory [{LEDGER}]")
+    group.add_argument("--config", type=user_path, metavar="FILE.toml", help="read flags from a file")
+    group.add_argument(
+        "--out", type=user_path, default=LEDGER, metavar="DIR", help=f"the ledger's directory [{LEDGER}]"
+    )
     group.add_argument("--json", action="store_true", help="print one JSON object")
     add_fields(parser, LedgerOptions)
     add_fields(parser, RunConfig)
@@ -76,7 +79,7 @@ def _run(values: argparse.Namespace) -> int:
     claims = _chosen(values)
     if values.budget is not None and not values.budget > 0:
         raise UsageError(f"budget must be a positive number of minutes; got {values.budget:g}; for example 30")
-    with _workshop(values) as workshop:
+    with streams.lasting(), _workshop(values) as workshop:
         if values.dry_run:
             return _show_estimate(estimate(claims, workshop), values.json)
         if values.budget is not None:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser
+from minigpt.base.flags import Parser, user_path
+from minigpt.commands.prompts import StopStrings, add_prompt_flags, prompt_of
 from minigpt.commands.streaming import TextStream
 from minigpt.training.config import DTYPES, MOST_THREADS
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
 
 def add_flags(parser: Parser) -> None:
     """The run, the prompt and how to choose tokens."""
-    parser.add_argument("run", nargs="?", type=Path, metavar="RUN", help="run directory [the newest under runs/]")
-    parser.add_argument("--prompt", default="", metavar="TEXT", help="text to continue; empty: a new line")
+    parser.add_argument(
+        "run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest finished one under runs/]"
+    )
+    add_prompt_flags(parser)
     parser.add_argument("--max-new-tokens", type=int, default=400, metavar="N", help="tokens to add [400]")
     parser.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest [0.8]")
     parser.add_argument("--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0: all [0]")
@@ -44,20 +47,21 @@ def run(values: argparse.Namespace) -> int:
         raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
     if not 0 <= values.threads < MOST_THREADS:
         raise UsageError(f"threads must be from 0 (torch's choice) to {MOST_THREADS - 1}; got {values.threads}")
+    asked = prompt_of(values)
     import torch
 
     from minigpt.sampling.generate import check_sampling, generate
     from minigpt.sampling.token_choice import TokenChoice
     from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
-    from minigpt.training.run_directory import newest_run
     from minigpt.training.runtime import fastest_dtype
 
     choice = TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    stops = [StopStrings(values.stop) for _ in range(values.num_samples)]
+    opened = open_run(values.run or _newest(), values.checkpoint, values.device)
     if threads := values.threads or decoding_threads(opened.model, values.num_samples):
         torch.set_num_threads(threads)
-    prompt = _known_part(values.prompt, opened.tokenizer, values.skip_unknown)
+    prompt = _known_part(asked, opened.tokenizer, values.skip_unknown)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)
     _mention_long_text(opened, len(ids), values.max_new_tokens)
     dtype, compiled = resolve_decoding(opened.model, values.dtype, values.compile, values.max_new_tokens)
@@ -72,8 +76,18 @@ def run(values: argparse.Namespace) -> int:
         dtype=dtype,
         compiled=compiled,
     )
-    _print_samples(prompt, tokens, opened.tokenizer, values.num_samples)
+    _print_samples(prompt, tokens, opened.tokenizer, stops)
     return 0
+
+
+def _newest() -> Path:
+    """The newest finished run; which one is said where there are others, or none is finished."""
+    from minigpt.training.run_directory import newest_finished
+
+    directory, finished, others = newest_finished()
+    if others or not finished:
+        print(f"note: sampling {directory}, the newest {'finished ' if finished else ''}run", file=sys.stderr)
+    return directory
 
 
 def _known_part(prompt: str, tokenizer: Tokenizer, skip_unknown: bool) -> str:
@@ -105,17 +119,19 @@ def _mention_what_takes_long(emulated: bool, compiled: bool) -> None:
         print("note: compiling, which may take half a minute; --compile off starts at once", file=sys.stderr)
 
 
-def _print_samples(prompt: str, tokens: Iterator[Tensor], tokenizer: Tokenizer, samples: int) -> None:
+def _print_samples(prompt: str, tokens: Iterator[Tensor], tokenizer: Tokenizer, stops: list[StopStrings]) -> None:
     """Stream the first sample; print the others, drawn in the same batch, below it."""
-    others: list[list[int]] = [[] for _ in range(1, samples)]
+    others: list[list[bytes]] = [[] for _ in stops[1:]]
     stream = TextStream()
     stream.write(prompt.encode("utf-8"))
     for chosen in tokens:
-        first, *rest = chosen.tolist()
-        stream.write(tokenizer.decode_bytes([first]))
-        for collected, token in zip(others, rest, strict=True):
-            collected.append(token)
-    stream.write(b"\n", final=True)
-    for number, collected in enumerate(others, start=2):
-        other = TextStream()
-        other.write(f"--- sample {number}\n{prompt}".encode() + tokenizer.decode_bytes(collected) + b"\n", final=True)
+        first, *rest = (tokenizer.decode_bytes([token]) for token in chosen.tolist())
+        stream.write(stops[0].passed(first))
+        for collected, stop, piece in zip(others, stops[1:], rest, strict=True):
+            collected.append(stop.passed(piece))
+        if all(stop.found for stop in stops):
+            break
+    stream.write(stops[0].rest() + b"\n", final=True)
+    for number, (collected, stop) in enumerate(zip(others, stops[1:], strict=True), start=2):
+        text = b"".join(collected) + stop.rest()
+        TextStream().write(f"--- sample {number}\n{prompt}".encode() + text + b"\n", final=True)

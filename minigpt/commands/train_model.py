@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import shlex
 import sys
 import textwrap
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.base import formats
+from minigpt.base import formats, storage, streams
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, given, read_toml
+from minigpt.base.flags import Parser, add_fields, given, path_text, read_toml, user_path
 from minigpt.commands.inspect_run import write_report
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 from minigpt.training.ranks import Ranks, joined
@@ -30,17 +32,24 @@ def add_flags(parser: Parser) -> None:
     parser.usage = "minigpt train [--flag VALUE …]"
     add_fields(parser, RunConfig)
     group = parser.add_argument_group("run")
-    group.add_argument("--config", type=Path, metavar="FILE.toml", help="read flags from a file; flags override it")
-    group.add_argument("--out", type=Path, metavar="DIR", help="run directory [runs/PRESET-ACTIVATION-sSEED]")
     group.add_argument(
-        "--resume", nargs="?", const="", metavar="RUN", help="continue a run: RUN, else --out, else the newest"
+        "--config", type=user_path, metavar="FILE.toml", help="read flags from a file; flags override it"
+    )
+    group.add_argument("--out", type=user_path, metavar="DIR", help="run directory [runs/PRESET-ACTIVATION-sSEED]")
+    group.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        type=path_text,
+        metavar="RUN",
+        help="continue a run: RUN, else --out, else the newest",
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run that stands at --out")
 
 
 def run(values: argparse.Namespace) -> int:
     """Train, alone or with the other processes of a torchrun; returns 0."""
-    with joined() as ranks:
+    with streams.lasting(), joined() as ranks:
         return _train(values, ranks)
 
 
@@ -49,25 +58,51 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
     config = dataclasses.replace(RunConfig(), **asked)
     if values.resume is not None and values.overwrite:
         raise UsageError("--resume continues a run and --overwrite replaces it; got both; choose one")
-    directory = _directory(values, config)
+    directory = _given_directory(values)
     from minigpt.training import run_directory, runtime
-    from minigpt.training.loop import train
+    from minigpt.training.code_version import absolute_corpus
     from minigpt.training.terminal import EMULATION
 
+    if "corpus" in asked:
+        asked["corpus"] = absolute_corpus(asked["corpus"])
     if values.resume is not None:
+        directory = directory or run_directory.newest_run()
         config = _resumed_config(directory, asked, config, explicit=bool(values.resume))
         summary = run_directory.read_finished(directory)
         if summary is not None:
+            longer = run_directory.longer_training(directory, config, 2 * config.steps)
             print(f"{directory} is finished; it has {summary['steps']} steps; use --overwrite or another --out")
+            print(f"to train its weights further, as a new run: {longer}")
             return 0
     else:
-        config = runtime.resolve(config)
+        config = _new_config(config)
     if config.dtype == "bfloat16" and runtime.fastest_dtype(runtime.resolve_device(config.device)) != "bfloat16":
         print(f"note: {EMULATION}", file=sys.stderr)
+    with _named(directory, config, ranks) as place:
+        return _train_in(place, config, values, ranks)
+
+
+def _train_in(directory: Path, config: RunConfig, values: argparse.Namespace, ranks: Ranks) -> int:
+    from minigpt.training.loop import train
+
     summary = train(config, directory, resume=values.resume is not None, overwrite=values.overwrite, ranks=ranks)
     if ranks.leads:
         _show_result(directory, summary)
     return 0
+
+
+@contextlib.contextmanager
+def _named(directory: Path | None, config: RunConfig, ranks: Ranks) -> Iterator[Path]:
+    """The directory asked for, or a new one of this process: trainings that begin together get different names."""
+    from minigpt.training import run_directory
+
+    if directory is not None:
+        yield directory
+    elif ranks.leads:
+        with storage.claimed_directory(run_directory.default_directories(config)) as claimed:
+            yield claimed
+    else:
+        yield next(run_directory.default_directories(config))
 
 
 def configured(values: argparse.Namespace) -> dict[str, Any]:
@@ -76,29 +111,43 @@ def configured(values: argparse.Namespace) -> dict[str, Any]:
     return with_preset(from_file | given(values, RunConfig))
 
 
-def _directory(values: argparse.Namespace, config: RunConfig) -> Path:
-    from minigpt.training import run_directory
-
+def _given_directory(values: argparse.Namespace) -> Path | None:
+    """The run directory that --resume or --out names; None if neither does."""
     if values.resume and values.out and Path(values.resume) != values.out:
         raise UsageError(f"--resume {values.resume} and --out {values.out} name two runs; give one")
-    given_directory = Path(values.resume) if values.resume else values.out
-    if given_directory is not None:
-        if any(ord(character) < 32 for character in str(given_directory)):
-            raise UsageError(f"--out holds a control character; got {str(given_directory)!r}; use printable text")
-        return Path(given_directory)
-    return run_directory.newest_run() if values.resume is not None else run_directory.default_directory(config)
+    directory = Path(values.resume) if values.resume else values.out
+    if directory is not None and any(ord(character) < 32 for character in str(directory)):
+        raise UsageError(f"--out holds a control character; got {str(directory)!r}; use printable text")
+    return directory
+
+
+def _new_config(config: RunConfig) -> RunConfig:
+    """The configuration of a new run: commands that read it, wherever they are called, find its text and tokens."""
+    from minigpt.training import runtime
+    from minigpt.training.code_version import absolute_corpus
+
+    corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
+    return runtime.resolve(dataclasses.replace(config, corpus=corpus, data_dir=data_dir))
 
 
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
     from minigpt.training import run_directory, runtime
+    from minigpt.training.code_version import absolute_corpus
+    from minigpt.training.inference import check_before_resuming
 
     if not explicit and not run_directory.is_occupied(directory):
-        return runtime.resolve(config)
+        return _new_config(config)
     stored = run_directory.read_config(directory)
+    check_before_resuming(directory, stored)
+    if asked.get("corpus") == absolute_corpus(stored.corpus):
+        asked = asked | {"corpus": stored.corpus}  # a run of an older version keeps the path as it was given
     resolved = runtime.resolve(dataclasses.replace(stored, **asked))
-    run_directory.check_resumable(stored, asked, resolved)
+    run_directory.check_resumable(directory, stored, asked, resolved)
     free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}
+    if asked.get("compile", "auto") not in ("auto", stored.compile):
+        print(f"warning: not bit-exact: compile was {stored.compile} and is {asked['compile']}", file=sys.stderr)
+        free["compile"] = asked["compile"]
     return dataclasses.replace(stored, **free)
 
 

@@ -17,6 +17,8 @@ from markupsafe import Markup
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.base.health_columns import TRUSTED_TOKENS, reasons_for_missing, title_of
+from minigpt.base.log_schema import log_problems
+from minigpt.base.reading import read_bytes
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
@@ -41,7 +43,7 @@ def run_page(run: Path) -> str:
     Raises:
         CheckpointError: the run has no readable configuration or no record yet, or one of its files was altered.
     """
-    records = _read_records(run / "metrics.jsonl")
+    records, skipped = _read_records(run / "metrics.jsonl")
     if not any(record["kind"] in ("train", "eval") for record in records):
         raise CheckpointError(f"{run} has nothing to report yet; its log is empty; wait for the first evaluation")
     neurons, explorer = _read_instrument(run / "neurons.json"), _read_instrument(run / "explorer.json")
@@ -55,6 +57,7 @@ def run_page(run: Path) -> str:
         machine=_read_json(run / "environment.json"),
         summary=_read_json(run / "summary.json") if (run / "summary.json").exists() else None,
         last=evaluations[-1] if evaluations else None,
+        skipped=skipped,
         missing=formats.MISSING,
         neurons_command=f"python -m minigpt neurons {shlex.quote(str(run))}",
         loss_curves=loss_curves(records),
@@ -130,23 +133,34 @@ def _read_instrument(path: Path) -> Record | None:
 
 def _read_json(path: Path) -> Any:
     try:
-        return _parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
+        return _parse(read_bytes(path, CheckpointError).decode("utf-8"))
+    except (ValueError, RecursionError) as reason:
         raise CheckpointError(
             f"cannot read {path}; {reason}; give a run directory that `minigpt train` made"
         ) from reason
 
 
-def _read_records(path: Path) -> list[Record]:
-    """All complete lines; a last one that a crash cut short is left out."""
+def _read_records(path: Path) -> tuple[list[Record], list[str]]:
+    """All complete lines that are records, and what is wrong with the others; a last one cut short is left out.
+
+    Raises:
+        CheckpointError: there are lines, and none is a record.
+    """
+    lines = read_bytes(path, CheckpointError).decode("utf-8", "replace").split("\n")[:-1]
+    parsed = [_parsed_or_none(line) for line in lines]
+    problems = log_problems(parsed)
+    records = [record for record, problem in zip(parsed, problems, strict=True) if not problem]
+    skipped = [f"line {number}: {problem}" for number, problem in enumerate(problems, start=1) if problem]
+    if skipped and not records:
+        raise CheckpointError(f"{path} holds no record; {skipped[0]}; it was altered")
+    return records, skipped
+
+
+def _parsed_or_none(line: str) -> Any:
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").split("\n")[:-1]
-        records = [_parse(line) for line in lines]
-    except (OSError, ValueError) as reason:
-        raise CheckpointError(f"cannot read {path}; {reason}; it was altered") from reason
-    if not all(isinstance(record, dict) and "kind" in record for record in records):
-        raise CheckpointError(f"{path} holds a line that is no record; it was altered")
-    return records
+        return _parse(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _parse(text: str) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DivergedError
-from minigpt.model import GPT
+from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
 from minigpt.training.optimizers import Optimizer, load_state_tensors, state_tensors
 
@@ -62,7 +62,12 @@ def steps_of(run: Path) -> list[int]:
 
 def committed_steps(run: Path) -> list[int]:
     """Steps whose checkpoint has a manifest, in order; a save that a crash cut short has none."""
-    return [step for step in steps_of(run) if (directory_of(run, step) / MANIFEST_FILE).exists()]
+    return [step for step in steps_of(run) if is_committed(directory_of(run, step))]
+
+
+def is_committed(directory: Path) -> bool:
+    """Whether a checkpoint has the manifest that makes it one; pruning takes that first."""
+    return (directory / MANIFEST_FILE).exists() or (directory / MANIFEST_FILE).is_symlink()
 
 
 def save(
@@ -107,16 +112,60 @@ def save(
 def read(directory: Path) -> Checkpoint:
     """Read and verify a checkpoint; its tensors are parsed later, from the bytes that were hashed.
 
+    One that is saved anew while it is read is read again.
+
     Raises:
         CheckpointError: it is incomplete, altered, of a newer format, or not where it says it is.
+        StorageError: the system refuses to read it; it may be whole.
     """
-    manifest = _read_manifest(directory)
+    while True:
+        manifest = _manifest_bytes(directory)
+        try:
+            return _read_whole(directory)
+        except CheckpointError:
+            if _manifest_bytes(directory) == manifest:
+                raise
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """What a checkpoint states of itself, without reading its tensors; raises as `read` does."""
+    path = directory / MANIFEST_FILE
+    if directory.is_symlink() or not directory.is_dir():
+        raise CheckpointError(f"no checkpoint at {directory}; give a run directory that `minigpt train` made")
+    manifest = storage.read_json(path, CheckpointError)
+    if not isinstance(manifest, dict):
+        raise CheckpointError(f"{path} is not a manifest; got {type(manifest).__name__}; it was altered")
+    stated = manifest.pop("sha256", None)
+    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
+        raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}; upgrade minigpt")
+    rewritten = storage.json_document({**manifest, "sha256": stated})
+    if stated != _manifest_hash(manifest) or storage.read_bytes(path, CheckpointError) != rewritten:
+        raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; use another checkpoint")
+    wrong = [name for name, kind in _FIELDS.items() if not isinstance(manifest.get(name), kind)]
+    if wrong:
+        raise CheckpointError(f"{path} lacks {', '.join(wrong)}; it was altered; use another checkpoint")
+    if directory.name != directory_of(Path(), manifest["step"]).name:
+        raise CheckpointError(f"{path} is of step {manifest['step']}, not of {directory.name}; it was moved")
     if set(manifest["files"]) != {MODEL_FILE, OPTIMIZER_FILE, LIFE_FILE}:
         raise CheckpointError(f"{directory}: the manifest names other files; got {sorted(manifest['files'])[:4]}")
-    data = {}
     for name, stated in manifest["files"].items():
         if not isinstance(stated, dict) or not isinstance(stated.get("bytes"), int):
             raise CheckpointError(f"{directory}: the manifest states no size for {name}; it was altered")
+    return manifest
+
+
+def _manifest_bytes(directory: Path) -> bytes | None:
+    """The manifest as it is now; None if there is none that can be read as such."""
+    try:
+        return storage.read_bytes(directory / MANIFEST_FILE, CheckpointError)
+    except CheckpointError:
+        return None
+
+
+def _read_whole(directory: Path) -> Checkpoint:
+    manifest = read_manifest(directory)
+    data = {}
+    for name, stated in manifest["files"].items():
         content = storage.read_bytes(directory / name, CheckpointError, limit=stated["bytes"])
         if len(content) != stated["bytes"] or storage.sha256_bytes(content) != stated.get("sha256"):
             raise CheckpointError(f"{directory / name} is damaged; its SHA-256 is not the manifest's; use another one")
@@ -134,19 +183,54 @@ def read(directory: Path) -> Checkpoint:
 def newest(run: Path, notice: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that verifies; `notice` hears of each newer one that does not. None if none was begun.
 
+    A training that goes on meanwhile may delete what is about to be read; then the list is made anew.
+
     Raises:
-        CheckpointError: there are committed checkpoints, and all of them are damaged.
+        CheckpointError: there are committed checkpoints, and all of them are damaged; or a link or device is in the
+            place of a file, which is no damage and no reason to take older weights.
+        StorageError: the system refuses to read one.
     """
-    failures = []
-    for step in reversed(committed_steps(run)):
+    failures: list[str] = []
+    untried = committed_steps(run)
+    while untried:
+        directory = directory_of(run, untried.pop())
         try:
-            return read(directory_of(run, step))
+            return read(directory)
         except CheckpointError as error:
+            if not is_committed(directory):
+                failures, untried = [], committed_steps(run)
+                continue
+            if not _all_regular(directory):
+                raise
             failures.append(str(error))
             notice(f"warning: {error}; trying the one before")
     if failures:
-        raise CheckpointError(f"{run} has no usable checkpoint; {failures[0]}; train it anew with --overwrite")
+        raise CheckpointError(f"{run} has no usable checkpoint; {failures[0]}; restore it from a copy")
     return None
+
+
+def _all_regular(directory: Path) -> bool:
+    files = (directory / name for name in (MANIFEST_FILE, MODEL_FILE, OPTIMIZER_FILE, LIFE_FILE))
+    return not directory.is_symlink() and not any(
+        path.is_symlink() or (path.exists() and not path.is_file()) for path in files
+    )
+
+
+def check_size(directory: Path, stored: int, described: GPTConfig) -> None:
+    """Refuse a configuration whose model could not be in `stored` bytes, before anything of that size is built.
+
+    Raises:
+        CheckpointError: its embeddings and matrices alone, in float32, need more.
+    """
+    width = described.n_embd
+    embeddings = described.vocab_size + (described.block_size if described.position == "learned" else 0)
+    matrices = 2 * described.n_layer * width + 2 * sum(described.layer_widths)
+    needed = 4 * width * (embeddings + matrices)
+    if needed > stored:
+        raise CheckpointError(
+            f"the configuration does not describe the model in {directory}; its matrices need {needed:,} bytes; "
+            f"{stored:,} are there; it was altered"
+        )
 
 
 def load_model(checkpoint: Checkpoint, model: GPT) -> None:
@@ -205,27 +289,6 @@ def parameter_hash(model: GPT) -> str:
 def save_size(model: GPT) -> int:
     """Upper estimate, in bytes, of one checkpoint with two moments for each parameter."""
     return 3 * 4 * model.parameter_count() + _HEADER_ALLOWANCE
-
-
-def _read_manifest(directory: Path) -> dict[str, Any]:
-    path = directory / MANIFEST_FILE
-    if directory.is_symlink() or not directory.is_dir():
-        raise CheckpointError(f"no checkpoint at {directory}; give a run directory that `minigpt train` made")
-    manifest = storage.read_json(path, CheckpointError)
-    if not isinstance(manifest, dict):
-        raise CheckpointError(f"{path} is not a manifest; got {type(manifest).__name__}; it was altered")
-    stated = manifest.pop("sha256", None)
-    if isinstance(manifest.get("format"), int) and manifest["format"] > FORMAT:
-        raise CheckpointError(f"{path} has format {manifest['format']}; this version reads {FORMAT}; upgrade minigpt")
-    rewritten = storage.json_document({**manifest, "sha256": stated})
-    if stated != _manifest_hash(manifest) or storage.read_bytes(path, CheckpointError) != rewritten:
-        raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; use another checkpoint")
-    wrong = [name for name, kind in _FIELDS.items() if not isinstance(manifest.get(name), kind)]
-    if wrong:
-        raise CheckpointError(f"{path} lacks {', '.join(wrong)}; it was altered; use another checkpoint")
-    if directory.name != directory_of(Path(), manifest["step"]).name:
-        raise CheckpointError(f"{path} is of step {manifest['step']}, not of {directory.name}; it was moved")
-    return manifest
 
 
 def _manifest_hash(manifest: dict[str, Any]) -> str:

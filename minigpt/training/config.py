@@ -31,11 +31,13 @@ class TextConfig:
 
     preset: str = flag("tiny", "preset", "starting values, which other flags override", choices=tuple(PRESETS))
 
-    corpus: str = flag("stdlib", "text", "`minigpt corpora` lists them; a .txt/.jsonl/.parquet file or folder")
+    corpus: str = flag(
+        "stdlib", "text", "`minigpt corpora` lists them; a .txt/.jsonl/.parquet file or folder", path=True
+    )
     tokenizer: str = flag("char", "text", "byte, char, bpe:N or gpt2")
     val_fraction: float = flag(0.1, "text", "share of the text kept for validation", at_least=0, below=1)
     test_fraction: float = flag(0.05, "text", "share of the text kept for the final test", at_least=0, below=1)
-    data_dir: str = flag("data", "text", "where prepared tokens are kept")
+    data_dir: str = flag("data", "text", "where prepared tokens are kept", path=True)
     allow_data_change: bool = flag(False, "text", "resume although the text is not the one trained on so far")
 
     train_tokens: int = flag(0, "text", "train on the first so many tokens only; 0: all", at_least=0, below=1 << 63)
@@ -54,7 +56,9 @@ class RunConfig(Architecture, TextConfig):
         "auto", "model", "softmax, in one of two forms, or the mean of all so far", choices=("auto", *ATTENTIONS, MEAN)
     )
 
-    init_from: str | None = flag(None, "start", "run whose newest weights to start from; default: random weights")
+    init_from: str | None = flag(
+        None, "start", "run whose newest weights to start from; default: random weights", path=True
+    )
     init_moments: bool = flag(False, "start", "take over that run's optimizer state too")
     init_surgery: str = flag("none", "start", "which of its neurons get new weights first; as --recycle")
 

@@ -26,6 +26,7 @@ from minigpt.text.batches import evaluation_batches
 from minigpt.text.corpora import open_corpus
 from minigpt.text.store import encode_split
 from minigpt.training import run_directory, runtime
+from minigpt.training.code_version import absolute_corpus
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun, open_text
 
@@ -79,7 +80,8 @@ def diagnose_run(
         DataError: the split is empty, or the text has characters that the run's tokenizer lacks.
     """
     begun = time.perf_counter()
-    text = _own_text(run) if corpus in (None, run.config.corpus) else _other_text(run, str(corpus), tokens)
+    own = corpus is None or run.config.corpus in (corpus, absolute_corpus(corpus))
+    text = _own_text(run) if own else _other_text(run, str(corpus), tokens)
     split = split or _default_split(text, tokens)
     if len(text.splits[split]) < 2:
         raise DataError(f"the {split} part of {text.corpus} is empty; choose another --split or a larger corpus")
@@ -121,9 +123,12 @@ def write(run: OpenedRun, record: dict[str, Any], found: Diagnosis) -> list[Path
     explorer = {"format": FORMAT_VERSION, "layers": found.explored}
     names = (run_directory.NEURONS, run_directory.NEURON_TABLE, run_directory.EXPLORER)
     figures, table, explored = (run.directory / name for name in names)
-    storage.write_text(table, as_csv(found.tables))
-    storage.write_text(explored, storage.to_json(explorer) + "\n")  # NOTE: unindented, else it is three times as large
-    storage.write_json(figures, record)
+    files = {
+        table.name: storage.write_text(table, as_csv(found.tables)),
+        # NOTE: unindented, else it is three times as large.
+        explored.name: storage.write_text(explored, storage.to_json(explorer) + "\n"),
+    }
+    storage.write_sealed(figures, {**record, "files": files})
     return [figures, table, explored]
 
 

@@ -16,7 +16,7 @@ from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
-from minigpt.training.run import model_config
+from minigpt.training.run import model_config, progress_of
 from minigpt.training.terminal import print_notice
 
 # A compiled decoding step saves about this much of each layer's time; below so many bytes, weights stay in the
@@ -45,16 +45,42 @@ def open_run(directory: Path, which: str = "last", device: str = "auto") -> Open
         UsageError: `which` is none of these, or the device is absent.
         CheckpointError: the run or the checkpoint is missing, damaged, or does not fit its tokenizer.
     """
-    config = run_directory.read_config(directory)
-    config = replace(config, device=str(runtime.resolve_device(device)))
+    stored = run_directory.read_config(directory)
+    config = replace(stored, device=str(runtime.resolve_device(device)))
     tokenizer = run_directory.read_run_tokenizer(directory)
     checkpoint = choose_checkpoint(directory, which)
     stated = checkpoint.identity.get("tokenizer")
     if storage.sha256_file(directory / run_directory.TOKENIZER, CheckpointError) != stated:
         raise CheckpointError(f"{directory / run_directory.TOKENIZER} is not the one of the weights; it was altered")
-    model = GPT(model_config(config, tokenizer.vocab_size))
+    check_description(directory, stored, checkpoint.identity)
+    described = model_config(config, tokenizer.vocab_size)
+    checkpoints.check_size(checkpoint.directory, len(checkpoint.data[checkpoints.MODEL_FILE]), described)
+    model = GPT(described)
     checkpoints.load_model(checkpoint, model)
     return OpenedRun(directory, config, checkpoint, model.to(torch.device(config.device)).eval(), tokenizer)
+
+
+def check_description(directory: Path, config: RunConfig, identity: dict[str, str]) -> None:
+    """Raise `CheckpointError` unless the configuration that stands in a run is the one its checkpoint was made with."""
+    if not run_directory.is_of(config, identity.get("config")):
+        raise CheckpointError(f"{directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
+
+
+def check_before_resuming(directory: Path, config: RunConfig) -> None:
+    """Compare a run's configuration with its newest manifest, before a model is built from it.
+
+    Raises:
+        CheckpointError: they do not belong together. A manifest that is damaged is left to whoever loads it.
+    """
+    for step in checkpoints.committed_steps(directory)[-1:]:
+        place = checkpoints.directory_of(directory, step)
+        try:
+            manifest = checkpoints.read_manifest(place)
+        except CheckpointError:
+            return
+        check_description(directory, config, manifest["identity"])
+        stored = manifest["files"][checkpoints.MODEL_FILE]["bytes"]
+        checkpoints.check_size(place, stored, model_config(config, vocab_size=1))
 
 
 def choose_checkpoint(directory: Path, which: str) -> checkpoints.Checkpoint:
@@ -67,13 +93,18 @@ def choose_checkpoint(directory: Path, which: str) -> checkpoints.Checkpoint:
         return checkpoints.read(checkpoints.directory_of(directory, step))
     if which not in ("last", "best"):
         raise UsageError(f"unknown checkpoint {which!r}; allowed: last, best or a step")
-    newest = checkpoints.newest(directory, notice=print_notice)
-    if newest is None:
-        raise CheckpointError(f"{directory} has no checkpoint yet; wait for the first")
-    best_step = newest.progress.get("best_step")
-    if which == "best" and best_step in checkpoints.steps_of(directory):
-        return checkpoints.read(checkpoints.directory_of(directory, best_step))
-    return newest
+    while True:
+        newest = checkpoints.newest(directory, notice=print_notice)
+        if newest is None:
+            raise CheckpointError(f"{directory} has no checkpoint yet; wait for the first")
+        best = checkpoints.directory_of(directory, progress_of(newest)[0].best_step)
+        if which == "last" or best == newest.directory or not checkpoints.is_committed(best):
+            return newest
+        try:
+            return checkpoints.read(best)
+        except CheckpointError:
+            if checkpoints.is_committed(best):
+                raise  # else a better one came meanwhile
 
 
 def open_text(run: OpenedRun) -> TokenStore:
@@ -135,14 +166,22 @@ def resolve_decoding(model: GPT, dtype: str, compile_: str, max_new_tokens: int)
         UsageError: compiling is asked for and cannot be had.
     """
     kind = model.device.type
-    obstacle = {"cpu": runtime.missing_compiler(), "cuda": ""}.get(kind, f"{kind} cannot do it; use --compile off")
-    if compile_ == "on" and obstacle:
-        raise UsageError(f"cannot compile; {obstacle}")
     saved = DECODING_SAVED_SECONDS * model.config.n_layer * max_new_tokens
     # NOTE: `auto` leaves GPUs alone: what a recorded step gains there has not been measured.
     repaid = kind == "cpu" and saved > 2 * DECODING_COMPILE_SECONDS
-    compiled = not obstacle and (compile_ == "on" or (compile_ == "auto" and repaid))
+    compiled = compile_ == "on" or (compile_ == "auto" and repaid)
+    if compiled and (obstacle := _obstacle_to_compiling(kind)):
+        if compile_ == "on":
+            raise UsageError(f"cannot compile; {obstacle}")
+        print_notice(f"note: not compiled; {obstacle}")
+        compiled = False
     if dtype == "auto":
         large = 4 * model.parameter_count() > CACHED_BYTES
         dtype = runtime.fastest_dtype(model.device) if compiled and large else "float32"
     return (torch.bfloat16 if dtype == "bfloat16" else torch.float32), compiled
+
+
+def _obstacle_to_compiling(kind: str) -> str:
+    if kind == "cuda":
+        return ""
+    return runtime.missing_compiler() if kind == "cpu" else f"{kind} cannot do it; use --compile off"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
+from minigpt.base.flags import expanded
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.model import GPT
 from minigpt.neurons.life import Event
@@ -96,7 +97,7 @@ def inherit(run: Run, parent: Parent, between_batches: Callable[[], None]) -> li
 
 
 def _read_parent(place: str) -> Parent:
-    directory = Path(place)
+    directory = Path(expanded(place))
     config = run_directory.read_config(directory)
     checkpoint = checkpoints.newest(directory, notice=print_notice)
     if checkpoint is None:

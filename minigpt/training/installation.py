@@ -28,6 +28,7 @@ def installation_checks(device: torch.device) -> list[Check]:
         Check("threads", "at least 1", str(torch.get_num_threads()), torch.get_num_threads() >= 1),
         *(_arithmetic(device, dtype) for dtype in dict.fromkeys(("float32", runtime.fastest_dtype(device)))),
         _disk(Path()),
+        _compiler(device),
     ]
 
 
@@ -49,6 +50,12 @@ def _arithmetic(device: torch.device, dtype: str) -> Check:
     (gradient,) = torch.autograd.grad(loss, [model.wte.weight])
     sound = bool(torch.isfinite(gradient).all()) and bool(gradient.any())
     return Check(f"a backward pass in {dtype}", "finite, not 0", "so" if sound else "not so", sound)
+
+
+def _compiler(device: torch.device) -> Check:
+    """Whether `--compile on` works; without it everything does, only slower, so it passes either way."""
+    obstacle = runtime.missing_compiler() if device.type == "cpu" else ""
+    return Check("a C++ compiler, for --compile on", "one that works, or none", obstacle or "one that works", True)
 
 
 def _disk(place: Path) -> Check:

@@ -1,4 +1,7 @@
-"""Ctrl-C and SIGTERM: a first one asks the run to stop at the next safe point, a second Ctrl-C leaves at once."""
+"""Ctrl-C, SIGTERM and a closed terminal ask the run to stop at the next safe point.
+
+A second Ctrl-C leaves at once.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,24 @@ class StopFlag:
         self.signal_number = self.signal_number or signal_number
         if self.ranks.leads:
             line = f"\n{signal.Signals(signal_number).name}: stopping at the next safe point\n"
-            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+            with contextlib.suppress(OSError):  # a terminal that was closed takes no words
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
 
 
 @contextlib.contextmanager
 def stop_on_signals(ranks: Ranks = ALONE) -> Iterator[StopFlag]:
-    """Turn SIGINT and SIGTERM into a flag inside this block; outside the main thread nothing is installed."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a flag inside this block; outside the main thread nothing is installed.
+
+    A hang-up that is ignored, as under `nohup`, stays so.
+    """
     flag = StopFlag(ranks)
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
-    previous = {number: signal.signal(number, flag.handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, flag.handle) for number in numbers}
     try:
         yield flag
     finally:

@@ -46,7 +46,7 @@ from minigpt.training.evaluation import Evaluation, batch_size, evaluate
 from minigpt.training.inference import OpenedRun, open_text
 from minigpt.training.optimizers import build_optimizer, load_state_tensors, state_tensors
 from minigpt.training.recycling import recycling_event
-from minigpt.training.run import Progress, Run, assemble, keep_parent, log_up_to, write_description
+from minigpt.training.run import Progress, Run, assemble, keep_parent, progress_of, write_description
 
 PRUNINGS = ("none", "dead", "certified")
 # What reordering the sums of a float32 forward pass may change, relative to the largest logit.
@@ -125,7 +125,7 @@ def _checked_choice(run: OpenedRun, out: Path, operation: Operation) -> Choice:
         got = f"prune {operation.prune} and recycle {operation.recycle}"
         raise UsageError(f"nothing to operate on; got {got}; give --prune dead, --recycle dead or both")
     check_choice(choice, run.model.config.layer_widths)
-    run_directory.refuse_occupied(out, resume=False, overwrite=False)
+    run_directory.refuse_occupied(out, resume=False, overwrite=run_directory.is_unfinished(out))
     return choice
 
 
@@ -266,9 +266,9 @@ def _outcome(
 
 
 def _write(run: OpenedRun, operated: Run, operation: Operation, outcome: Outcome, chosen: list[Tensor]) -> None:
-    """Write the operated run, its checkpoint last."""
-    log = log_up_to(run.directory / run_directory.METRICS, run.checkpoint.progress.get("log_length"))
-    with storage.lock_directory(operated.directory):
+    """Write the operated run, which is none before its last file is there."""
+    log = run_directory.log_up_to(run.directory / run_directory.METRICS, progress_of(run.checkpoint)[1])
+    with storage.lock_directory(operated.directory), run_directory.preparation(operated.directory, "surgery"):
         write_description(operated)
         storage.write_bytes(operated.metrics, _without_evaluation(log, run.checkpoint.step))
         for event in _events(run, operation, outcome, chosen):

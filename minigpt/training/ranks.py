@@ -16,8 +16,10 @@ import contextlib
 import datetime
 import io
 import os
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from minigpt.base.errors import RankError, UsageError, is_out_of_memory
@@ -26,11 +28,17 @@ from minigpt.training.config import RunConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-# NOTE: the others wait so long for rank 0 to prepare a text. A rank that dies is noticed at once, by its closed
-# connections, and a machine that vanishes by torchrun.
-PATIENCE = datetime.timedelta(days=1)
+# A rank that dies is noticed at once, by its closed connections, and a machine that vanishes by torchrun. So this only
+# ends the wait for a rank that hangs; the longest wait without one is for rank 0 to save a checkpoint.
+PATIENCE = datetime.timedelta(minutes=30)
+MEETING_SECONDS = 300.0  # for the start of programs on other machines
+_SILENT_SECONDS = 2.0  # nothing is said of so short a wait
+_POLL_SECONDS = 0.1
+_LINGER_SECONDS = 2.0
+_CONNECT_SECONDS = 2  # how long a signal may have to wait for its answer
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-NOTE = "minigpt/failure"
+NOTE, GONE = "minigpt/failure", "minigpt/gone"
+ARRIVED, DONE = "minigpt/arrived", "minigpt/leader"
 
 T = TypeVar("T")
 
@@ -47,6 +55,7 @@ class Ranks:
     local_rank: int = 0
     local_size: int = 1
     remedy: str = "start again"
+    store: Any = field(default=None, compare=False, repr=False)
 
     @property
     def leads(self) -> bool:
@@ -112,12 +121,23 @@ class Ranks:
         self.largest(0)
 
     def leader_first(self, work: Callable[[], T]) -> T:
-        """Do something on rank 0, and then on the others, who find it done."""
-        if not self.leads:
-            self.wait()
+        """Do something on rank 0, and then on the others, who find it done; they wait as long as that takes.
+
+        NOTE: they ask again and again instead of calling a collective, inside which no signal would reach them.
+        """
+        if self.store is None:
+            return work()
+        try:
+            while not self.leads and not self.store.check([DONE]):
+                if self.store.check([NOTE]):
+                    raise RuntimeError("it left a note")
+                time.sleep(_POLL_SECONDS)
+        except RuntimeError as error:
+            raise RankError(f"the first process of this job has gone; {self.size} began it; {self.remedy}") from error
         result = work()
         if self.leads:
-            self.wait()
+            self.store.set(DONE, "1")
+        self.wait()
         return result
 
     def check_equal(self, digest: Callable[[], str]) -> None:
@@ -157,7 +177,7 @@ def joined() -> Iterator[Ranks]:
     store = _meet(ranks)
     try:
         with contextlib.nullcontext() if ranks.leads else _silence():
-            yield ranks
+            yield replace(ranks, store=store)
     except Exception as error:
         first, code = _leave_note(store, ranks.rank, getattr(error, "exit_code", 1))
         if first != ranks.rank:
@@ -165,6 +185,8 @@ def joined() -> Iterator[Ranks]:
         raise
     finally:
         distributed.destroy_process_group()
+        if ranks.leads:
+            _linger(store, ranks.size)
 
 
 def _announced() -> Ranks:
@@ -187,19 +209,67 @@ def _meet(ranks: Ranks) -> Any:
     """Connect with the other ranks, by gloo for tensors of the CPU and NCCL for those of a GPU; return the store.
 
     Raises:
-        RankError: they cannot be reached.
+        RankError: they cannot be reached, or do not come in `MEETING_SECONDS`.
     """
     from torch import distributed
-    from torch.distributed.rendezvous import rendezvous
 
     backends = "cpu:gloo,cuda:nccl" if distributed.is_nccl_available() else "gloo"
     try:
-        store, *_ = next(rendezvous("env://", ranks.rank, ranks.size))
+        store = _wait_for_all(ranks)
         distributed.init_process_group(backends, store=store, rank=ranks.rank, world_size=ranks.size, timeout=PATIENCE)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError) as error:
         reason = str(error).partition("\n")[0]
         raise RankError(f"cannot reach the other processes of this job; {reason}; start it with torchrun") from error
     return store
+
+
+def _wait_for_all(ranks: Ranks) -> Any:
+    """The store that all ranks share, once all have come; waiting is said, ends, and can be broken off by a signal.
+
+    torchrun keeps the store itself, and says so by a variable; without that rank 0 does.
+    """
+    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    hosts = ranks.leads and not kept_by_torchrun
+    patience = _Patience(f"{ranks.size} processes at {address}:{port}, of which this is rank {ranks.rank}")
+    while True:
+        try:
+            timeout = datetime.timedelta(seconds=_CONNECT_SECONDS)
+            shared = TCPStore(address, port, None, hosts, timeout, wait_for_workers=False)
+            break
+        except (RuntimeError, TimeoutError):
+            if hosts:
+                raise
+            patience.go_on()
+    shared.set_timeout(PATIENCE)
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = PrefixStore(f"minigpt/{attempt}", shared)
+    store.add(ARRIVED, 1)
+    while store.add(ARRIVED, 0) < ranks.size:
+        time.sleep(_POLL_SECONDS)
+        patience.go_on()
+    return store
+
+
+class _Patience:
+    """Waits so long and no longer, and says so once if it is not over at once."""
+
+    def __init__(self, awaited: str) -> None:
+        self._awaited = awaited
+        self._begun = time.monotonic()
+        self._said = False
+
+    def go_on(self) -> None:
+        """Raise `RankError` if the time is over."""
+        waited = time.monotonic() - self._begun
+        remedy = "start them with torchrun, or unset RANK and WORLD_SIZE to train in one process"
+        if waited > MEETING_SECONDS:
+            raise RankError(f"not all processes of this job came; waited {waited:.0f} s for {self._awaited}; {remedy}")
+        if waited > _SILENT_SECONDS and not self._said:
+            self._said = True
+            print(f"waiting {MEETING_SECONDS / 60:.0f} minutes for {self._awaited}; {remedy}", file=sys.stderr)
 
 
 @contextlib.contextmanager
@@ -212,4 +282,13 @@ def _leave_note(store: Any, rank: int, exit_code: int) -> tuple[int, int]:
     """Which rank failed first, and its exit code; this one, if the store has gone with the rank that kept it."""
     with contextlib.suppress(RuntimeError):
         rank, exit_code = map(int, store.compare_set(NOTE, "", f"{rank} {exit_code}").split())
+        store.add(GONE, 1)
     return rank, exit_code
+
+
+def _linger(store: Any, size: int) -> None:
+    """After a failure, give the others a moment to read the note: the store may end with this process."""
+    deadline = time.monotonic() + _LINGER_SECONDS
+    with contextlib.suppress(RuntimeError):
+        while store.check([NOTE]) and store.add(GONE, 0) < size and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)

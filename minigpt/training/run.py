@@ -16,6 +16,7 @@ from torch import Tensor
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError
+from minigpt.base.log_schema import progress_problem
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.life import LifeTable
 from minigpt.parts.architecture import Architecture
@@ -114,7 +115,8 @@ def write_description(run: Run) -> None:
     storage.remove_tree(run.directory / run_directory.SUMMARY)
     storage.write_json(run.directory / run_directory.CONFIG, run_directory.config_json(run.config))
     storage.write_json(run.directory / run_directory.TOKENIZER, run.store.tokenizer.to_json())
-    storage.write_json(run.directory / run_directory.ENVIRONMENT, run.environment)
+    environment = {**run.environment, "file_system": storage.limitations()}
+    storage.write_sealed(run.directory / run_directory.ENVIRONMENT, environment)
 
 
 def restore(run: Run) -> Progress | None:
@@ -132,15 +134,8 @@ def restore(run: Run) -> Progress | None:
     checkpoints.load_model(checkpoint, run.model)
     checkpoints.load_optimizer(checkpoint, run.model, run.optimizer)
     checkpoints.load_life(checkpoint, run.life)
-    stored = dict(checkpoint.progress)
-    log_length = stored.pop("log_length", None)
-    try:
-        progress = Progress(**stored)
-    except TypeError as error:
-        raise CheckpointError(f"{checkpoint.directory} has other progress than this version keeps; {error}") from error
-    if progress.step != checkpoint.step:
-        raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
-    log = log_up_to(run.metrics, log_length)
+    progress, log_length = progress_of(checkpoint)
+    log = run_directory.log_up_to(run.metrics, log_length)
     if run.ranks.leads:
         storage.write_bytes(run.metrics, log)
     return progress
@@ -153,7 +148,7 @@ def keep_parent(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
 
 
 def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
-    if checkpoint.identity.get("config") != run.identity["config"]:
+    if not run_directory.is_of(run.config, checkpoint.identity.get("config")):
         raise CheckpointError(f"{run.directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
     tokenizer_path = run.directory / run_directory.TOKENIZER
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
@@ -171,17 +166,21 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
             print_notice(f"warning: not bit-exact: {name} was {before} and is {now}")
 
 
-def log_up_to(path: Path, length: object) -> bytes:
-    """What a checkpoint knows of a log by the length it states, and all later records of opening the test part.
+def progress_of(checkpoint: checkpoints.Checkpoint) -> tuple[Progress, int]:
+    """The progress that a checkpoint states, and how long the log then was.
 
     Raises:
-        CheckpointError: the log is shorter than that, or the checkpoint states no length.
+        CheckpointError: a field is missing, unknown or of another type, or contradicts the checkpoint.
     """
-    if not isinstance(length, int) or not path.exists() or path.stat().st_size < length:
-        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length} bytes expected; it was altered")
-    later = storage.read_json_lines(path, CheckpointError, offset=length)
-    openings = [storage.to_json(record) + "\n" for record in later if record.get("event") == "test_opened"]
-    return storage.read_bytes(path, CheckpointError)[:length] + "".join(openings).encode("utf-8")
+    stored = dict(checkpoint.progress)
+    problem = progress_problem(stored)
+    if problem:
+        raise CheckpointError(f"the progress of {checkpoint.directory} is none of this version; {problem}; use another")
+    log_length = stored.pop("log_length")
+    progress = Progress(**stored)
+    if progress.step != checkpoint.step:
+        raise CheckpointError(f"{checkpoint.directory} contradicts itself; step {progress.step}; use another one")
+    return progress, log_length
 
 
 def describe(run: Run) -> str:

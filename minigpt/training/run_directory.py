@@ -6,6 +6,7 @@ tokenizer.json     enough to rebuild the tokenizer offline
 metrics.jsonl      one object a line; kind = train | eval | event
 checkpoints/       see `checkpoints.py`
 summary.json       final figures, written last
+unfinished.json    only while a command prepares a run in several files: nothing here counts before it goes
 
 `minigpt neurons` adds what it found: neurons.json (all figures), neurons.csv (one row a neuron), explorer.json (what
 some neurons react to).
@@ -13,36 +14,44 @@ some neurons react to).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import os
 import re
+import shlex
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, StorageError, UsageError
+from minigpt.base.log_schema import log_problems
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
-from minigpt.training.config import FREE_ON_RESUME, RunConfig, check
+from minigpt.training.config import COMPILES, FREE_ON_RESUME, RunConfig, check
 
 RUNS = Path("runs")
+# What `resolve` chooses again, and what another length or start decides.
+_NOT_PASSED_ON = frozenset(
+    {"steps", "min_lr", "warmup_steps", "init_from", "init_moments", "init_surgery"}
+    | {"device", "dtype", "attention", "compile", "threads", "data_dir"}
+)
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 TOKENIZER = "tokenizer.json"
 METRICS = "metrics.jsonl"
 SUMMARY = "summary.json"
+UNFINISHED = "unfinished.json"
 NEURONS, NEURON_TABLE, EXPLORER = "neurons.json", "neurons.csv", "explorer.json"
 
 
-def default_directory(config: RunConfig) -> Path:
-    """`runs/<preset>-<activation>-s<seed>`, numbered if that is taken."""
+def default_directories(config: RunConfig) -> Iterator[Path]:
+    """`runs/<preset>-<activation>-s<seed>`, then the same with numbers: where nothing stands."""
     activation = re.sub(r"[^a-z0-9.]+", "-", config.activation.lower()).strip("-")[:60]
     name = f"{config.preset}-{activation}-s{config.seed}"
-    candidate, number = RUNS / name, 1
-    while is_occupied(candidate):
-        number += 1
-        candidate = RUNS / f"{name}-{number}"
-    return candidate
+    numbered = (f"{name}-{number}" for number in itertools.count(2))
+    return (RUNS / candidate for candidate in itertools.chain([name], numbered) if not is_occupied(RUNS / candidate))
 
 
 def newest_run(root: Path = RUNS) -> Path:
@@ -51,10 +60,29 @@ def newest_run(root: Path = RUNS) -> Path:
     Raises:
         CheckpointError: there is none.
     """
-    configs = list(root.glob(f"*/{CONFIG}"))
+    return _newest_first(root)[0]
+
+
+def newest_finished(root: Path = RUNS) -> tuple[Path, bool, int]:
+    """The newest run that came to its end, or if none did the one that was started last; whether it did; other runs.
+
+    Raises:
+        CheckpointError: there is no run.
+    """
+    runs = _newest_first(root)
+    for run in runs:
+        with contextlib.suppress(CheckpointError):
+            if read_finished(run) is not None:
+                return run, True, len(runs) - 1
+    return runs[0], False, len(runs) - 1
+
+
+def _newest_first(root: Path) -> list[Path]:
+    configs = [path for path in root.glob(f"*/{CONFIG}") if not is_unfinished(path.parent)]
     if not configs:
         raise CheckpointError(f"there is no run under {root}/; train one first: python train.py")
-    return max(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name)).parent
+    ordered = sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name), reverse=True)
+    return [path.parent for path in ordered]
 
 
 def is_occupied(run: Path) -> bool:
@@ -79,16 +107,58 @@ def refuse_occupied(run: Path, resume: bool, overwrite: bool) -> None:
         raise StorageError(f"{existing} cannot be written; it is read-only for this user; choose another --out")
     storage.check_unlocked(run)
     if is_occupied(run) and not (resume or overwrite):
+        if is_unfinished(run):
+            raise UsageError(
+                f"{run} holds {_unfinished(run)}; start that again, replace it by --overwrite, or use another --out"
+            )
         raise UsageError(f"{run} is not empty; use --resume to continue, --overwrite to replace it, or another --out")
-    if is_occupied(run) and overwrite and not (run / CONFIG).exists():
+    if is_occupied(run) and overwrite and not ((run / CONFIG).exists() or is_unfinished(run)):
         raise UsageError(f"{run} holds no run, so --overwrite will not delete it; choose another --out")
 
 
 def clear(run: Path) -> None:
     """Delete a run's files, the one that makes it a run last; what is not of a run stays."""
+    _remove_files(run)
+    storage.remove_tree(run / UNFINISHED)
+
+
+def _remove_files(run: Path) -> None:
     derived = ("tensorboard", "report.html", NEURONS, NEURON_TABLE, EXPLORER)
     for name in ("checkpoints", *derived, SUMMARY, METRICS, ENVIRONMENT, TOKENIZER, CONFIG):
         storage.remove_tree(run / name)
+
+
+@contextlib.contextmanager
+def preparation(run: Path, of: str) -> Iterator[None]:
+    """Prepare a run of several files, which become one all at once: when the block is done and a mark goes.
+
+    What a process that was killed left is no run: nothing continues it, and the same preparation replaces it.
+    """
+    storage.write_json(run / UNFINISHED, {"preparation": of})
+    try:
+        _remove_files(run)
+        yield
+    except BaseException:
+        with contextlib.suppress(StorageError):
+            clear(run)
+        raise
+    storage.remove_tree(run / UNFINISHED)
+
+
+def is_unfinished(run: Path) -> bool:
+    """Whether a command was stopped while it prepared this run."""
+    return (run / UNFINISHED).exists()
+
+
+def refuse_unfinished(run: Path) -> None:
+    """Raise `CheckpointError` if a command was stopped while it prepared this run."""
+    if is_unfinished(run):
+        raise CheckpointError(f"{run} is no run; it holds {_unfinished(run)}; start that again, or delete it")
+
+
+def _unfinished(run: Path) -> str:
+    mark = storage.read_json(run / UNFINISHED, CheckpointError)
+    return f"an unfinished {mark.get('preparation', 'preparation') if isinstance(mark, dict) else 'preparation'}"
 
 
 def config_json(config: RunConfig) -> dict[str, Any]:
@@ -107,6 +177,11 @@ def config_hash(config: RunConfig) -> str:
     return storage.json_hash(shaping)
 
 
+def is_of(config: RunConfig, stated: object) -> bool:
+    """Whether a checkpoint that states this hash was made with a configuration, compiled or not: that may change."""
+    return stated in {config_hash(dataclasses.replace(config, compile=how)) for how in COMPILES}
+
+
 def read_config(run: Path) -> RunConfig:
     """Read a run's configuration.
 
@@ -114,7 +189,8 @@ def read_config(run: Path) -> RunConfig:
         CheckpointError: there is none, or it is not one that this version wrote.
     """
     path = run / CONFIG
-    if not path.is_file():
+    refuse_unfinished(run)
+    if not path.exists():
         raise CheckpointError(f"no run at {run}; it has no {CONFIG}; give a directory that `minigpt train` made")
     values = storage.read_json(path, CheckpointError)
     known = {item.name for item in fields(RunConfig)}
@@ -146,11 +222,47 @@ def read_run_tokenizer(run: Path) -> Tokenizer:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """All complete records of `metrics.jsonl`."""
+    """All complete records of `metrics.jsonl`; raises `CheckpointError` for the first that is none, naming its line."""
     records = storage.read_json_lines(run / METRICS, CheckpointError)
-    if not all(isinstance(record, dict) and "kind" in record for record in records):
-        raise CheckpointError(f"{run / METRICS} holds a line that is no record; it was altered")
+    _check_records(run / METRICS, records)
     return records
+
+
+def log_up_to(path: Path, length: int) -> bytes:
+    """What a checkpoint knows of a log by the length it states, and all later records of opening the test part.
+
+    Later lines may be torn, which a power cut does to them; those before were flushed with the checkpoint.
+
+    Raises:
+        CheckpointError: the log is shorter than that, or holds a line there that is no record.
+    """
+    content = storage.read_bytes(path, CheckpointError) if path.exists() else b""
+    if len(content) < length:
+        raise CheckpointError(f"{path} is shorter than its checkpoint says; {length} bytes expected; it was altered")
+    _check_records(path, _parsed(path, content[:length]))
+    openings = []
+    for line in content[length:].split(b"\n")[:-1]:
+        with contextlib.suppress(CheckpointError):
+            openings += [
+                storage.to_json(record) + "\n"
+                for record in _parsed(path, line + b"\n")
+                if isinstance(record, dict) and record.get("event") == "test_opened" and not any(log_problems([record]))
+            ]
+    return content[:length] + "".join(openings).encode("utf-8")
+
+
+def _parsed(path: Path, content: bytes) -> list[Any]:
+    lines = content.decode("utf-8", "replace").split("\n")[:-1]
+    return [
+        storage.parse_json(line, f"{path}, line {number}", CheckpointError)
+        for number, line in enumerate(lines, start=1)
+    ]
+
+
+def _check_records(path: Path, records: list[Any]) -> None:
+    for number, problem in enumerate(log_problems(records), start=1):
+        if problem:
+            raise CheckpointError(f"{path}, line {number} is no record; {problem}; it was altered")
 
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
@@ -175,16 +287,33 @@ def read_finished(run: Path) -> dict[str, Any] | None:
     return summary if summary.get("status") == "finished" else None
 
 
-def check_resumable(stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:
+def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:
     """Compare the flags given on resume with the run's configuration.
 
     Raises:
         CheckpointError: some flag would change what is learned; every difference is named.
     """
+    may_differ = FREE_ON_RESUME | {"compile"}
     differences = [
         f"--{name.replace('_', '-')} {getattr(resolved, name)} (the run has {getattr(stored, name)})"
         for name, value in asked.items()
-        if name not in FREE_ON_RESUME and value != "auto" and getattr(resolved, name) != getattr(stored, name)
+        if name not in may_differ and value != "auto" and getattr(resolved, name) != getattr(stored, name)
     ]
     if differences:
-        raise CheckpointError(f"cannot resume with other settings; {', '.join(differences)}; leave them out")
+        longer = f", or: {longer_training(run, stored, resolved.steps)}" if resolved.steps > stored.steps else ""
+        raise CheckpointError(f"cannot resume with other settings; {', '.join(differences)}; leave them out{longer}")
+
+
+def longer_training(run: Path, stored: RunConfig, steps: int) -> str:
+    """The command that goes on from a run's weights for more steps, as a new run.
+
+    The same run cannot be lengthened: its learning rate has followed a schedule that ends with its steps.
+    """
+    flags = [
+        f"--{name.replace('_', '-')}={shlex.quote(str(value).lower() if isinstance(value, bool) else str(value))}"
+        for name, value in config_json(stored).items()
+        if name not in _NOT_PASSED_ON and value != getattr(RunConfig(), name)
+    ]
+    more = max(1, steps - stored.steps)
+    words = ["python train.py", *flags, f"--init-from={shlex.quote(str(run))} --init-moments --steps {more}"]
+    return " ".join(words)

@@ -26,6 +26,7 @@ import minigpt
 from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.base.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from minigpt.neurons.surgery import parse_choice
+from minigpt.training import compilers
 from minigpt.training.config import RunConfig, check
 from minigpt.training.ranks import ALONE, Ranks
 
@@ -110,7 +111,10 @@ def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
         repaid = saved > 2 * COMPILE_SECONDS
     else:
         repaid = device.type == "cuda" and config.steps >= GPU_COMPILE_STEPS
-    return replace(config, compile="on" if repaid and not _obstacle_to_compiling(config, device) else "off")
+    obstacle = _obstacle_to_compiling(config, device) if repaid else ""
+    if obstacle:
+        print(f"note: not compiled; {obstacle}", file=sys.stderr)
+    return replace(config, compile="on" if repaid and not obstacle else "off")
 
 
 def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
@@ -121,10 +125,8 @@ def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
 
 
 def missing_compiler() -> str:
-    """What to do about a C++ compiler that is not there; an empty string if it is."""
-    if shutil.which("g++") or shutil.which("clang++") or shutil.which("cl"):
-        return ""
-    return "no C++ compiler was found; install g++ or clang++, or use --compile off"
+    """What to do about a C++ compiler that is not there or does not work; an empty string if one does."""
+    return compilers.obstacle()
 
 
 def forward_of(model: nn.Module, how: str) -> Callable[[Tensor], Tensor]:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from minigpt.base import storage
-from minigpt.base.errors import CheckpointError, MinigptError
+from minigpt.base.errors import CheckpointError, MinigptError, StopRequestedError
 from minigpt.model import GPT
 from minigpt.neurons.life import LifeTable
 from minigpt.training import checkpoints, run_directory
-from minigpt.training.run import model_config
+from minigpt.training.run import model_config, progress_of
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,24 @@ def verify(run: Path) -> list[Finding]:
         _check("tokenizer", lambda: run_directory.read_run_tokenizer(run)),
         _check("log", lambda: _check_log(run)),
     ]
-    findings += [
-        _check(f"checkpoint of step {step}", functools.partial(_check_checkpoint, run, step))
-        for step in checkpoints.committed_steps(run)
-    ]
-    if (run / run_directory.SUMMARY).exists():
-        findings.append(_check("summary", lambda: _check_summary(run)))
+    for step in checkpoints.committed_steps(run):
+        finding = _check(f"checkpoint of step {step}", functools.partial(_check_checkpoint, run, step))
+        # A training that goes on meanwhile deletes old checkpoints, and a resumed one its summary.
+        if finding.error is None or checkpoints.is_committed(checkpoints.directory_of(run, step)):
+            findings.append(finding)
+    for what, name, attempt in _PARTS:
+        if (run / name).exists():
+            finding = _check(what, functools.partial(attempt, run))
+            if finding.error is None or (run / name).exists():
+                findings.append(finding)
     return findings
 
 
 def _check(what: str, attempt: Callable[[], object]) -> Finding:
     try:
         attempt()
+    except StopRequestedError:
+        raise
     except MinigptError as error:
         return Finding(what, error)
     return Finding(what, None)
@@ -56,18 +62,20 @@ def _check(what: str, attempt: Callable[[], object]) -> Finding:
 def _check_checkpoint(run: Path, step: int) -> None:
     checkpoint = checkpoints.read(checkpoints.directory_of(run, step))
     config = run_directory.read_config(run)
-    if checkpoint.identity.get("config") != run_directory.config_hash(config):
+    if not run_directory.is_of(config, checkpoint.identity.get("config")):
         raise CheckpointError(f"{checkpoint.directory} was made with another configuration than {run}")
     tokenizer_path = run / run_directory.TOKENIZER
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
         raise CheckpointError(f"{tokenizer_path} is not the one of {checkpoint.directory}")
     vocab_size = run_directory.read_run_tokenizer(run).vocab_size
-    model = GPT(model_config(config, vocab_size))
+    described = model_config(config, vocab_size)
+    checkpoints.check_size(checkpoint.directory, len(checkpoint.data[checkpoints.MODEL_FILE]), described)
+    model = GPT(described)
     checkpoints.load_model(checkpoint, model)
     checkpoints.load_life(checkpoint, LifeTable(model))
-    length = checkpoint.progress.get("log_length")
+    length = progress_of(checkpoint)[1]
     metrics = run / run_directory.METRICS
-    if not isinstance(length, int) or not metrics.exists() or metrics.stat().st_size < length:
+    if not metrics.exists() or metrics.stat().st_size < length:
         raise CheckpointError(f"{metrics} is shorter than the {length} bytes that {checkpoint.directory} knows of")
 
 
@@ -75,7 +83,7 @@ def _check_log(run: Path) -> None:
     """Steps must rise by kind, without duplicates."""
     last: dict[str, int] = {}
     for record in run_directory.read_metrics(run):
-        kind, step = record["kind"], record.get("step", -1)
+        kind, step = record["kind"], record["step"]
         if kind == "event":
             continue
         if step <= last.get(kind, -1):
@@ -85,7 +93,42 @@ def _check_log(run: Path) -> None:
 
 def _check_summary(run: Path) -> None:
     """The summary must be unaltered, and the log still begins with what it was drawn from."""
-    log = run_directory.read_summary(run)["log"]
+    log = run_directory.read_summary(run).get("log")
+    if not isinstance(log, dict) or type(log.get("bytes")) is not int:
+        raise CheckpointError(f"{run / run_directory.SUMMARY} does not say of which log it is; it was altered")
     content = storage.read_bytes(run / run_directory.METRICS, CheckpointError)[: log["bytes"]]
-    if storage.sha256_bytes(content) != log["sha256"]:
+    if storage.sha256_bytes(content) != log.get("sha256"):
         raise CheckpointError(f"{run / run_directory.METRICS} is not the log that the summary was drawn from")
+
+
+def _check_environment(run: Path) -> None:
+    """A seal tells whether the record was altered; runs of older versions have none."""
+    path = run / run_directory.ENVIRONMENT
+    record = storage.read_json(path, CheckpointError)
+    if not isinstance(record, dict) or ("sha256" in record and storage.read_sealed(path, CheckpointError) is None):
+        raise CheckpointError(
+            f"{path} was altered; its own SHA-256 does not fit; the run itself is not touched by that"
+        )
+
+
+def _check_instrument(run: Path) -> None:
+    """The figures of `minigpt neurons` are sealed, and know the hashes of the files beside them."""
+    path = run / run_directory.NEURONS
+    record = storage.read_json(path, CheckpointError)
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path} is no examination; repeat `minigpt neurons`")
+    files = record.get("files")
+    if files is None and "sha256" not in record:
+        return
+    if storage.read_sealed(path, CheckpointError) is None or not isinstance(files, dict):
+        raise CheckpointError(f"{path} was altered; its own SHA-256 does not fit; repeat `minigpt neurons`")
+    for name in (run_directory.NEURON_TABLE, run_directory.EXPLORER):
+        if storage.sha256_file(run / name, CheckpointError) != files.get(name):
+            raise CheckpointError(f"{run / name} is not the one of {path}; it was altered; repeat `minigpt neurons`")
+
+
+_PARTS = (
+    ("environment", run_directory.ENVIRONMENT, _check_environment),
+    ("neurons", run_directory.NEURONS, _check_instrument),
+    ("summary", run_directory.SUMMARY, _check_summary),
+)

@@ -74,14 +74,15 @@ def test_evaluation_needs_its_own_text(command, place: Path) -> None:
     assert code == 3
     assert "--test-fraction" in error
     (place / "text.txt").write_text("another text " * 999)
-    code, _, error = command("evaluate")
+    code, _, error = command("evaluate bare")
     assert code == 4
     assert "text.txt" in error
 
 
 def test_verify_lists_what_it_checked(command, place: Path) -> None:
     """As lines or as JSON; the first failure gives the exit code, the rest is still checked."""
-    expected = ["configuration", "tokenizer", "log", "checkpoint of step 8", "checkpoint of step 12", "summary"]
+    parts = ["configuration", "tokenizer", "log", "checkpoint of step 8", "checkpoint of step 12"]
+    expected = [*parts, "environment", "summary"]
     code, output, _ = command("verify")
     assert (code, output.splitlines()) == (0, [f"{what}: ok" for what in expected])
     code, output, _ = command("verify --json")

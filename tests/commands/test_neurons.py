@@ -46,7 +46,12 @@ def test_it_prints_tables_and_leaves_three_files(command, place: Path):
     code, output, error = command("neurons run --threads 1")
     assert (code, error) == (0, "")
     record = json.loads((place / "run/neurons.json").read_text())
-    assert (record["format"], record["step"], record["split"], record["corpus"]) == (1, 12, "val", "text.txt")
+    assert (record["format"], record["step"], record["split"], Path(record["corpus"]).name) == (
+        1,
+        12,
+        "val",
+        "text.txt",
+    )
     log = map(json.loads, (place / "run/metrics.jsonl").read_text().splitlines())
     *_, evaluated = (entry for entry in log if entry["kind"] == "eval")
     for layer, logged in zip(record["layers"], evaluated["layers"], strict=True):

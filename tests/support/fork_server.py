@@ -31,7 +31,7 @@ from minigpt.cli import main
 from minigpt.experiments import analysis, arms_to_cells, grid, record  # noqa: F401
 from minigpt.neurons import health  # noqa: F401
 from minigpt.report import ablation_page, ablation_texts, claims_figures, claims_page  # noqa: F401
-from minigpt.training import checkpoints, inference, loop, milestones, tensorboard, verification  # noqa: F401
+from minigpt.training import checkpoints, inference, loop, milestones, operate_on_run, tensorboard, verification  # noqa: F401
 from minigpt.training.interrupts import StopFlag
 
 PATIENCE = 60.0
@@ -136,6 +136,34 @@ def cut_setup() -> None:
     loop.assemble, loop._train_to_the_end = cut, arrived
 
 
+def cut_surgery() -> None:
+    """Die at every operation of writing an operated run, each time into a directory beside it."""
+    write = operate_on_run._write
+
+    def cut(run: Any, operated: Any, *others: Any) -> None:
+        operated.directory.mkdir()
+        at_every_operation(operated.directory, lambda copy: write(run, replace(operated, directory=copy), *others))
+        write(run, operated, *others)
+
+    operate_on_run._write = cut
+
+
+def lose_output(how: str) -> None:
+    """Let standard output be what a shell makes of `>&-`, of `>/dev/full`, or of a reader that has left."""
+    if how == "closed":
+        os.close(1)
+        sys.stdout = None  # type: ignore[assignment]
+        return
+    reader, writer = os.pipe()
+    os.close(reader)
+    os.dup2(writer if how == "left" else os.open("/dev/full", os.O_WRONLY), 1)
+
+
+def hang_up_is_ignored() -> None:
+    """As `nohup` has it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
 def slow_saves_after_a_signal(seconds: float) -> None:
     """Give a second signal time to arrive while the first one's checkpoint is written."""
     handle, fsync, signalled = StopFlag.handle, os.fsync, []
@@ -213,6 +241,9 @@ ACCIDENTS = {
         announce,
         cut_commit,
         cut_setup,
+        cut_surgery,
+        lose_output,
+        hang_up_is_ignored,
         slow_saves_after_a_signal,
         slow_preparation,
         limit_files,

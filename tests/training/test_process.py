@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("haste")
 
 
 @needs_fork
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_a_real_training(start: Start, minigpt: Command, workplace: Path, number: int) -> None:
     """It commits, says how to go on and ends with 128 + the signal's number; the lock is free."""
     child = start(
