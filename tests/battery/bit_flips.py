@@ -8,7 +8,6 @@ from pathlib import Path
 
 from battery.figures import Figure, Tally
 from battery.grounds import SmallState, workplace
-
 from minigpt.base.errors import CheckpointError
 from minigpt.training import checkpoints
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from battery.figures import Figure, Tally
 from battery.grounds import SmallState, leftovers, workplace
-
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError
 from minigpt.training import checkpoints

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from conftest import TINY_RUN
+
 from battery.figures import Figure, Tally
 from battery.fuzzing import fuzz
 from battery.grounds import SmallState, quietly, surely, workplace
 from battery.hostile import altered_bytes, altered_json, altered_lines, altered_tensors
-from conftest import TINY_RUN
-
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError
 

@@ -6,15 +6,14 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from battery.figures import Figure, Tally
 from battery.fuzzing import fuzz
 from battery.grounds import quietly, workplace
 from battery.hostile import RAW, VALUES, altered_bytes
-
 from minigpt.base.errors import UsageError
 from minigpt.cli import COMMANDS
 from minigpt.training import loop
@@ -27,13 +26,15 @@ FLAGS = sorted(
     | {"--checkpoint", "--num-samples", "--max-new-tokens", "--skip-unknown", "-h", "--", "-", "--no-bias"}
 )
 WORDS = (
-    "", " ", "-", "--", "=", "a=b", ".", "..", "/", "~", "1", "0", "-1", "1e400", "nan", "inf", "0x10", "1_0", "9" * 30, "9" * 400,
-    "relu", "swiglu", "leaky_relu:nan", "0=relu", "0-9999999=relu", "os.system", "{0.__class__}", "%s", "$(true)", "`true`",
-    "\ud800", "\x1b[2J", "\u202e", "é", "🙂", "\x00", "text.txt", "hf:x/y/z", "grammar:", "bpe:-1", "cuda:99", "x" * 5000,
+    "", " ", "-", "--", "=", "a=b", ".", "..", "/", "~", "1", "0", "-1", "1e400", "nan", "inf", "0x10", "1_0",
+    "9" * 30, "9" * 400, "relu", "swiglu", "leaky_relu:nan", "0=relu", "0-9999999=relu", "os.system",
+    "{0.__class__}", "%s", "$(true)", "`true`", "\ud800", "\x1b[2J", "\u202e", "é", "🙂", "\x00", "text.txt",
+    "hf:x/y/z", "grammar:", "bpe:-1", "cuda:99", "x" * 5000,
 )  # fmt: skip
 TEXTS = (
-    "The cat sat.\n", "\r\n", "\r", "\x00", "\ufeff", "\u200d", "\u202e", "🙂", "é", "e\u0301", "\U0010ffff", " " * 500, "\n" * 500,
-    "word" * 300, '{"text": "a"}\n', '{"text": null}\n', "[1, 2]\n", "<script>", "\x1b]0;x\x07", "\u2028", "\x85",
+    "The cat sat.\n", "\r\n", "\r", "\x00", "\ufeff", "\u200d", "\u202e", "🙂", "é", "e\u0301", "\U0010ffff",
+    " " * 500, "\n" * 500, "word" * 300, '{"text": "a"}\n', '{"text": null}\n', "[1, 2]\n", "<script>",
+    "\x1b]0;x\x07", "\u2028", "\x85",
 )  # fmt: skip
 EXITS = (0, 2, 3, 4, 5, 8)
 SAID_BEFORE = ("note: ", "warning: ", "preparing ", "read ")

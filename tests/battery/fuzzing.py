@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import random
 import time
 from collections.abc import Callable
 
 from audit import audited
+
+import minigpt
 from battery.figures import Tally, percentile
 
 SLOW = 0.05  # seconds of processor time that 99 of 100 cases must stay under
@@ -15,6 +19,7 @@ WARM_UP = 60  # cases that are not counted: they import what is imported late
 
 def fuzz(tally: Tally, count: int, case: Callable[[random.Random], str]) -> None:
     """Try cases; each says what went wrong with it, which is nothing if it was refused as it should be."""
+    _import_all()
     for number in range(WARM_UP):
         case(random.Random(f"warm-up {number}"))
     seconds: list[float] = []
@@ -29,3 +34,10 @@ def fuzz(tally: Tally, count: int, case: Callable[[random.Random], str]) -> None
     tally.note = f"p99 {1000 * slow:.1f} ms, longest {1000 * max(seconds, default=0):.0f} ms"
     if slow >= SLOW:
         tally.complain(f"too slow: {tally.note}")
+
+
+def _import_all() -> None:
+    """Import every module of ours, so that an import that is seen later is one that an input asked for."""
+    for module in pkgutil.walk_packages(minigpt.__path__, "minigpt."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)

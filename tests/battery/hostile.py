@@ -8,14 +8,18 @@ import struct
 from typing import Any
 
 VALUES: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, -0.0, 1e308, 1e-320, "", "x", "\x00", "\u202e",
-    "../../etc/passwd", "/dev/zero", "__import__('os').system('true')", "os.system", "torch.nn.ReLU", "1", "NaN", "ж" * 50,
-    "x" * 10_000, [], {}, [[]], [None], {"": None}, {"__class__": "os"}, [0] * 1000,
+    None, True, False, 0, -1, 1, 2**31, 2**63, 2**64, -(2**63), 10**400, 0.5, -0.0, 1e308, 1e-320, "", "x", "\x00",
+    "\u202e", "../../etc/passwd", "/dev/zero", "__import__('os').system('true')", "os.system", "torch.nn.ReLU", "1",
+    "NaN", "ж" * 50, "x" * 10_000, [], {}, [[]], [None], {"": None}, {"__class__": "os"}, [0] * 1000,
 )  # fmt: skip
-RAW = (b"NaN", b"Infinity", b"-Infinity", b"1e999", b"[" * 10_000, b'{"a":' * 5000, b"\xff", b'"\\ud800"', b"9" * 5000, b"{}")
+RAW = (
+    b"NaN", b"Infinity", b"-Infinity", b"1e999", b"[" * 10_000, b'{"a":' * 5000, b"\xff", b'"\\ud800"', b"9" * 5000,
+    b"{}",
+)  # fmt: skip
 FILES = (
-    b"", b"\x00", b"\x80\x05cos\nsystem\n(S'true'\ntR.", b"PK\x03\x04" + bytes(64), b"\x1f\x8b" + bytes(30), bytes(4096),
-    struct.pack("<Q", 1 << 40) + b"{}", struct.pack("<Q", (1 << 64) - 1), struct.pack("<Q", 2) + b"{}", b"\xef\xbb\xbf{}",
+    b"", b"\x00", b"\x80\x05cos\nsystem\n(S'true'\ntR.", b"PK\x03\x04" + bytes(64), b"\x1f\x8b" + bytes(30),
+    bytes(4096), struct.pack("<Q", 1 << 40) + b"{}", struct.pack("<Q", (1 << 64) - 1), struct.pack("<Q", 2) + b"{}",
+    b"\xef\xbb\xbf{}",
 )  # fmt: skip
 
 
@@ -72,7 +76,7 @@ def altered_lines(data: bytes, chance: random.Random) -> bytes:
 
 
 def altered_tensors(data: bytes, chance: random.Random) -> bytes:
-    """A safetensors file with another header, other numbers, or other bytes; its own length field fits more often than not."""
+    """A safetensors file with another header, other numbers or other bytes; mostly its length field fits."""
     if chance.random() < 0.25:
         return altered_bytes(data, chance)
     size = struct.unpack("<Q", data[:8])[0]

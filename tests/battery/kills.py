@@ -7,11 +7,12 @@ import signal
 import time
 from pathlib import Path
 
-from battery.figures import Figure, Tally
-from battery.grounds import leftovers, quietly, workplace
 from conftest import TINY_RUN
 from processes import Child, Server, await_that, begin_child, newest_step, serving, told
 from run_files import comparable, final_hash, summary
+
+from battery.figures import Figure, Tally
+from battery.grounds import leftovers, quietly, workplace
 
 STEPS = 60
 FLAGS = f"train {TINY_RUN} --dropout 0.1 --steps {STEPS} --checkpoint-every 1 --eval-every 7"
@@ -29,9 +30,7 @@ class Training:
 
     def begin(self) -> Child:
         self.phases.unlink(missing_ok=True)
-        return begin_child(
-            self.ask, self.place, f"{FLAGS} --out {self.run.name} --resume", announce=[str(self.phases)]
-        )
+        return begin_child(self.ask, self.place, f"{FLAGS} --out {self.run.name} --resume", announce=[str(self.phases)])
 
     def heard(self) -> list[str]:
         return told(self.phases)

@@ -84,3 +84,29 @@ def newest_step(run: Path) -> int:
 
     newest = checkpoints.newest(run, loud)
     return -1 if newest is None else newest.step
+
+
+def children_of(pid: int) -> list[int]:
+    """The processes that a process has started and that still run."""
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def is_running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    return _status(pid)[:1] not in ([], ["Z"])
+
+
+def processor_seconds(pid: int) -> float:
+    """Processor time that a process has used; it is known until its end is waited for."""
+    return sum(map(int, _status(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
+def _status(pid: int) -> list[str]:
+    """What the system knows of a process, from its state on; nothing if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
