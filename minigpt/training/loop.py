@@ -76,6 +76,7 @@ def train(
     begun = resume and bool(checkpoints.committed_steps(directory))
     parent = None if begun else load_parent(config, directory, store, model)
     _check_space(directory, model)
+    code_hash()  # now, while the files are the code that runs; and a stop must not wait for it
     tokens_per_step = config.batch_size * config.grad_accumulation * config.block_size
     config = runtime.resolve_compile(config, model.flops_per_token() * tokens_per_step)
     lock = storage.lock_directory(directory) if ranks.leads else contextlib.nullcontext()
