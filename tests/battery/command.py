@@ -7,6 +7,7 @@ import dataclasses
 import json
 import platform
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,25 @@ def main(arguments: list[str] | None = None) -> int:
             continue
         group = GROUPS[name]
         count = values.count or (group.quick if values.quick else group.full)
+        begun = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="battery-") as place:
             figures = group.run(count, values.seed, Path(place) / name)
+        seconds = time.perf_counter() - begun
         for figure in figures:
             print(figure.line(), flush=True)
             print("".join(f"  {example}\n" for example in figure.examples), end="", flush=True)
         failures += sum(figure.failures for figure in figures)
-        kept[name] = record_of(figures, "quick" if values.quick or values.count else "full")
+        kept[name] = record_of(figures, "quick" if values.quick or values.count else "full", seconds)
         if page:
             write_figures(page, kept)
     return 1 if failures else 0
 
 
-def record_of(figures: list[Figure], run: str) -> dict[str, Any]:
-    """What is kept of a group, with where it was measured."""
+def record_of(figures: list[Figure], run: str, seconds: float) -> dict[str, Any]:
+    """What is kept of a group: how it was run, where, and for how long in all."""
     machine = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {torch.__version__}"
-    return {"run": run, "machine": machine, "figures": [dataclasses.asdict(figure) for figure in figures]}
+    kept = [dataclasses.asdict(figure) for figure in figures]
+    return {"run": run, "machine": machine, "seconds": seconds, "figures": kept}
 
 
 def read_figures(path: Path) -> dict[str, Any]:

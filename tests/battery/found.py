@@ -67,7 +67,7 @@ FOUND = (
     ),
     Found(
         "stop_latency",
-        "after SIGTERM the version of the code was computed (0.4 s, and of files that may have changed since the start)",
+        "after SIGTERM the version of the code was computed: 0.4 s, and of files that may have been edited meanwhile",
         "it is computed before the first step",
     ),
     Found(

@@ -52,7 +52,7 @@ def _checkpoint_case(place: Path) -> Callable[[random.Random], str]:
             files[name] = _sealed(altered_json(_unsealed(files[name]), chance))
         else:
             files[name] = altered_tensors(files[name], chance)
-            files["manifest.json"] = _restamped(files)
+            files["manifest.json"] = restamped(files)
         for file, data in files.items():
             (directory / file).write_bytes(data)
         return _fault_of(lambda: state.load(directory))
@@ -83,7 +83,7 @@ def _sealed(manifest: bytes) -> bytes:
         return manifest
 
 
-def _restamped(files: dict[str, bytes]) -> bytes:
+def restamped(files: dict[str, bytes]) -> bytes:
     """The manifest as somebody writes it who wants altered files to be believed."""
     manifest = json.loads(_unsealed(files["manifest.json"]))
     for name in manifest["files"]:

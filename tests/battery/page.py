@@ -33,14 +33,14 @@ BOTTOM = """
 ## How to repeat this
 
 ```bash
-python -m tests.battery                # everything, about half an hour on two cores; writes this page
+python -m tests.battery                # everything; writes this page
 python -m tests.battery --only kills   # one group
-python -m tests.battery --quick        # a little of each, in two minutes; writes nothing
+python -m tests.battery --missing      # the groups of which no full run is kept
+python -m tests.battery --quick        # a little of each; writes nothing
 ```
 
-Each failure is printed with the seed that repeats it. `docs/reliability.json` holds the figures; `tests/battery/cases.py`
-names the test of each of the 58 kinds of fault that the project is tested for. GPUs, network file systems and real
-power cuts were not tried.
+Each failure is printed with the seed that repeats it. `docs/reliability.json` holds the figures.
+`tests/battery/cases.py` names the tests of each of the 58 kinds of fault. GPUs, network file systems and real power cuts were not tried.
 """
 
 
@@ -65,7 +65,9 @@ def _table(kept: dict[str, Any]) -> str:
             rows.append("| " + " | ".join(cells) + " |")
     machines = sorted({record["machine"] for record in kept.values()})
     seeds = sorted({figure["seed"] for record in kept.values() for figure in record["figures"]})
-    where = f"Measured on {'; '.join(machines)}; seed {', '.join(map(str, seeds))}." if kept else "Nothing was run yet."
+    minutes = sum(record["seconds"] for record in kept.values()) / 60
+    on = f"{'; '.join(machines)}; seed {', '.join(map(str, seeds))}"
+    where = f"Measured on {on}, in {minutes:.0f} minutes." if kept else "Nothing was run yet."
     return "## What was tried\n\n" + "\n".join(rows) + f"\n\n{where}\n\n"
 
 
