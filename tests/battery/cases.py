@@ -1,4 +1,4 @@
-"""The 58 kinds of fault, each with the tests that hold the project to its answer; one that is a group is in the battery."""
+"""The 58 kinds of fault, each with the tests that hold the project to its answer."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ FLIPS, DAMAGED = (
     CHECKPOINTS + "test_every_single_bit_flip_is_detected",
     STORE + "test_damaged_files_are_rebuilt_with_a_notice",
 )
+STEP = "tests/training/test_step.py::"
 GROUP = BATTERY + "test_a_little_of_each_group"
 
 CASES: dict[int, tuple[str, ...]] = {
@@ -103,9 +104,9 @@ CASES: dict[int, tuple[str, ...]] = {
     # E. numbers
     47: (
         TRAINING + "test_divergence_stops_before_the_update",
-        "tests/training/test_step.py::test_a_bad_weight_is_named",
+        STEP + "test_a_bad_weight_is_named",
     ),
-    48: ("tests/training/test_step.py::test_a_bad_gradient_stops_the_step_though_the_loss_is_fine",),
+    48: (STEP + "test_a_bad_gradient_stops_the_step_though_the_loss_is_fine",),
     49: (
         RECOVERY + "test_a_validation_loss_that_is_no_number_is_never_the_best",
         RECOVERY + "test_a_parameter_that_is_no_number_ends_a_training_at_its_evaluation",

@@ -40,7 +40,8 @@ python -m tests.battery --quick        # a little of each; writes nothing
 ```
 
 Each failure is printed with the seed that repeats it. `docs/reliability.json` holds the figures.
-`tests/battery/cases.py` names the tests of each of the 58 kinds of fault. GPUs, network file systems and real power cuts were not tried.
+`tests/battery/cases.py` names the tests of each of the 58 kinds of fault. GPUs, network file systems and real power
+cuts were not tried.
 """
 
 

@@ -17,8 +17,8 @@ from battery.mutants import without
 
 SEED = 7
 A_LITTLE = {
-    "kills": 6, "errnos": 60, "power_loss": 50, "bit_flips": 600, "fuzz_checkpoints": 200, "fuzz_inputs": 150, "cuts": 3,
-    "observers": 2, "ablation_kills": 4, "stop_latency": 2, "overhead": 10,
+    "kills": 6, "errnos": 60, "power_loss": 50, "bit_flips": 600, "fuzz_checkpoints": 200, "fuzz_inputs": 150,
+    "cuts": 3, "observers": 2, "ablation_kills": 4, "stop_latency": 2, "overhead": 10,
 }  # fmt: skip
 
 

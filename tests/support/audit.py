@@ -20,8 +20,8 @@ _expects_exec = False
 
 def _hook(event: str, arguments: tuple[Any, ...]) -> None:
     global _expects_exec
-    if _seen is None or event not in DANGEROUS:
-        return
+    if _seen is None or event not in DANGEROUS or (event == "ctypes.dlopen" and arguments == (None,)):
+        return  # NOTE: the library without a name is the program itself
     if event == "exec" and _expects_exec:
         _expects_exec = False
         return
