@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import struct
@@ -104,5 +105,5 @@ def _alter(document: Any, chance: random.Random) -> None:
         elif chance.random() < 0.15:
             del document[place]
         else:
-            document[place] = chance.choice(VALUES)
+            document[place] = copy.deepcopy(chance.choice(VALUES))
         return
