@@ -49,7 +49,7 @@ def run(count: int, seed: int, place: Path) -> list[Figure]:
             for name, number in calls.items()
             for at in range(1, number + 1)
             for reason in REASONS
-            for persistent in (False, True)
+            for persistent in ((False,) if reason == "EINTR" else (False, True))  # no system interrupts for ever
         ]
         chosen = refusals if len(refusals) <= count else random.Random(seed).sample(refusals, count)
         for refusal in chosen:

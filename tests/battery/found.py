@@ -75,4 +75,14 @@ FOUND = (
         "the named test stayed green: the log it altered was no JSON any more, and was refused for that",
         "the test alters a figure and leaves valid JSON",
     ),
+    Found(
+        "mutants: content written over the old file",
+        "the named test stayed green: it compared two hashes of a folder in which the file was missing both times",
+        "the test also reads the old content",
+    ),
+    Found(
+        "a checkpoint with a header of 100,000 tensors",
+        "1.2 s and 200 MB until it was refused",
+        "a header of more than 1 MB is refused before it is parsed",
+    ),
 )
