@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from processes import PROJECT, Child, Start
+from haste import spare_time
+from processes import Child, Start, begin_child, serving
 
 from minigpt.cli import main
-from minigpt.commands import train_model
 from minigpt.text import gpt2
 from minigpt.text.bpe import SINGLE_BYTES
 from minigpt.text.grammar import grammar
@@ -45,7 +41,7 @@ def one_thread() -> Iterator[None]:
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty current directory with a small text in it."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "text.txt").write_text("".join(grammar(3).text(0, 20_000)), encoding="utf-8")
+    write_small_text(tmp_path)
     return tmp_path
 
 
@@ -72,7 +68,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("trained")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        (place / "text.txt").write_text("".join(grammar(3).text(0, 20_000)), encoding="utf-8")
+        write_small_text(place)
         assert main(f"train {TINY_RUN} --out runs/first".split()) == 0
     return place
 
@@ -121,26 +117,14 @@ def refused(minigpt: Command, workplace: Path, capsys: Capture):  # type: ignore
 @pytest.fixture
 def haste(monkeypatch: pytest.MonkeyPatch) -> None:
     """In this process, to which nothing happens, spare flushes, samples and pages: they would take most of the time."""
-    monkeypatch.setattr(train_model, "_show_result", lambda directory, summary: None)
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+    spare_time(monkeypatch)
 
 
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[Callable[[dict[str, Any]], Any]]:
     """The process that forks children; see fork_server.py."""
-    words = [sys.executable, str(PROJECT / "tests/support/fork_server.py")]
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as process:
-
-        def ask(request: dict[str, Any]) -> Any:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(json.dumps(request) + "\n")
-            process.stdin.flush()
-            return json.loads(process.stdout.readline())
-
+    with serving() as ask:
         yield ask
-        process.kill()
 
 
 @pytest.fixture
@@ -149,8 +133,7 @@ def start(fork_server: Callable[[dict[str, Any]], Any], workplace: Path) -> Iter
     children: list[Child] = []
 
     def begin(command: str, **accidents: list[Any]) -> Child:
-        request = {"argv": command.split(), "place": str(workplace), "accidents": accidents}
-        children.append(Child(fork_server(request), fork_server))
+        children.append(begin_child(fork_server, workplace, command, **accidents))
         return children[-1]
 
     yield begin
@@ -164,6 +147,11 @@ def fake_gpt2_ranks() -> list[bytes]:
     """As many tokens as GPT-2 has, with the single bytes in another order, as GPT-2 has them."""
     pairs = [left + right for left in SINGLE_BYTES for right in SINGLE_BYTES]
     return [*reversed(SINGLE_BYTES), *pairs[: gpt2.GPT2_RANKS - 256]]
+
+
+def write_small_text(place: Path) -> None:
+    """Put the text that small runs train on there."""
+    (place / "text.txt").write_text("".join(grammar(3).text(0, 20_000)), encoding="utf-8")
 
 
 def tree_hash(folder: Path) -> str:

@@ -296,8 +296,11 @@ def _manifest_hash(manifest: dict[str, Any]) -> str:
 
 
 def _parse(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
+    data = checkpoint.data[name]
+    if int.from_bytes(data[:8], "little") > _HEADER_ALLOWANCE:
+        raise CheckpointError(f"{checkpoint.directory / name} is not safetensors; its header is too large; restore it")
     try:
-        return safetensors.torch.load(checkpoint.data[name])
+        return safetensors.torch.load(data)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.directory / name} is not safetensors; {error}; it was altered") from error
 

@@ -20,7 +20,7 @@ from minigpt.model import GPT
 from minigpt.neurons.life import Event
 from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.training import checkpoints, run_directory, runtime
-from minigpt.training.code_version import prepare_text
+from minigpt.training.code_version import code_hash, prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.inheritance import inherit, load_parent
 from minigpt.training.interrupts import StopFlag, stop_on_signals
@@ -64,6 +64,7 @@ def train(
     begun = resume and bool(checkpoints.committed_steps(directory))
     parent = None if begun else load_parent(config, directory, store, model)
     _check_space(directory, model)
+    code_hash()  # now, while the files are the code that runs; and a stop must not wait for it
     config = runtime.resolve_compile(config, model.flops_per_token() * config.tokens_per_step)
     lock = storage.lock_directory(directory) if ranks.leads else contextlib.nullcontext()
     ranks = replace(ranks, remedy=f"continue with --resume {directory}")

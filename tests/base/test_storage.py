@@ -38,6 +38,7 @@ def test_a_refused_write_leaves_the_old_file(
         with pytest.raises(StorageError, match=re.escape(os.strerror(code))):
             storage.write_json(path, {"a": 2})
     assert tree_hash(tmp_path) == before
+    assert storage.read_json(path, CheckpointError) == {"a": 1}
 
 
 def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,88 @@
+"""Every failure that the battery, or an attack before it, has found, and what happens instead now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Found:
+    """A failure: what found it, what happened, and what happens since it was mended."""
+
+    by: str
+    happened: str
+    now: str
+
+
+FOUND = (
+    Found(
+        "a killed `surgery` (96 of 117 kills)",
+        "the folder said `--resume`, which then started a fresh training at step 0",
+        "a new run appears as one; what is not committed is never continued as something else",
+    ),
+    Found(
+        "EIO, EMFILE, EPERM, EINTR while reading a checkpoint",
+        "it was called damaged, an older one was used, and the advice was `--overwrite`",
+        "only a wrong hash is damage; a read error is exit 5 with its errno, EINTR is retried",
+    ),
+    Found(
+        "`verify` of a run that is training (37 of 52 tries)",
+        "it failed, because pruning removed what it was about to read",
+        "readers see one state or try again",
+    ),
+    Found(
+        "a FIFO or a device in the place of a run's file",
+        "`report`, `verify`, `resume` and `evaluate` hung",
+        "only regular files are opened",
+    ),
+    Found(
+        "a `config.json` that claims a huge model",
+        "3.5 GB and a minute, then a mismatch",
+        "sizes are compared with the manifest before anything is built",
+    ),
+    Found(
+        "log lines and progress fields of other types (about 20 variants)",
+        "`a bug of minigpt` in `report`, `verify`, `resume`",
+        "one schema, checked on reading; exit 4 names line and field",
+    ),
+    Found(
+        "TOML with an integer beyond float, or nested deeply",
+        "`a bug of minigpt`; 4.4 GB and 32 s",
+        "refused in one line before it is parsed",
+    ),
+    Found(
+        "kills while a page is drawn or a lock is taken",
+        "temporaries of the page and of the lock stayed for ever",
+        "the next command removes them",
+    ),
+    Found(
+        "SIGINT while modules load; a second stop of `verify`",
+        "`a bug of minigpt`; an end by signal 15 without its message",
+        "exit 130 and 143, each with its line",
+    ),
+    Found(
+        "fuzz_checkpoints: a lone surrogate in a manifest, under a hash that fits",
+        "`UnicodeEncodeError`: a bug of minigpt",
+        "JSON with lone surrogates is refused in one line, exit 4",
+    ),
+    Found(
+        "stop_latency",
+        "after SIGTERM the version of the code was computed: 0.4 s, and of files that may have been edited meanwhile",
+        "it is computed before the first step",
+    ),
+    Found(
+        "mutants: an ablation's result that is not compared with its log",
+        "the named test stayed green: the log it altered was no JSON any more, and was refused for that",
+        "the test alters a figure and leaves valid JSON",
+    ),
+    Found(
+        "mutants: content written over the old file",
+        "the named test stayed green: it compared two hashes of a folder in which the file was missing both times",
+        "the test also reads the old content",
+    ),
+    Found(
+        "a checkpoint with a header of 100,000 tensors",
+        "1.2 s and 200 MB until it was refused",
+        "a header of more than 1 MB is refused before it is parsed",
+    ),
+)

@@ -1,0 +1,49 @@
+"""The groups of the battery, and how much of each is a full run and how much a quick one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from battery import (
+    ablation_kills,
+    bit_flips,
+    cuts,
+    errnos,
+    fuzz_checkpoints,
+    fuzz_inputs,
+    kills,
+    mutants,
+    observers,
+    overhead,
+    power_loss,
+    stop_latency,
+)
+from battery.figures import Figure
+
+
+@dataclass(frozen=True)
+class Group:
+    """One file of the battery; `full` and `quick` are how much it does, each in its unit."""
+
+    run: Callable[[int, int, Path], list[Figure]]
+    full: int
+    quick: int
+    unit: str
+
+
+GROUPS = {
+    "kills": Group(kills.run, 1000, 30, "kills"),
+    "errnos": Group(errnos.run, 1_000_000, 200, "refusals, all there are in a full run"),
+    "power_loss": Group(power_loss.run, 10_000, 500, "states of the disk"),
+    "bit_flips": Group(bit_flips.run, 32_768, 2048, "flips"),
+    "fuzz_checkpoints": Group(fuzz_checkpoints.run, 100_000, 2000, "checkpoints"),
+    "fuzz_inputs": Group(fuzz_inputs.run, 50_000, 1000, "configurations, command lines and texts"),
+    "cuts": Group(cuts.run, 1_000_000, 9, "cuts, all there are in a full run"),
+    "observers": Group(observers.run, 64, 8, "combinations"),
+    "ablation_kills": Group(ablation_kills.run, 200, 10, "kills"),
+    "stop_latency": Group(stop_latency.run, 100, 10, "signals"),
+    "mutants": Group(mutants.run, 25, 5, "guards"),
+    "overhead": Group(overhead.run, 500, 60, "steps"),
+}

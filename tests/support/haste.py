@@ -1,0 +1,15 @@
+"""What may be spared in a process to which nothing happens: flushes, samples and pages would take most of its time."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from minigpt.commands import train_model
+
+
+def spare_time(patch: pytest.MonkeyPatch) -> None:
+    """Flush nothing to the device and show nothing of a finished run."""
+    patch.setattr(train_model, "_show_result", lambda directory, summary: None)
+    patch.setattr(os, "fsync", lambda descriptor: None)
