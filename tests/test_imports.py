@@ -283,6 +283,8 @@ def test_configuration_is_plain_data():
     assert modules == {
         "minigpt.base.errors",
         "minigpt.base.flags",
+        "minigpt.base.reading",
+        "minigpt.base.strict_json",
         "minigpt.parts.architecture",
         "minigpt.training.config",
         "minigpt.training.presets",

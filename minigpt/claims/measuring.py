@@ -24,7 +24,7 @@ from minigpt.claims.measurements import (
     speed,
     tampered_text,
 )
-from minigpt.claims.measurements.reading import Figures, Measure
+from minigpt.claims.measurements.batches_and_losses import Figures, Measure
 from minigpt.experiments.cells import read_result
 from minigpt.training import runtime
 from minigpt.training.code_version import PACKAGE, imported_by, substance

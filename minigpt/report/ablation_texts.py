@@ -8,9 +8,7 @@ show times: the others are the same bytes whenever the results are.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable
-from html import unescape
 from pathlib import Path
 
 from minigpt.base.health_columns import TRUSTED_TOKENS
@@ -53,8 +51,7 @@ def _figure_file(name: str) -> str:
 def _markdown_section(section: Section, analysis: Record) -> list[str]:
     blocks = [f"## {plain(section.title)}", *map(plain, section.sentences)]
     if section.figure is not None:
-        labels = re.findall(r'aria-label="([^"]*)"', FIGURES[section.figure](analysis)) or [section.title]
-        blocks += [f"![{plain(unescape(labels[0]))}]({_figure_file(section.figure)})", plain(section.caption)]
+        blocks += [f"![{plain(section.title)}]({_figure_file(section.figure)})", plain(section.caption)]
     for table in section.tables:
         if table.records:
             blocks += [f"### {plain(table.title)}", table.markdown()]

@@ -135,7 +135,7 @@ CASES: dict[int, tuple[str, ...]] = {
         STOPS + "test_a_stopped_sample_keeps_its_text",
     ),
     58: (
-        SAMPLE + "test_what_could_command_a_terminal_is_shown_as_an_escape",
+        "tests/base/test_formats.py::test_what_could_command_a_terminal_is_shown_as_an_escape",
         REPORT + "test_text_is_escaped",
         REPORT + "test_tokens_are_inert",
         REPORT + "test_only_our_own_script_may_run",

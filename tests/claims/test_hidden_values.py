@@ -9,7 +9,7 @@ from claim_examples import lively_model, opened, store, with_planted_dead
 from torch.nn import functional as F
 
 from minigpt.claims.measurements import hidden_values
-from minigpt.claims.measurements.reading import batches, mean_loss
+from minigpt.claims.measurements.batches_and_losses import batches, mean_loss
 from minigpt.neurons.probe import plain_blocks
 
 RANDOM = np.random.default_rng(8)

@@ -19,7 +19,7 @@ from claim_examples import (
 from torch.nn import functional as F
 
 from minigpt.claims.measurements import prediction
-from minigpt.claims.measurements.reading import Figures
+from minigpt.claims.measurements.batches_and_losses import Figures
 from minigpt.claims.rows import selection
 from minigpt.model import GPT, GPTConfig
 from minigpt.text.corpora import open_corpus

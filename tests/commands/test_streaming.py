@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from minigpt.commands.streaming import TextStream, printable
+from minigpt.base.formats import visible
+from minigpt.commands.streaming import TextStream
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from minigpt.commands.streaming import TextStream, printable
 )
 def test_what_belongs_to_words_passes(text: str) -> None:
     """Joiners, soft hyphens, variation selectors and flags used to appear as escapes in the middle of words."""
-    assert printable(text) == text
+    assert visible(text) == text
 
 
 @pytest.mark.parametrize(
@@ -29,14 +30,14 @@ def test_what_belongs_to_words_passes(text: str) -> None:
 )
 def test_what_commands_or_reorders_is_escaped(code: int) -> None:
     """Whatever moves the cursor, changes colours or turns the direction of what follows."""
-    assert printable(f"a{chr(code)}b").startswith("a\\")
+    assert visible(f"a{chr(code)}b").startswith("a\\")
 
 
 def test_a_line_end_of_two_characters_is_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also if the two come in two tokens; a lone carriage return, which overwrites the line, is shown."""
-    assert printable("a\r\nb\rc\r\n") == "a\nb\\rc\n"
+    assert visible("a\r\nb\rc\r\n") == "a\nb\\rc\n"
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     stream = TextStream()
     for piece in (b"a\r", b"\nb\r", b"c\r"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from minigpt.claims.measurements.reading import Figures, batches, precision
+from minigpt.claims.measurements.batches_and_losses import Figures, batches, precision
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.expendable import expendable

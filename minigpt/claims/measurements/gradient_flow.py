@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt.claims.measurements.reading import Figures
+from minigpt.claims.measurements.batches_and_losses import Figures
 from minigpt.model import GPT, Block, GPTConfig
 from minigpt.text.batches import gather, window_starts
 from minigpt.text.store import TokenStore

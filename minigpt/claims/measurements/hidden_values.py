@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minigpt.claims.measurements.reading import Figures, batches, mean_loss, precision
+from minigpt.claims.measurements.batches_and_losses import Figures, batches, mean_loss, precision
 from minigpt.model import MLP
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import plain_blocks

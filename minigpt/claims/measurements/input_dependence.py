@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor
 
-from minigpt.claims.measurements.reading import Figures
+from minigpt.claims.measurements.batches_and_losses import Figures
 from minigpt.model import GPT
 from minigpt.parts.variants import BatchNorm
 from minigpt.text.batches import gather

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from minigpt.claims.measurements.reading import Figures, batches, mean_loss, precision
+from minigpt.claims.measurements.batches_and_losses import Figures, batches, mean_loss, precision
 from minigpt.neurons.knockout import Batch
 from minigpt.text.store import TokenStore
 from minigpt.text.tasks import answer_places

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from minigpt.claims.measurements.reading import Figures
+from minigpt.claims.measurements.batches_and_losses import Figures
 from minigpt.model import GPT
 from minigpt.text.batches import near
 from minigpt.text.store import TokenStore

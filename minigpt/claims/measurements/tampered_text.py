@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.base import randomness
-from minigpt.claims.measurements.reading import Figures, batches, precision
+from minigpt.claims.measurements.batches_and_losses import Figures, batches, precision
 from minigpt.model import GPT
 from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import replaced
