@@ -14,8 +14,9 @@ from typing import Any
 from minigpt.claims.claim import Arm, Claim, Times
 from minigpt.claims.scale import Scale
 from minigpt.experiments.cells import MAIN, Cell, read_result
+from minigpt.text.preparation import prepare_text
 from minigpt.training import run_directory, runtime
-from minigpt.training.code_version import code_hash, prepare_text
+from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 from minigpt.training.inheritance import parent_identity
 

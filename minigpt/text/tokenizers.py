@@ -23,6 +23,8 @@ KNOWN_SPECS = ("byte", "char", "bpe:N", "gpt2")
 SMALLEST_BPE = len(SINGLE_BYTES) + 1
 LARGEST_BPE = 1 << 16
 """Ids up to here fit into the two bytes that a stored token takes."""
+LARGEST_ALPHABET = 1 << 15
+"""Characters that `char` takes: more than any script in use has, and each is a row of the embedding and a logit."""
 BPE_TRAINING_CHARACTERS = 50_000_000
 """`bpe:N` learns from this much of the training text, its beginning; the rest would hardly change the merges."""
 FORMAT_VERSION = 1
@@ -269,6 +271,9 @@ def _alphabet(texts: Iterable[str]) -> str:
     found: set[str] = set()
     for text in texts:
         found.update(text)
+        if len(found) > LARGEST_ALPHABET:
+            got = f"more than {LARGEST_ALPHABET:,} of them"
+            raise DataError(f"too many different characters for tokenizer char; {got}; use bpe:N or byte")
     if not found:
         raise DataError("no alphabet for tokenizer char; the corpus is empty; give it text, or choose byte")
     return "".join(sorted(found))

@@ -1,6 +1,6 @@
-"""What a result is the result of, besides its configuration: the text, and the version of the code.
+"""The version of the code that a result is the result of.
 
-The version is a hash over the modules that a training imports, directly or not, but for those that only store, show,
+It is a hash over the modules that a training imports, directly or not, but for those that only store, show,
 check or time things. Comments, docstrings and layout do not count. A new module counts from its first import on.
 """
 
@@ -11,37 +11,13 @@ import functools
 from pathlib import Path
 
 from minigpt.base import storage
-from minigpt.base.errors import DataError
-from minigpt.text.corpora import open_corpus
-from minigpt.text.store import TokenStore, prepare
-from minigpt.training.config import RunConfig
 
 PACKAGE = Path(__file__).parents[1]
 BEGINNING = "training/loop.py"
-WITHOUT_INFLUENCE = frozenset({"base/errors.py", "base/storage.py"}) | frozenset(
+WITHOUT_INFLUENCE = frozenset({"base/errors.py", "base/storage.py", "text/progress.py"}) | frozenset(
     f"training/{name}.py"
     for name in ("checkpoints", "code_version", "interrupts", "presets", "tensorboard", "terminal")
 )
-
-
-def prepare_text(config: RunConfig) -> TokenStore:
-    """Open the corpus and make sure that its tokens are prepared.
-
-    Raises:
-        DataError: the corpus cannot be used, has fewer training tokens than asked for, or no validation text although
-            there are to be evaluations.
-    """
-    if config.eval_every and not config.val_fraction:
-        raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
-    corpus = open_corpus(config.corpus, config.val_fraction, config.test_fraction)
-    windows = 1 if config.eval_part == "all" else 2
-    store = prepare(corpus, config.tokenizer, Path(config.data_dir), min_tokens=windows * config.block_size + 1)
-    if config.train_tokens > store.size("train"):
-        size = store.size("train")
-        raise DataError(
-            f"train-tokens {config.train_tokens:,} is more than there are; {size:,} are; lower it, or 0: all"
-        )
-    return store
 
 
 @functools.cache

@@ -24,7 +24,7 @@ from minigpt.neurons.diagnosis import Diagnosis, Item, Texts, diagnose
 from minigpt.neurons.knockout import Batch
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.corpora import open_corpus
-from minigpt.text.store import encode_split
+from minigpt.text.encoding import encode_split
 from minigpt.training import run_directory, runtime
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun, open_text

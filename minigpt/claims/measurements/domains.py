@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from minigpt.claims.measurement import Figures, measurement
 from minigpt.claims.measurements.reading import batches, mean_loss
+from minigpt.text.preparation import prepare_text
 from minigpt.text.store import TokenStore
-from minigpt.training.code_version import prepare_text
 from minigpt.training.inference import OpenedRun
 
 DOMAINS = ("stdlib", "stdlib-code", "grammar:1")
