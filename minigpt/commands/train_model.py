@@ -105,6 +105,7 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
 def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     """Print the table by layer, a sample of text, where everything is and what to try next."""
     from minigpt.neurons.health import from_record
+    from minigpt.text.tokenizers import without_open_space
     from minigpt.training.inference import open_run
     from minigpt.training.terminal import health_table
 
@@ -119,7 +120,8 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     print(f"\n{summary['steps']:,} steps in {minutes} min {seconds:02d} s; everything is in {directory}/")
     if record is not None:
         print(f"look:  {write_report(directory)}")
-    prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {shlex.quote(PROMPT)}"
+    suggested = shlex.quote(without_open_space(opened.tokenizer, PROMPT))
+    prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {suggested}"
     print(f"next:  python sample.py {quoted}{prompt}")
     print(f"       python -m minigpt evaluate {quoted} --split test")
     print("       python train.py --activation swiglu      (`python -m minigpt activations` lists all)")

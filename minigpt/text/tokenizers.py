@@ -29,6 +29,7 @@ BPE_TRAINING_CHARACTERS = 50_000_000
 """`bpe:N` learns from this much of the training text, its beginning; the rest would hardly change the merges."""
 FORMAT_VERSION = 1
 MAX_CHARACTERS_NAMED = 10
+_WORD_BEGINNINGS = "abcdhilmnoprstw"
 
 IdArray = npt.NDArray[np.int64]
 TextSource = Callable[[], Iterable[str]]
@@ -217,6 +218,19 @@ def _encoded(text: str, encoding: str) -> bytes:
 
 def _lone_surrogates(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall("[\ud800-\udfff]", text)))
+
+
+def without_open_space(tokenizer: Tokenizer, prompt: str) -> str:
+    """A prompt without the space at its end where the tokenizer gives such a space to the word behind it.
+
+    In the text that a model learnt from, the ids of a space alone then stand before no word: what it says there is
+    arbitrary, and the same whatever came before.
+    """
+    if not prompt.endswith(" ") or len(prompt) == 1 or tokenizer.unknown(prompt + _WORD_BEGINNINGS):
+        return prompt
+    ids = tokenizer.encode(prompt).tolist()
+    kept = all(tokenizer.encode(prompt + letter).tolist()[: len(ids)] == ids for letter in _WORD_BEGINNINGS)
+    return prompt if kept else prompt[:-1]
 
 
 def parse_tokenizer_spec(spec: str) -> str:
