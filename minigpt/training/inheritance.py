@@ -2,8 +2,9 @@
 
 The parent is only read, and its newest good checkpoint is what counts. What it was trained on, how fast, with which
 activation and dropout may differ; the architecture and the vocabulary may not, except that an alphabet may have grown:
-new characters get random weights. The neurons to be recycled first are judged on the new run's own training text. All of it is a pure function of the parent's weights and the configuration,
-and is done once: a run that has a checkpoint goes on from there and does not look at its parent again.
+new characters get random weights. The neurons to be recycled first are judged on the new run's own training text. All
+of it is a pure function of the parent's weights and the configuration, and is done once: a run that has a checkpoint
+goes on from there and does not look at its parent again.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,25 @@ def test_no_cut_crosses_a_token(pattern: str) -> None:
     whole = split.findall(text)
     for size in (40, 41, 97, 1000):
         assert [token for chunk in in_chunks([text], size) for token in split.findall(chunk)] == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="ab \n\t\x1c\u00a0", max_size=700), size=st.integers(1, 600))
+def test_each_cut_is_the_last_one_possible(text: str, size: int) -> None:
+    """The search from behind finds what trying every place finds, however long the white space is."""
+    chunk = next(in_chunks([text], size), "")
+    if len(text) > size:
+        places = [end for end in range(1, size) if text[end] in " \n" and not text[end - 1].isspace()]
+        assert len(chunk) == (places[-1] if places else size)
+
+
+@pytest.mark.parametrize("white", [" ", "\n", "\t", " \n", "\r\n", "\u00a0", "x"])
+def test_long_stretches_take_linear_time(white: str) -> None:
+    """Three million spaces took minutes: the last line end was looked for from each of them."""
+    text = "The cat runs. " * 3000 + white * (3_000_000 // len(white)) + "The cat runs. " * 3000
+    begun = time.process_time()
+    assert "".join(in_chunks([text])) == text
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0), (0, float("inf"))])
