@@ -56,6 +56,7 @@ def _json_lines(path: Path) -> Iterator[Row]:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
             place = f"{path}, line {number}"
+            _refuse_nuls(line, place)
             if len(line) > LONGEST_LINE:
                 raise DataError(f"{place} is too long; more than {LONGEST_LINE:,} bytes; write one object a line")
             if line.strip():
@@ -70,6 +71,7 @@ def _json_array(path: Path) -> Iterator[Row]:
         raise DataError(f"{path} is too large for .json; it has {size:,} bytes; write one object a line, as .jsonl")
     with opened(path) as file:
         data = file.read()
+    _refuse_nuls(data, str(path))
     try:
         value = json.loads(_decoded(data, str(path), 0))
     except (ValueError, RecursionError) as reason:
@@ -86,9 +88,13 @@ def _json_array(path: Path) -> Iterator[Row]:
         yield place, _as_row(item, place, advice)
 
 
-def _parsed(line: bytes, place: str, offset: int) -> Any:
-    if b"\0" in line:
+def _refuse_nuls(data: bytes, place: str) -> None:
+    """JSON has no NUL: one tells of another encoding."""
+    if b"\0" in data:
         raise DataError(f"{place} looks like UTF-16 or binary data; it has NULs; convert it to UTF-8")
+
+
+def _parsed(line: bytes, place: str, offset: int) -> Any:
     try:
         return json.loads(_decoded(line, place, offset))
     except (ValueError, RecursionError) as reason:

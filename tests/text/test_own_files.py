@@ -143,6 +143,7 @@ FOREIGN: dict[str, tuple[bytes, str]] = {
     "utf32.txt": (PROSE.encode("utf-32-le"), "looks like UTF-16 or binary"),
     "late.txt": (PROSE.encode() * 20 + PROSE.encode("utf-16-le"), "looks like UTF-16"),
     "le.jsonl": ('{"text": "a"}\n'.encode("utf-16-le"), "line 1 looks like UTF-16"),
+    "le.json": ('["text"]'.encode("utf-16-le"), r"le\.json looks like UTF-16"),
     "object.json": (b'{"data": ["a"]}', "holds no array; it is a dict with 'data'; give an array"),
     "number.json": (b"[1]", "item 1 is not a JSON object; it is of type int"),
     "bad.json": (b"plain words", r"bad\.json is not JSON"),
