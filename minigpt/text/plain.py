@@ -35,8 +35,8 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         DataError: it cannot be read, also while it is open.
     """
     try:
-        with gzip.open(path, "rb") if path.suffix.lower() == PACKED else path.open("rb") as file:
-            yield cast(BinaryIO, file)
+        with path.open("rb") as file:
+            yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if path.suffix.lower() == PACKED else file
     except (OSError, EOFError, zlib.error) as reason:
         said = getattr(reason, "strerror", None) or reason
         raise DataError(f"cannot read {path}; {said}; give a readable, whole file") from reason
