@@ -147,7 +147,7 @@ def test_a_corpus_that_cannot_be_read_is_named(refused, workplace: Path, corpus:
     (workplace / "binary.txt").write_bytes(b"abc\x80\x00\xff" * 999)
     (workplace / "late.txt").write_bytes(b"x" * 15_007 + b"\xff" + b"y" * 5000)
     (workplace / "folder" / "inner").mkdir(parents=True)
-    (workplace / "folder" / "note.md").write_text("no text file")
+    (workplace / "folder" / "note.pdf").write_text("no text file")
     (workplace / "broken.jsonl").write_text('{"text": "fine"}\n{"text": \n')
     (workplace / "broken.parquet").write_bytes(b"PAR1 and no more")
     refused(3, f"train {TINY_MODEL} --steps 1 --corpus", corpus, says=says)

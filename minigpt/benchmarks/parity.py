@@ -12,7 +12,7 @@ from typing import Any
 from minigpt.benchmarks.bench_options import BenchOptions
 from minigpt.benchmarks.paired_blocks import Track
 from minigpt.benchmarks.programs import Text, build_model, trainer
-from minigpt.training.code_version import prepare_text
+from minigpt.text.preparation import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import evaluate
 

@@ -22,7 +22,7 @@ from minigpt.sampling.decoding import Decoder
 from minigpt.sampling.generate import generate
 from minigpt.sampling.token_choice import TokenChoice
 from minigpt.text.batches import gather, near, window_starts
-from minigpt.training.code_version import prepare_text
+from minigpt.text.preparation import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.inference import decoding_threads, resolve_decoding
 from minigpt.training.optimizers import build_optimizer

@@ -61,7 +61,7 @@ def run(values: argparse.Namespace) -> int:
     opened = open_run(values.run or _newest(), values.checkpoint, values.device)
     if threads := values.threads or decoding_threads(opened.model, values.num_samples):
         torch.set_num_threads(threads)
-    prompt = _known_part(asked, opened.tokenizer, values.skip_unknown)
+    prompt = _healed(_known_part(asked, opened.tokenizer, values.skip_unknown), opened.tokenizer)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)
     _mention_long_text(opened, len(ids), values.max_new_tokens)
     dtype, compiled = resolve_decoding(opened.model, values.dtype, values.compile, values.max_new_tokens)
@@ -100,6 +100,16 @@ def _known_part(prompt: str, tokenizer: Tokenizer, skip_unknown: bool) -> str:
         raise UsageError(f"the prompt has characters never seen in training; {names}; --skip-unknown leaves them out")
     print(f"note: left out {names}: never seen in training", file=sys.stderr)
     return "".join(character for character in prompt if character not in unknown)
+
+
+def _healed(prompt: str, tokenizer: Tokenizer) -> str:
+    """The prompt without a last space that belongs to the next word for this tokenizer; that is said."""
+    from minigpt.text.tokenizers import without_open_space
+
+    healed = without_open_space(tokenizer, prompt)
+    if healed != prompt:
+        print(f"note: the prompt's last space is left to the next word, as {tokenizer.spec} has it", file=sys.stderr)
+    return healed
 
 
 def _mention_long_text(opened: OpenedRun, prompt_tokens: int, new_tokens: int) -> None:

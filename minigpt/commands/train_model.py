@@ -59,8 +59,8 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
     if values.resume is not None and values.overwrite:
         raise UsageError("--resume continues a run and --overwrite replaces it; got both; choose one")
     directory = _given_directory(values)
+    from minigpt.text.preparation import absolute_corpus
     from minigpt.training import run_directory, runtime
-    from minigpt.training.code_version import absolute_corpus
     from minigpt.training.terminal import EMULATION
 
     if "corpus" in asked:
@@ -123,8 +123,8 @@ def _given_directory(values: argparse.Namespace) -> Path | None:
 
 def _new_config(config: RunConfig) -> RunConfig:
     """The configuration of a new run: commands that read it, wherever they are called, find its text and tokens."""
+    from minigpt.text.preparation import absolute_corpus
     from minigpt.training import runtime
-    from minigpt.training.code_version import absolute_corpus
 
     corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
     return runtime.resolve(dataclasses.replace(config, corpus=corpus, data_dir=data_dir))
@@ -132,8 +132,8 @@ def _new_config(config: RunConfig) -> RunConfig:
 
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
+    from minigpt.text.preparation import absolute_corpus
     from minigpt.training import run_directory, runtime
-    from minigpt.training.code_version import absolute_corpus
     from minigpt.training.inference import check_before_resuming
 
     if not explicit and not run_directory.is_occupied(directory):
@@ -154,6 +154,7 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
 def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     """Print the table by layer, a sample of text, where everything is and what to try next."""
     from minigpt.neurons.health import from_record
+    from minigpt.text.tokenizers import without_open_space
     from minigpt.training.inference import open_run
     from minigpt.training.terminal import health_table
 
@@ -167,7 +168,8 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     print(f"\n{summary['steps']:,} steps in {formats.elapsed(summary['seconds'])}; everything is in {directory}/")
     if record is not None:
         print(f"look:  {write_report(directory)}")
-    prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {shlex.quote(PROMPT)}"
+    suggested = shlex.quote(without_open_space(opened.tokenizer, PROMPT))
+    prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {suggested}"
     print(f"next:  python sample.py {quoted}{prompt}")
     print(f"       python -m minigpt evaluate {quoted} --split test")
     print("       python train.py --activation swiglu      (`python -m minigpt activations` lists all)")

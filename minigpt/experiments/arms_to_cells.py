@@ -17,9 +17,10 @@ from minigpt.base.errors import UsageError
 from minigpt.experiments.arms import Arm, Question, train_command
 from minigpt.experiments.cells import MAIN, TUNE, Cell, read_result
 from minigpt.model import GPT
+from minigpt.text.preparation import prepare_text
 from minigpt.text.store import TokenStore
 from minigpt.training import run_directory, runtime
-from minigpt.training.code_version import code_hash, prepare_text
+from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 from minigpt.training.inheritance import parent_identity
 from minigpt.training.run import model_config
@@ -75,7 +76,8 @@ class Planner:
 
     def text(self, config: RunConfig) -> TokenStore:
         """The prepared text of a configuration."""
-        text = (config.corpus, config.tokenizer, config.val_fraction, config.test_fraction, config.data_dir)
+        fractions = (config.val_fraction, config.test_fraction)
+        text = (config.corpus, config.text_field, config.tokenizer, *fractions, config.data_dir)
         if text not in self._texts:
             self._texts[text] = prepare_text(config)
         return self._texts[text]

@@ -111,6 +111,7 @@ def train_cell(cell: Cell) -> None:
     """Train a cell, continuing from its checkpoint if there is one; nothing happens if it is done.
 
     Raises:
+        DataError: the text is no longer the one that the cell is named by.
         MinigptError: the subclasses say what; a training that diverges is a result and raises nothing.
     """
     from minigpt.training import checkpoints
@@ -118,15 +119,15 @@ def train_cell(cell: Cell) -> None:
 
     if read_result(cell.directory) is not None:
         return
-    begun = (cell.directory / run_directory.CONFIG).exists()
+    begun, data = (cell.directory / run_directory.CONFIG).exists(), cell.identity["data"]
     damaged = begun and _claims_to_be_done(cell.directory)
     try:
         try:
-            train(cell.config, cell.directory, resume=not damaged, overwrite=damaged, quiet=True)
+            train(cell.config, cell.directory, resume=not damaged, overwrite=damaged, quiet=True, data=data)
         except CheckpointError:
             if not begun:
                 raise
-            train(cell.config, cell.directory, overwrite=True, quiet=True)
+            train(cell.config, cell.directory, overwrite=True, quiet=True, data=data)
     except DivergedError:
         return
     checkpoints.prune(cell.directory, keep_also=set(), newest_kept=1)

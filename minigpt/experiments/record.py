@@ -18,9 +18,10 @@ from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, MinigptError, UsageError
 from minigpt.experiments.arms import Question
 from minigpt.experiments.cells import read_result
+from minigpt.text.preparation import prepare_text
 from minigpt.text.store import TokenStore
 from minigpt.training import run_directory
-from minigpt.training.code_version import code_hash, prepare_text
+from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 
 PLAN = "ablation.json"

@@ -42,8 +42,8 @@ class Pace:
 def measure(config: RunConfig, result: Path) -> None:
     """Train a few steps in memory and write what a step and an evaluated token take, in seconds."""
     from minigpt.model import GPT
+    from minigpt.text.preparation import prepare_text
     from minigpt.training import runtime
-    from minigpt.training.code_version import prepare_text
     from minigpt.training.evaluation import evaluate
     from minigpt.training.run import assemble, model_config
     from minigpt.training.step import take_step

@@ -1,4 +1,7 @@
-"""Windows of token ids: random ones to train on, and an exact pass over a split to evaluate."""
+"""Windows of token ids: random ones to train on, and an exact pass over a split to evaluate.
+
+Windows run across the borders of documents, where the separator is; attention is not cut there.
+"""
 
 from __future__ import annotations
 

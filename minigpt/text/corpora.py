@@ -6,7 +6,7 @@
     professions:RATIO[:SEED]  sentences with a planted bias          professions.py
     task:NAME[:SEED]  lines whose last symbol follows from the rest  tasks.py
     hf:NAME         a data set of the Hugging Face Hub, or an alias  hub.py
-    PATH            .txt, .jsonl, .parquet, or a folder of them      files.py
+    PATH            .txt, .jsonl, .parquet, or a folder of them      files.py, plain.py, rows.py
 
 Nothing is read before it is asked for. Turning the text into ids is the work of `store.py`.
 """
@@ -15,14 +15,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import DataError, UsageError, did_you_mean
-from minigpt.text import files, hub, professions, stdlib_code, stdlib_prose, tasks
+from minigpt.text import files, folders, hub, professions, stdlib_code, stdlib_prose, tasks
 from minigpt.text.grammar import grammar
 from minigpt.text.splits import CHUNK, SPLITS, Document, Fractions, in_chunks
 
@@ -31,16 +31,17 @@ _SAMPLE = 10_000  # characters that tell whether two versions of minigpt generat
 _JOIN = "\n\n"
 
 Reader = Callable[[Collection[str]], Iterator[tuple[str, Document]]]
-Fingerprint = Callable[[Mapping[str, Any] | None], dict[str, Any]]
+Fingerprint = Callable[[Sequence[Mapping[str, Any]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class Corpus:
     """Text with a name, dealt to the splits, and not yet read.
 
-    `read` yields the documents of the wanted splits, each with its split. `fingerprint` takes the answer that was
-    recorded earlier, if any, and returns the present one; the text is the same if their `content` is equal.
-    `exact_nats` tells how surprising a split is to the process that wrote it, where that is known.
+    `read` yields the documents of the wanted splits, each with its split. `fingerprint` takes the answers that were
+    recorded earlier and returns the present one; the text is the same if all but their `stat` is equal.
+    `exact_nats` tells how surprising a split is to the process that wrote it, where that is known. `text_field` is the
+    field of rows that was asked for.
     """
 
     spec: str
@@ -48,6 +49,7 @@ class Corpus:
     fingerprint: Fingerprint
     read: Reader
     exact_nats: Callable[[str], float] | None = None
+    text_field: str | None = None
 
     def documents(self, split: str) -> Iterator[Document]:
         """Yield the documents of one split; consume each before asking for the next."""
@@ -85,7 +87,7 @@ def describe_corpora() -> list[CorpusDescription]:
         CorpusDescription("wikitext103", "Wikipedia, 540 MB", _source("wikitext103"), "CC-BY-SA-3.0, GFDL", True),
         CorpusDescription("fineweb-edu", "web pages, 200 MB of them", _source("fineweb-edu"), "ODC-BY", True),
         CorpusDescription("hf:NAME[:CONFIG][@SIZE]", "any data set with text", "Hugging Face Hub", "see there", True),
-        CorpusDescription("PATH", ".txt, .jsonl, .parquet, or a folder of them", own, "yours", False),
+        CorpusDescription("PATH", ".txt, .md, .jsonl, .parquet, or a folder of them", own, "yours", False),
     ]
 
 
@@ -93,16 +95,40 @@ def _source(alias: str) -> str:
     return hub.ALIASES[alias].spec
 
 
-def open_corpus(spec: str, val_fraction: float = 0.10, test_fraction: float = 0.05, block: int = CHUNK) -> Corpus:
+def open_corpus(
+    spec: str,
+    val_fraction: float = 0.10,
+    test_fraction: float = 0.05,
+    block: int = CHUNK,
+    text_field: str | None = None,
+) -> Corpus:
     """Return the corpus that `spec` names; `block` bounds what is read at a time.
 
-    A known name wins over a file of that name, which `./NAME` reaches.
+    A known name wins over a file of that name, which `./NAME` reaches. `text_field` tells which field of rows is the
+    text, where that is not to be found out.
 
     Raises:
-        UsageError: a fraction or the spelling of `spec` is not allowed.
+        UsageError: a fraction or the spelling of `spec` is not allowed, or `text_field` has no use.
         DataError: there is no such text.
     """
     fractions = Fractions(val_fraction, test_fraction)
+    if spec.startswith("hf:") or spec.split("@")[0] in hub.ALIASES:
+        return _hub(hub.parse(spec), fractions, text_field)
+    generated = _without_rows(spec, fractions, block)
+    if generated is None:
+        return _files(spec, fractions, block, text_field)
+    if text_field is not None:
+        raise UsageError(f"--text-field {text_field!r:.60} is of no use; {spec} has no rows; leave it out")
+    return generated
+
+
+def has_known_entropy(spec: str) -> bool:
+    """Whether the process that writes a corpus is known, so that its text has an exact code length."""
+    return spec.partition(":")[0] == "grammar"
+
+
+def _without_rows(spec: str, fractions: Fractions, block: int) -> Corpus | None:
+    """A corpus that is read from the running Python or made up; None if `spec` names no such one."""
     if spec == "stdlib":
         return _stdlib(fractions, block)
     if spec == "stdlib-code":
@@ -111,11 +137,9 @@ def open_corpus(spec: str, val_fraction: float = 0.10, test_fraction: float = 0.
         return _professions(spec, fractions, block)
     if spec.split(":")[0] == "task":
         return _task(spec, fractions, block)
-    if spec == "grammar" or spec.startswith("grammar:"):
+    if has_known_entropy(spec):
         return _grammar(_grammar_seed(spec), fractions, block)
-    if spec.startswith("hf:") or spec.split("@")[0] in hub.ALIASES:
-        return _hub(hub.parse(spec), fractions)
-    return _files(spec, fractions, block)
+    return None
 
 
 def _stdlib(fractions: Fractions, block: int) -> Corpus:
@@ -191,7 +215,7 @@ def _generated(spec: str, write: Callable[[int, int], Iterator[str]], fractions:
                 characters = round(GENERATED_CHARACTERS * fractions.of(split))
                 yield split, in_chunks(write(SPLITS.index(split), characters), block)
 
-    def fingerprint(_: Mapping[str, Any] | None) -> dict[str, Any]:
+    def fingerprint(_: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         sample = "".join(write(0, _SAMPLE))
         return {"content": {"spec": spec, "sample": storage.sha256_bytes(sample.encode("utf-8"))}}
 
@@ -216,7 +240,7 @@ def _grammar(seed: int, fractions: Fractions, block: int) -> Corpus:
             if split in wanted and fractions.of(split) > 0:
                 yield split, in_chunks(text(split), block)
 
-    def fingerprint(_: Mapping[str, Any] | None) -> dict[str, Any]:
+    def fingerprint(_: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         sample = "".join(sentences.text(0, _SAMPLE))
         return {"content": {"seed": seed, "sample": storage.sha256_bytes(sample.encode("utf-8"))}}
 
@@ -226,17 +250,18 @@ def _grammar(seed: int, fractions: Fractions, block: int) -> Corpus:
     return Corpus(f"grammar:{seed}", fractions, fingerprint, read, exact_nats)
 
 
-def _hub(dataset: hub.HubDataset, fractions: Fractions) -> Corpus:
+def _hub(dataset: hub.HubDataset, fractions: Fractions, text_field: str | None) -> Corpus:
     parts = functools.cache(functools.partial(hub.load, dataset))
     return Corpus(
         dataset.spec,
         fractions,
         functools.partial(hub.fingerprint, dataset),
-        functools.partial(hub.read, dataset, parts, fractions),
+        functools.partial(hub.read, dataset, parts, fractions, text_field),
+        text_field=text_field,
     )
 
 
-def _files(spec: str, fractions: Fractions, block: int) -> Corpus:
+def _files(spec: str, fractions: Fractions, block: int, text_field: str | None) -> Corpus:
     path = Path(spec)
     try:
         exists = bool(spec) and path.exists()
@@ -246,10 +271,12 @@ def _files(spec: str, fractions: Fractions, block: int) -> Corpus:
         known = ("stdlib", "stdlib-code", "grammar", "professions:90", "task:parity", "task:twohop", *hub.ALIASES)
         hint = did_you_mean(spec, known)
         raise DataError(f"no such corpus or file: {spec!r}{hint}; allowed are {', '.join(known)}, hf:NAME, or a path")
-    found = files.find_files(path)
+    found = folders.find_files(path)
+    fields = functools.cache(functools.partial(files.choose_fields, spec, found, text_field))
     return Corpus(
         spec,
         fractions,
-        functools.partial(files.fingerprint, found),
-        lambda wanted: files.read(found, fractions, wanted, block),
+        functools.partial(files.fingerprint, found.files),
+        lambda wanted: files.read(found.files, fields(), fractions, wanted, block),
+        text_field=text_field,
     )

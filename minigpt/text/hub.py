@@ -7,17 +7,20 @@ the hash of each document. Large sets are streamed. Nothing here runs code that 
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
 import os
 import re
 import socket
+import sys
 import threading
 import urllib.request
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from minigpt.base.errors import DataError, MinigptError, UsageError, did_you_mean
-from minigpt.text.files import checked_text, text_field
+from minigpt.text.columns import Columns, checked_text, remark
 from minigpt.text.splits import Document, Fractions, in_chunks
 
 _HOST = "huggingface.co"
@@ -26,6 +29,7 @@ _MAX_DETAIL = 200  # characters of a library's message
 _INSTEAD = (
     "use --corpus stdlib or a file, or download it on a connected machine and set HF_HOME and HF_HUB_OFFLINE=1 here"
 )
+_SAMPLE_ROWS = 1000
 _UNITS = {"kB": 10**3, "MB": 10**6, "GB": 10**9}
 _SPEC = re.compile(
     r"(?:hf:)?(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<config>[\w.-]+))?(?:@(?P<amount>\d+)(?P<unit>kB|MB|GB))?"
@@ -91,14 +95,15 @@ def _known(name: str, config: str | None) -> HubDataset:
     return next(same, HubDataset(name, config))
 
 
-def fingerprint(dataset: HubDataset, known: Mapping[str, Any] | None) -> dict[str, Any]:
+def fingerprint(dataset: HubDataset, known: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return what identifies the data set, and the revision that the Hub served.
 
-    `known` is an earlier answer and is trusted: prepared tokens are used again without asking the Hub.
+    `known` are earlier answers, which are trusted: prepared tokens are used again without asking the Hub.
     """
     content = {"dataset": dataset.name, "config": dataset.config, "limit": dataset.limit}
-    if known and known.get("content") == content:
-        return dict(known)
+    for earlier in known:
+        if earlier.get("content") == content:
+            return dict(earlier)
     _require_hub(dataset)
     return {"content": content, "revision": _revision(dataset)}
 
@@ -123,6 +128,7 @@ def read(
     dataset: HubDataset,
     parts: Callable[[], Mapping[str, Iterable[Mapping[str, Any]]]],
     fractions: Fractions,
+    text_field: str | None,
     wanted: Collection[str],
 ) -> Iterator[tuple[str, Document]]:
     """Yield each document of the wanted splits with the name of its split; a fraction of 0 leaves a split empty."""
@@ -136,7 +142,8 @@ def read(
         carving = split == "train" and any(carved.of(other) > 0 for other in wanted)
         if part is None or fractions.of(split) <= 0 or not (split in wanted or carving):
             continue
-        texts = _texts(dataset, part, available[part], dataset.limit if split == "train" else None)
+        limit = dataset.limit if split == "train" else None
+        texts = _texts(f"{dataset.spec}, {part}", dataset, available[part], text_field, limit)
         if dataset.joined:
             yield split, in_chunks(texts)
             continue
@@ -146,17 +153,33 @@ def read(
                 yield home, in_chunks([text])
 
 
-def _texts(dataset: HubDataset, part: str, rows: Iterable[Mapping[str, Any]], limit: int | None) -> Iterator[str]:
-    field, size = None, 0
+def _texts(
+    source: str, dataset: HubDataset, rows: Iterable[Mapping[str, Any]], text_field: str | None, limit: int | None
+) -> Iterator[str]:
+    """Yield the text of each row; its field is chosen by the first rows, and those that lack it are counted."""
+    columns, size = Columns(source), 0
     with _hub_errors(dataset):
-        for number, row in enumerate(rows):
-            source = f"{dataset.spec}, {part} row {number}"
-            field = field or text_field(row, [name for name in row if isinstance(row[name], str)], source)
-            for text in checked_text(row, field, source):
+        stream = iter(rows)
+        sample = list(itertools.islice(stream, _SAMPLE_ROWS))
+        for row in sample:
+            columns.add(row)
+        field = columns.choose(text_field)
+        for number, row in enumerate(itertools.chain(sample, stream)):
+            if number >= _SAMPLE_ROWS:
+                columns.add(row)
+            for text in checked_text(row, field, f"{source} row {number}"):
                 size += len(text.encode("utf-8"))
                 yield text
             if limit is not None and size >= limit:
-                return
+                break
+        _say(remark(columns, field))
+
+
+@functools.cache
+def _say(line: str) -> None:
+    """Say something once, however often the data set is read."""
+    if line:
+        print(line, file=sys.stderr)
 
 
 @contextlib.contextmanager

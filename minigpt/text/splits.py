@@ -7,6 +7,7 @@ asking for the next one.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from minigpt.base.errors import UsageError
 
 SPLITS = ("train", "val", "test")
 CHUNK = 1 << 20  # bytes read, and characters handed on, at a time
+_FIRST_REACH = 256  # characters
+_WORD_END = re.compile(r"\S(?=[ \n])")
 
 Document = Iterator[str]
 
@@ -68,18 +71,27 @@ def in_chunks(pieces: Iterable[str], size: int = CHUNK) -> Document:
     buffer = ""
     for piece in pieces:
         buffer += piece
-        while len(buffer) > size:
-            cut = _last_word_boundary(buffer, size) or size
-            yield buffer[:cut]
-            buffer = buffer[cut:]
+        begin = 0
+        while len(buffer) - begin > size:
+            cut = _last_word_boundary(buffer, begin, begin + size) or begin + size
+            yield buffer[begin:cut]
+            begin = cut
+        buffer = buffer[begin:]
     if buffer:
         yield buffer
 
 
-def _last_word_boundary(text: str, end: int) -> int:
-    """Return the last position before `end` of a space or newline that follows a visible character, or 0."""
-    while end > 0:
-        end = max(text.rfind(" ", 0, end), text.rfind("\n", 0, end))
-        if end > 0 and not text[end - 1].isspace():
-            return end
-    return 0
+def _last_word_boundary(text: str, begin: int, end: int) -> int:
+    """Return the last position between `begin` and `end` of a space or newline behind a visible character, or 0.
+
+    It looks at the last characters first and doubles their number: linear also where everything is white.
+    """
+    reach = _FIRST_REACH
+    while True:
+        start = max(begin, end - reach)
+        found = [match.end() for match in _WORD_END.finditer(text, start, end)]
+        if found:
+            return found[-1]
+        if start == begin:
+            return 0
+        reach *= 2

@@ -23,10 +23,13 @@ KNOWN_SPECS = ("byte", "char", "bpe:N", "gpt2")
 SMALLEST_BPE = len(SINGLE_BYTES) + 1
 LARGEST_BPE = 1 << 16
 """Ids up to here fit into the two bytes that a stored token takes."""
+LARGEST_ALPHABET = 1 << 15
+"""Characters that `char` takes: more than any script in use has, and each is a row of the embedding and a logit."""
 BPE_TRAINING_CHARACTERS = 50_000_000
 """`bpe:N` learns from this much of the training text, its beginning; the rest would hardly change the merges."""
 FORMAT_VERSION = 1
 MAX_CHARACTERS_NAMED = 10
+_WORD_BEGINNINGS = "abcdhilmnoprstw"
 
 IdArray = npt.NDArray[np.int64]
 TextSource = Callable[[], Iterable[str]]
@@ -217,6 +220,19 @@ def _lone_surrogates(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall("[\ud800-\udfff]", text)))
 
 
+def without_open_space(tokenizer: Tokenizer, prompt: str) -> str:
+    """A prompt without the space at its end where the tokenizer gives such a space to the word behind it.
+
+    In the text that a model learnt from, the ids of a space alone then stand before no word: what it says there is
+    arbitrary, and the same whatever came before.
+    """
+    if not prompt.endswith(" ") or len(prompt) == 1 or tokenizer.unknown(prompt + _WORD_BEGINNINGS):
+        return prompt
+    ids = tokenizer.encode(prompt).tolist()
+    kept = all(tokenizer.encode(prompt + letter).tolist()[: len(ids)] == ids for letter in _WORD_BEGINNINGS)
+    return prompt if kept else prompt[:-1]
+
+
 def parse_tokenizer_spec(spec: str) -> str:
     """Return the canonical form of a tokenizer's name.
 
@@ -269,6 +285,9 @@ def _alphabet(texts: Iterable[str]) -> str:
     found: set[str] = set()
     for text in texts:
         found.update(text)
+        if len(found) > LARGEST_ALPHABET:
+            got = f"more than {LARGEST_ALPHABET:,} of them"
+            raise DataError(f"too many different characters for tokenizer char; {got}; use bpe:N or byte")
     if not found:
         raise DataError("no alphabet for tokenizer char; the corpus is empty; give it text, or choose byte")
     return "".join(sorted(found))

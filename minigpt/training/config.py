@@ -34,6 +34,7 @@ class TextConfig:
     corpus: str = flag(
         "stdlib", "text", "`minigpt corpora` lists them; a .txt/.jsonl/.parquet file or folder", path=True
     )
+    text_field: str | None = flag(None, "text", "field of rows that is the text; default: text, or the only one")
     tokenizer: str = flag("char", "text", "byte, char, bpe:N or gpt2")
     val_fraction: float = flag(0.1, "text", "share of the text kept for validation", at_least=0, below=1)
     test_fraction: float = flag(0.05, "text", "share of the text kept for the final test", at_least=0, below=1)

@@ -24,9 +24,9 @@ from minigpt.neurons.diagnosis import Diagnosis, Item, Texts, diagnose
 from minigpt.neurons.knockout import Batch
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.corpora import open_corpus
-from minigpt.text.store import encode_split
+from minigpt.text.encoding import encode_split
+from minigpt.text.preparation import absolute_corpus
 from minigpt.training import run_directory, runtime
-from minigpt.training.code_version import absolute_corpus
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun, open_text
 

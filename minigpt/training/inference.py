@@ -10,10 +10,11 @@ import torch
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DataError, UsageError
 from minigpt.model import GPT
+from minigpt.text.corpora import has_known_entropy
+from minigpt.text.preparation import prepare_text
 from minigpt.text.store import TokenStore
 from minigpt.text.tokenizers import Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
-from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.run import model_config, progress_of
@@ -113,7 +114,8 @@ def open_text(run: OpenedRun) -> TokenStore:
     Raises:
         CheckpointError: the corpus is no longer that text.
     """
-    store = prepare_text(run.config)
+    # A run that went on with another text kept its vocabulary; otherwise the text has the one that it leads to.
+    store = prepare_text(run.config, run.tokenizer if run.config.allow_data_change else None)
     if store.sha256 != run.checkpoint.identity.get("data"):
         raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
     return store
@@ -147,7 +149,9 @@ def _evaluate_store(run: OpenedRun, store: TokenStore, split: str, limit: int) -
 
 def exact_nats_per_token(run: OpenedRun, split: str) -> float | None:
     """Entropy of a split under the process that wrote it, in nats per token; None for text of people."""
-    part = prepare_text(run.config).manifest["splits"][split]
+    if not has_known_entropy(run.config.corpus):
+        return None  # without opening the text, which need not be there any more
+    part = open_text(run).manifest["splits"][split]
     return part["exact_nats"] / part["tokens"] if "exact_nats" in part else None
 
 

@@ -1,9 +1,10 @@
 """A start from another run's weights (`--init-from`): read, compared, taken over, and some neurons operated on.
 
 The parent is only read, and its newest good checkpoint is what counts. What it was trained on, how fast, with which
-activation and dropout may differ; the architecture and the vocabulary may not. The neurons to be recycled first are
-judged on the new run's own training text. All of it is a pure function of the parent's weights and the configuration,
-and is done once: a run that has a checkpoint goes on from there and does not look at its parent again.
+activation and dropout may differ; the architecture and the vocabulary may not, except that an alphabet may have grown:
+new characters get random weights. The neurons to be recycled first are judged on the new run's own training text. All
+of it is a pure function of the parent's weights and the configuration, and is done once: a run that has a checkpoint
+goes on from there and does not look at its parent again.
 """
 
 from __future__ import annotations
@@ -11,6 +12,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
@@ -20,6 +24,7 @@ from minigpt.model import GPT
 from minigpt.neurons.life import Event
 from minigpt.parts.architecture import MEAN
 from minigpt.text.store import TokenStore
+from minigpt.text.tokenizers import CharTokenizer, Tokenizer
 from minigpt.training import checkpoints, run_directory
 from minigpt.training.config import RunConfig
 from minigpt.training.recycling import recycle_neurons
@@ -66,9 +71,36 @@ def load_parent(config: RunConfig, directory: Path, store: TokenStore, model: GP
     parent = _read_parent(config.init_from)
     if directory.resolve() == parent.directory.resolve():
         raise UsageError(f"a run cannot start from itself; --init-from and --out are {directory}; choose another --out")
-    _check_kinship(config, vocabulary_hash(store), parent)
-    checkpoints.load_model(parent.checkpoint, model)
+    grown = _places_in_larger_alphabet(parent, store.tokenizer)
+    _check_kinship(config, vocabulary_hash(store), parent, grown is not None)
+    if grown is None:
+        checkpoints.load_model(parent.checkpoint, model)
+    else:
+        _load_into_larger(parent, grown, config, model)
     return parent
+
+
+def _places_in_larger_alphabet(parent: Parent, ours: Tokenizer) -> Tensor | None:
+    """Which id each of the parent's characters (V,) has here; None unless the alphabet is the parent's and more."""
+    theirs = run_directory.read_run_tokenizer(parent.directory)
+    if not (isinstance(theirs, CharTokenizer) and isinstance(ours, CharTokenizer)):
+        return None
+    if theirs.characters == ours.characters or ours.unknown(theirs.characters):
+        return None
+    return torch.from_numpy(ours.encode(theirs.characters))
+
+
+def _load_into_larger(parent: Parent, places: Tensor, config: RunConfig, model: GPT) -> None:
+    """Put the parent's weights into a model with more characters, whose own rows stay as they are."""
+    smaller = GPT(model_config(config, len(places)))
+    checkpoints.load_model(parent.checkpoint, smaller)
+    stored = smaller.stored_tensors()
+    with torch.no_grad():
+        for name, tensor in model.stored_tensors().items():
+            if tensor.shape == stored[name].shape:
+                tensor.copy_(stored[name])
+            else:
+                tensor[places.to(tensor.device)] = stored[name].to(tensor.device)
 
 
 def inherit(run: Run, parent: Parent, between_batches: Callable[[], None]) -> list[Event]:
@@ -110,13 +142,15 @@ def _identity(data: dict[str, bytes], with_moments: bool) -> dict[str, str]:
     return {"parent": "/".join(storage.sha256_bytes(data[name]) for name in names)}
 
 
-def _check_kinship(config: RunConfig, vocabulary: str, parent: Parent) -> None:
+def _check_kinship(config: RunConfig, vocabulary: str, parent: Parent, grown: bool) -> None:
     ours, theirs = _architecture(config), _architecture(parent.config)
     differing = [f"{name} {ours[name]} (there {theirs[name]})" for name in ours if ours[name] != theirs[name]]
     if differing:
         listed = ", ".join(differing).replace("_", "-")
         raise UsageError(f"cannot start from {parent.directory}; the architectures differ: {listed}; make them equal")
-    if parent.checkpoint.identity.get("tokenizer") != vocabulary:
+    if grown and config.init_moments:
+        raise UsageError("init-moments needs the same vocabulary; this text has more characters; leave it out")
+    if not grown and parent.checkpoint.identity.get("tokenizer") != vocabulary:
         raise UsageError(
             f"cannot start from {parent.directory}; its vocabulary is another one; use its text, or train both runs "
             "with --tokenizer byte, which is the same for every text"

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
-from minigpt.base.errors import DivergedError, StopRequestedError, StorageError
+from minigpt.base.errors import DataError, DivergedError, StopRequestedError, StorageError
 from minigpt.model import GPT
 from minigpt.neurons.life import Event
 from minigpt.neurons.surgery import check_choice, parse_choice
+from minigpt.text.preparation import prepare_text
 from minigpt.training import checkpoints, run_directory, runtime
-from minigpt.training.code_version import code_hash, prepare_text
+from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 from minigpt.training.inheritance import inherit, load_parent
 from minigpt.training.interrupts import StopFlag, stop_on_signals
@@ -41,11 +42,12 @@ def train(
     overwrite: bool = False,
     quiet: bool = False,
     ranks: Ranks = ALONE,
+    data: str | None = None,
 ) -> dict[str, Any]:
     """Train as configured, leave everything in `directory` and return the content of its `summary.json`.
 
     `config` is as `runtime.resolve` left it; only `compile` may still be `auto`. Several ranks train together; the
-    summary is empty on those that do not lead.
+    summary is empty on those that do not lead. `data` is the hash that the text must have, where it was settled before.
 
     Raises:
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
@@ -58,10 +60,14 @@ def train(
     if config.tensorboard:
         check_installed()
     runtime.set_up(config, ranks)
-    store = ranks.leader_first(lambda: prepare_text(config))
+    begun = resume and bool(checkpoints.committed_steps(directory))
+    vocabulary = run_directory.read_run_tokenizer(directory) if begun and config.allow_data_change else None
+    store = ranks.leader_first(lambda: prepare_text(config, vocabulary))
+    if data not in (None, store.sha256):
+        changed = f"the text of {config.corpus} changed since this training was planned; its hash differs"
+        raise DataError(f"{changed}; restore it, or give the same command again to plan anew")
     with runtime.memory_advice(config):
         model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
-    begun = resume and bool(checkpoints.committed_steps(directory))
     parent = None if begun else load_parent(config, directory, store, model)
     _check_space(directory, model)
     code_hash()  # now, while the files are the code that runs; and a stop must not wait for it

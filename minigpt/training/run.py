@@ -154,7 +154,10 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
         raise CheckpointError(f"{tokenizer_path} is not its checkpoint's; it was altered")
     if checkpoint.identity.get("tokenizer") != run.identity["tokenizer"]:
-        raise CheckpointError(f"{run.directory} was trained with another vocabulary; restore its text")
+        raise CheckpointError(
+            f"the text of {run.config.corpus} leads to another vocabulary than that of {run.directory}; "
+            "restore it, or go on in the run's own with --allow-data-change"
+        )
     if checkpoint.identity.get("data") != run.identity["data"] and not run.config.allow_data_change:
         raise CheckpointError(
             f"the text of {run.config.corpus} is not the one {run.directory} was trained on; its hash differs; "

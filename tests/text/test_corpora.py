@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import random
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,6 @@ from minigpt.text.bpe import SPLIT_PATTERN
 from minigpt.text.corpora import open_corpus
 from minigpt.text.gpt2 import GPT2_SPLIT_PATTERN
 from minigpt.text.splits import SPLITS, Fractions, in_chunks
-
-MIXED = "\ufeffnaïve café\r\n\x00 日本語 🙂🙂 end\n" * 40
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -54,6 +53,25 @@ def test_no_cut_crosses_a_token(pattern: str) -> None:
     whole = split.findall(text)
     for size in (40, 41, 97, 1000):
         assert [token for chunk in in_chunks([text], size) for token in split.findall(chunk)] == whole
+
+
+@settings(max_examples=200, deadline=None)
+@given(text=st.text(alphabet="ab \n\t\x1c\u00a0", max_size=700), size=st.integers(1, 600))
+def test_each_cut_is_the_last_one_possible(text: str, size: int) -> None:
+    """The search from behind finds what trying every place finds, however long the white space is."""
+    chunk = next(in_chunks([text], size), "")
+    if len(text) > size:
+        places = [end for end in range(1, size) if text[end] in " \n" and not text[end - 1].isspace()]
+        assert len(chunk) == (places[-1] if places else size)
+
+
+@pytest.mark.parametrize("white", [" ", "\n", "\t", " \n", "\r\n", "\u00a0", "x"])
+def test_long_stretches_take_linear_time(white: str) -> None:
+    """Three million spaces took minutes: the last line end was looked for from each of them."""
+    text = "The cat runs. " * 3000 + white * (3_000_000 // len(white)) + "The cat runs. " * 3000
+    begun = time.process_time()
+    assert "".join(in_chunks([text])) == text
+    assert time.process_time() - begun < 1
 
 
 @pytest.mark.parametrize(("val", "test"), [(-0.1, 0), (0, 1.0), (0.5, 0.5), (float("nan"), 0), (0, float("inf"))])
@@ -88,7 +106,7 @@ def test_text_file_is_cut_as_nanogpt_does(tmp_path: Path, size: int) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(
-    text=st.text(alphabet="aé日🙂 \n\r\x00\ufeff", min_size=1, max_size=60),
+    text=st.text(alphabet="aé日🙂 \n\r\x01\ufeff", min_size=1, max_size=60),
     val=st.sampled_from([0.0, 0.1, 0.33]),
     test=st.sampled_from([0.0, 0.05, 0.4]),
     block=st.integers(1, 9),
@@ -124,7 +142,7 @@ def test_the_only_string_is_the_text(tmp_path: Path) -> None:
     good = write_rows(tmp_path / "good.jsonl", [{"body": "hello", "stars": 5}])
     assert documents(open_corpus(str(good), 0, 0), "train") == ["hello"]
     bad = write_rows(tmp_path / "bad.jsonl", [{"title": "a", "body": "b"}])
-    with pytest.raises(DataError, match=r"bad.jsonl, line 1 .*'title', 'body'"):
+    with pytest.raises(DataError, match=r"bad.jsonl does not tell its text; .*'title' .*, 'body' .*--text-field"):
         documents(open_corpus(str(bad), 0, 0), "train")
 
 
@@ -163,16 +181,16 @@ def test_fingerprint_of_large_files_trusts_sizes_and_times(tmp_path: Path, monke
     path = tmp_path / "a.txt"
     path.write_text("hello", encoding="utf-8")
     corpus = open_corpus(str(path))
-    first = corpus.fingerprint(None)
+    first = corpus.fingerprint([])
     hashed: list[Path] = []
     monkeypatch.setattr("minigpt.base.storage.sha256_file", lambda file, error: hashed.append(file) or "hash")
-    corpus.fingerprint(first)
+    corpus.fingerprint([first])
     assert len(hashed) == 1
     monkeypatch.setattr("minigpt.text.files.ALWAYS_HASHED", 1)
-    assert corpus.fingerprint(first) == first
+    assert corpus.fingerprint([first]) == first
     assert len(hashed) == 1
     os.utime(path, ns=(1, 1))
-    corpus.fingerprint(first)
+    corpus.fingerprint([first])
     assert len(hashed) == 2
 
 
@@ -289,6 +307,6 @@ def test_grammar_is_sized_by_the_fractions_and_repeats() -> None:
     assert len(val) == 1
     assert len(val[0]) == pytest.approx(200_000, rel=0.01)
     assert documents(other, "test") == []
-    assert first.fingerprint(None) == again.fingerprint(None) != other.fingerprint(None)
+    assert first.fingerprint([]) == again.fingerprint([]) != other.fingerprint([])
     assert first.exact_nats is not None
     assert 0.3 < first.exact_nats("val") / len(val[0]) < 1.5

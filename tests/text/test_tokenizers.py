@@ -6,6 +6,7 @@ import base64
 import itertools
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ from tokenizer_examples import PROSE, build
 from minigpt.base.errors import CheckpointError, DataError, UsageError
 from minigpt.text import tokenizers
 from minigpt.text.bpe import LONGEST_WORD, SINGLE_BYTES, SPLIT_PATTERN, train_bpe
-from minigpt.text.tokenizers import Tokenizer, build_tokenizer, load_tokenizer, parse_tokenizer_spec
+from minigpt.text.tokenizers import (
+    Tokenizer,
+    build_tokenizer,
+    load_tokenizer,
+    parse_tokenizer_spec,
+    without_open_space,
+)
 
 AWKWARD = [
     "",
@@ -160,6 +167,26 @@ def test_bpe_stops_reading_at_its_limit(monkeypatch: pytest.MonkeyPatch) -> None
 
     tokenizer = build_tokenizer("bpe:300", list, endless)
     assert len(tokenizer.encode("zz")) == 2
+
+
+def test_an_alphabet_of_all_of_unicode_is_refused() -> None:
+    """A text of every character there is took 1.6 GB: each is a row of the embedding. Its end need not be read."""
+
+    def texts() -> Iterator[str]:
+        yield "".join(map(chr, range(0x20, 0xD800)))
+        pytest.fail("read on")
+
+    with pytest.raises(DataError, match=r"too many different characters for tokenizer char; .*bpe:N or byte"):
+        build_tokenizer("char", texts, texts)
+
+
+def test_a_last_space_belongs_to_the_next_word_where_words_begin_with_it(bpe: Tokenizer) -> None:
+    """After the id of a lone space a BPE model knows nothing: every prompt that ended in one went on alike."""
+    assert without_open_space(bpe, "the ") == "the"
+    for prompt in ("the", "", " ", "the\n", "the."):
+        assert without_open_space(bpe, prompt) == prompt
+    for spec in ("char", "byte"):
+        assert without_open_space(build(spec, PROSE + "abcdhilmnoprstw"), "the ") == "the "
 
 
 def test_an_empty_corpus_has_no_alphabet() -> None:

@@ -16,8 +16,8 @@ from scipy import stats
 from small_models import CONFIG, IDS, small_model, weights
 
 from minigpt.text.batches import gather, token_noise
+from minigpt.text.preparation import prepare_text
 from minigpt.training import run_directory, step
-from minigpt.training.code_version import prepare_text
 from minigpt.training.config import RunConfig
 from minigpt.training.optimizers import build_optimizer
 from minigpt.training.step import Trainee, take_step

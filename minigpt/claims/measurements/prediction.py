@@ -22,9 +22,9 @@ from torch.nn import functional as F
 
 from minigpt.claims.measurements.batches_and_losses import Figures, batches, mean_loss, precision
 from minigpt.neurons.knockout import Batch
+from minigpt.text.preparation import prepare_text
 from minigpt.text.store import TokenStore
 from minigpt.text.tasks import answer_places
-from minigpt.training.code_version import prepare_text
 from minigpt.training.inference import OpenedRun
 
 GAP_TOKENS = 40_000  # of each text
@@ -82,7 +82,7 @@ def domain_losses(run: OpenedRun, store: TokenStore) -> Figures:
 
 
 def _loss_on(domain: str, run: OpenedRun) -> float | None:
-    text = prepare_text(replace(run.config, corpus=domain))
+    text = prepare_text(replace(run.config, corpus=domain, text_field=None))
     if text.tokenizer.to_json() != run.tokenizer.to_json():
         return None
     return mean_loss(run, batches(run.model, text.tokens("val"), DOMAIN_TOKENS))
