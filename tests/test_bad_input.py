@@ -129,7 +129,7 @@ def test_a_run_name_with_control_characters_is_refused(refused, name: str) -> No
         ("empty.txt", ("empty.txt is empty", "0 bytes")),
         ("binary.txt", ("not UTF-8", "offset 3")),
         ("late.txt", ("not UTF-8", "0xff", "offset 15007")),
-        ("folder", ("no text in folder", "/folder; it holds no", ".txt")),
+        ("folder", ("no text in folder", "/folder; it holds 1 (.pdf) and no", ".txt")),
         ("fifo.txt", ("neither a file nor a folder",)),
         ("text.txt/inside", ("text.txt/inside",)),
         ("broken.jsonl", ("broken.jsonl, line 2",)),

@@ -39,7 +39,7 @@ def test_a_text_edited_meanwhile_changes_nothing(
 ) -> None:
     """The validation loss once jumped from 1.09 to 5.74 when another training prepared the edited text."""
     assert minigpt(f"train {TINY_RUN} --out undisturbed") == 0
-    evaluate, text = loop._evaluate, TEXT.read_text()
+    evaluate, text = loop.evaluate_on_the_way, TEXT.read_text()
 
     def edited(run, progress, stop):  # type: ignore[no-untyped-def]
         if progress.step == 4:
@@ -50,7 +50,7 @@ def test_a_text_edited_meanwhile_changes_nothing(
                 prepare_text(run.config)  # as another training would
         return evaluate(run, progress, stop)
 
-    monkeypatch.setattr(loop, "_evaluate", edited)
+    monkeypatch.setattr(loop, "evaluate_on_the_way", edited)
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     assert final_hash(Path("run")) == final_hash(Path("undisturbed"))
     assert comparable(Path("run")) == comparable(Path("undisturbed"))
@@ -61,7 +61,7 @@ def test_prepared_tokens_replaced_meanwhile_change_nothing(
 ) -> None:
     """Even whoever writes into `data/` by hand does not reach a training that has read its text."""
     assert minigpt(f"train {TINY_RUN} --out undisturbed") == 0
-    evaluate = loop._evaluate
+    evaluate = loop.evaluate_on_the_way
 
     def replaced(run, progress, stop):  # type: ignore[no-untyped-def]
         if progress.step == 4:
@@ -70,7 +70,7 @@ def test_prepared_tokens_replaced_meanwhile_change_nothing(
                 path.write_bytes(bytes(path.stat().st_size))
         return evaluate(run, progress, stop)
 
-    monkeypatch.setattr(loop, "_evaluate", replaced)
+    monkeypatch.setattr(loop, "evaluate_on_the_way", replaced)
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     assert comparable(Path("run")) == comparable(Path("undisturbed"))
 
