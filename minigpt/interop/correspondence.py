@@ -157,8 +157,8 @@ def hf_config(config: GPTConfig) -> dict[str, Any]:
         "llama": {"rms_norm_eps": RMSNORM_EPS, **biases},
         "starcoder2": {"norm_epsilon": LAYERNORM_EPS, "use_bias": config.bias, "sliding_window": None},
         "stablelm": {"layer_norm_eps": LAYERNORM_EPS, "use_qkv_bias": False, "partial_rotary_factor": 1.0},
-    }[found.model_type]
-    return {**common, **sizes, **particular}
+    }
+    return {**common, **sizes, **particular[found.model_type]}
 
 
 def to_theirs(weights: Mapping[str, Tensor], rules: tuple[Rule, ...], n_layer: int) -> dict[str, Tensor]:
