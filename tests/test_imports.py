@@ -27,7 +27,7 @@ TIERS = (
     {"minigpt.model"},
     {"minigpt.sampling", "minigpt.neurons", "minigpt.text"},
     {"minigpt.training"},
-    {"minigpt.experiments"},
+    {"minigpt.experiments", "minigpt.interop"},
     {"minigpt.benchmarks", "minigpt.claims"},
     {"minigpt.commands"},
     {"minigpt.cli"},

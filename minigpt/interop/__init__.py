@@ -1,0 +1,1 @@
+"""Models of other people audited, and ours carried to the rest of the ecosystem and back."""
