@@ -25,6 +25,7 @@ from torch.overrides import TorchFunctionMode
 
 from minigpt.activations import build_activation, list_activations
 from minigpt.base.errors import UsageError
+from minigpt.neurons.hooks import hooked
 from minigpt.neurons.provenance import Leaf, LinearCall, Provenance, Tag
 
 TOLERANCE = 1e-4  # relative, of φ(z) against h, in the model's own dtype
@@ -132,13 +133,8 @@ def _trace(model: nn.Module, ids: Tensor) -> _Trace:
         if tag is not None and inputs and output is not inputs[0]:
             makers.setdefault(tag.root, module)
 
-    handles = [module.register_forward_hook(made) for module in model.modules()]
-    try:
-        with provenance:
-            _run(model, ids)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with hooked((module, made) for module in model.modules()), provenance:
+        _run(model, ids)
     owners: dict[int, tuple[str, str, nn.Module]] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
