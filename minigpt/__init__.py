@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from minigpt.base.version import VERSION as __version__
+from minigpt.base import version
 
 if TYPE_CHECKING:
     from minigpt.interop.audit import audit
@@ -36,6 +36,8 @@ __all__ = [
     "load_run",
     "train",
 ]
+
+__version__ = version.VERSION
 
 
 def __getattr__(name: str) -> object:

@@ -1,3 +1,3 @@
-"""The version of minigpt, where every floor can read it: the package's own module names the library and is not imported."""
+"""The version of minigpt, for every floor: `minigpt` itself names the whole library, so nothing inside imports it."""
 
 VERSION = "0.1.0"

@@ -44,9 +44,10 @@ def train(
     if resume and out is None:
         raise UsageError("resume continues a run; got no directory; give the run's as out")
     resolved = complete(config)
-    with joined() as ranks, run_place(out and Path(out), resolved, ranks) as directory:
-        settings = {"resume": resume, "overwrite": overwrite, "quiet": quiet}
-        summary = loop.train(resolved, directory, **settings, ranks=ranks, callbacks=callbacks)
+    with joined() as ranks, run_place(None if out is None else Path(out), resolved, ranks) as directory:
+        summary = loop.train(
+            resolved, directory, resume=resume, overwrite=overwrite, quiet=quiet, ranks=ranks, callbacks=callbacks
+        )
     return {**summary, "directory": directory}
 
 
