@@ -22,7 +22,7 @@ class LightningDeadNeuronCallback(Callback):  # type: ignore[misc]  # Lightning 
     """Counts the neurons of each layer on the validation batches: `Trainer(callbacks=[LightningDeadNeuronCallback()])`.
 
     `model` names the attribute of the LightningModule that is the language model. It logs `val_dead_fraction`,
-    `val_inert_fraction` and `val_dead_fraction_layer_N`, and says which layer is dying. The sanity check is not counted.
+    `val_inert_fraction` and `val_dead_fraction_layer_N` and says which layer is dying. The sanity check does not count.
 
     Raises:
         UsageError: the model is missing or compiled, or its MLPs cannot be told; with the reason.
