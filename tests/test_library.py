@@ -27,19 +27,6 @@ NAMES = [
     *("GPT", "GPTConfig", "RunConfig", "train", "load_run", "generate"),
     *("NeuronProbe", "LayerHealth", "find_mlps", "audit", "DeadNeuronCallback", "export_hf"),
 ]
-    "GPT",
-    "GPTConfig",
-    "train",
-    "RunConfig",
-    "load_run",
-    "generate",
-    "audit",
-    "find_mlps",
-    "NeuronProbe",
-    "LayerHealth",
-    "DeadNeuronCallback",
-    "export_hf",
-]
 UNBUILT = {"audit"} if not (ROOT / "minigpt/interop/audit.py").exists() else set()
 # Runs every example in a namespace and an empty directory of its own, in one process that imports torch once.
 DRIVER = """
