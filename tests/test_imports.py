@@ -47,6 +47,8 @@ FORBIDDEN_MODULES = {
     "yaml",
     "runpy",
 }
+# The one file that runs code of the user's, which `--plugin` names.
+PLUGINS = PACKAGE / "base/plugins.py"
 FORBIDDEN_BUILTINS = {"eval", "exec", "compile", "__import__"}
 FORBIDDEN_CALLS = {"torch.load", "torch.save", "torch.hub.load", "os.system", "os.popen"}
 FORBIDDEN_TRUE = {"allow_pickle", "trust_remote_code", "shell"}
@@ -347,10 +349,17 @@ def test_a_second_file_of_one_name_is_seen():
 # What may execute, and what may write
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=module_name)
+@pytest.mark.parametrize("path", [path for path in SOURCES if path != PLUGINS], ids=module_name)
 def test_nothing_executes_data(path: Path):
     """A checkpoint, corpus or configuration from a stranger must not be able to run code."""
     assert dangerous_lines(path.read_text("utf-8")) == []
+
+
+def test_only_the_command_line_runs_a_plugin():
+    """What runs the user's code takes its name from a flag: whoever called it with a file's content would run that."""
+    callers = [path for path in SOURCES if path != PLUGINS and "plugins.load" in path.read_text("utf-8")]
+    assert callers == [PACKAGE / "cli.py"]
+    assert {what.split(": ")[1].split(".")[0] for what in dangerous_lines(PLUGINS.read_text("utf-8"))} == {"importlib"}
 
 
 @pytest.mark.parametrize(
