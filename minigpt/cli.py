@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from minigpt.base import streams
+from minigpt.base import plugins, streams
 from minigpt.base.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -26,7 +26,7 @@ from minigpt.base.errors import (
     did_you_mean,
     is_out_of_memory,
 )
-from minigpt.base.flags import Parser
+from minigpt.base.flags import Parser, path_text
 from minigpt.commands import (
     alter_neurons,
     examine_neurons,
@@ -84,6 +84,9 @@ COMMANDS = {
         "list the activation functions", list_choices.add_activations_flags, list_choices.run_activations
     ),
 }
+
+# Commands that make or open a run; its activation may be the user's.
+WITH_PLUGIN = frozenset({"train", "sample", "evaluate", "neurons", "verify", "report", "surgery", "activations"})
 
 
 def console(*command: str) -> NoReturn:
@@ -190,7 +193,17 @@ def _dispatch(arguments: list[str]) -> int:
     parser = Parser(prog=f"minigpt {name}", description=command.summary)
     command.add_flags(parser)
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return command.run(parser.parse(arguments[1:]))
+    if name in WITH_PLUGIN:
+        parser.add_argument(
+            "--plugin",
+            type=path_text,
+            metavar="FILE.py",
+            help="run this file or module first, which registers activations",
+        )
+    values = parser.parse(arguments[1:])
+    if getattr(values, "plugin", None):
+        plugins.load(values.plugin)
+    return command.run(values)
 
 
 def _overview() -> str:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import shlex
 import sys
 import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minigpt.base import formats, storage, streams
+from minigpt.base import formats, streams
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, given, path_text, read_toml, user_path
 from minigpt.commands.inspect_run import write_report
@@ -61,6 +59,7 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
     directory = _given_directory(values)
     from minigpt.text.preparation import absolute_corpus
     from minigpt.training import run_directory, runtime
+    from minigpt.training.library import complete, run_place
     from minigpt.training.terminal import EMULATION
 
     if "corpus" in asked:
@@ -75,10 +74,10 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
             print(f"to train its weights further, as a new run: {longer}")
             return 0
     else:
-        config = _new_config(config)
+        config = complete(config)
     if config.dtype == "bfloat16" and runtime.fastest_dtype(runtime.resolve_device(config.device)) != "bfloat16":
         print(f"note: {EMULATION}", file=sys.stderr)
-    with _named(directory, config, ranks) as place:
+    with run_place(directory, config, ranks) as place:
         return _train_in(place, config, values, ranks)
 
 
@@ -89,20 +88,6 @@ def _train_in(directory: Path, config: RunConfig, values: argparse.Namespace, ra
     if ranks.leads:
         _show_result(directory, summary)
     return 0
-
-
-@contextlib.contextmanager
-def _named(directory: Path | None, config: RunConfig, ranks: Ranks) -> Iterator[Path]:
-    """The directory asked for, or a new one of this process: trainings that begin together get different names."""
-    from minigpt.training import run_directory
-
-    if directory is not None:
-        yield directory
-    elif ranks.leads:
-        with storage.claimed_directory(run_directory.default_directories(config)) as claimed:
-            yield claimed
-    else:
-        yield next(run_directory.default_directories(config))
 
 
 def configured(values: argparse.Namespace) -> dict[str, Any]:
@@ -121,23 +106,15 @@ def _given_directory(values: argparse.Namespace) -> Path | None:
     return directory
 
 
-def _new_config(config: RunConfig) -> RunConfig:
-    """The configuration of a new run: commands that read it, wherever they are called, find its text and tokens."""
-    from minigpt.text.preparation import absolute_corpus
-    from minigpt.training import runtime
-
-    corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
-    return runtime.resolve(dataclasses.replace(config, corpus=corpus, data_dir=data_dir))
-
-
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
     from minigpt.text.preparation import absolute_corpus
     from minigpt.training import run_directory, runtime
     from minigpt.training.inference import check_before_resuming
+    from minigpt.training.library import complete
 
     if not explicit and not run_directory.is_occupied(directory):
-        return _new_config(config)
+        return complete(config)
     stored = run_directory.read_config(directory)
     check_before_resuming(directory, stored)
     if asked.get("corpus") == absolute_corpus(stored.corpus):

@@ -74,7 +74,7 @@ def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
         UsageError: no site was found, a site failed its test, or the blocks of the model disagree; with the reason.
     """
     _refuse_unfit(model)
-    with _evaluating(model):
+    with evaluating(model):
         trace = _trace(model, example_ids)
         sites = [site for call in trace.calls if (site := _site(model, trace, call)) is not None]
         sites = _with_all_experts(model, _once(sites))
@@ -96,7 +96,7 @@ def _refuse_unfit(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Without dropout and gradients, experts one by one where the model offers that; all undone afterwards."""
     training = model.training
     experts = getattr(getattr(model, "config", None), "_experts_implementation", None)

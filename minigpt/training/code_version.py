@@ -14,7 +14,7 @@ from minigpt.base import storage
 
 PACKAGE = Path(__file__).parents[1]
 BEGINNING = "training/loop.py"
-_STORING = ("errors", "flags", "locks", "log_schema", "reading", "storage", "strict_json")
+_STORING = ("errors", "flags", "locks", "log_schema", "plugins", "reading", "storage", "strict_json", "version")
 _SHOWING = ("checkpoints", "code_version", "compilers", "interrupts", "presets", "tensorboard", "terminal")
 WITHOUT_INFLUENCE = frozenset(
     [f"base/{name}.py" for name in _STORING] + [f"training/{name}.py" for name in _SHOWING] + ["text/progress.py"]

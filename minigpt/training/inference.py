@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from minigpt.base import storage
+from minigpt.base import plugins, storage
 from minigpt.base.errors import CheckpointError, DataError, UsageError
 from minigpt.model import GPT
 from minigpt.text.corpora import has_known_entropy
@@ -63,6 +63,7 @@ def open_run(directory: Path, which: str = "last", device: str = "auto") -> Open
 
 def check_description(directory: Path, config: RunConfig, identity: dict[str, str]) -> None:
     """Raise `CheckpointError` unless the configuration in a run is the one its checkpoint was made with."""
+    plugins.require(identity.get(plugins.NAME), identity.get(plugins.HASH), str(directory))
     if not run_directory.is_of(config, identity.get("config")):
         raise CheckpointError(f"{directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from minigpt.training.step import take_step
 from minigpt.training.tensorboard import Board, check_installed
 from minigpt.training.terminal import Terminal
 
+EvaluationCallback = Callable[[dict[str, Any]], None]
+
 
 def train(
     config: RunConfig,
@@ -43,11 +45,16 @@ def train(
     quiet: bool = False,
     ranks: Ranks = ALONE,
     data: str | None = None,
+    callbacks: Sequence[EvaluationCallback] = (),
 ) -> dict[str, Any]:
     """Train as configured, leave everything in `directory` and return the content of its `summary.json`.
 
     `config` is as `runtime.resolve` left it; only `compile` may still be `auto`. Several ranks train together; the
     summary is empty on those that do not lead. `data` is the hash that the text must have, where it was settled before.
+
+    Rank 0 calls each of `callbacks` after every evaluation, with its record as it stands in `metrics.jsonl`. A callback
+    may read, keep or show it. It must not change torch's settings or write into the run directory; what it raises ends
+    the training, which `resume` then continues from its last checkpoint.
 
     Raises:
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
@@ -81,7 +88,7 @@ def train(
         ranks.wait()
         if ranks.leads:
             _begin_directory(run, progress, overwrite, events)
-        return _train_to_the_end(run, progress or Progress(), stop, quiet or not ranks.leads)
+        return _train_to_the_end(run, progress or Progress(), stop, quiet or not ranks.leads, callbacks)
 
 
 def _begin_directory(run: Run, progress: Progress | None, overwrite: bool, events: Sequence[Event]) -> None:
@@ -99,7 +106,9 @@ def _check_space(directory: Path, model: GPT) -> None:
         raise StorageError(f"too little space at {directory}; {free:,} bytes free; two checkpoints need {needed:,}")
 
 
-def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool) -> dict[str, Any]:
+def _train_to_the_end(
+    run: Run, progress: Progress, stop: StopFlag, quiet: bool, callbacks: Sequence[EvaluationCallback]
+) -> dict[str, Any]:
     """Run the loop and write `summary.json`, however it ends."""
     board_wanted = run.config.tensorboard and run.ranks.leads
     with (
@@ -108,7 +117,7 @@ def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool)
     ):
         terminal.say(describe(run))
         try:
-            _loop(run, progress, stop, terminal, board)
+            _loop(run, progress, stop, terminal, board, callbacks)
         except StopRequestedError as request:
             commit(run, progress)
             write_summary(run, progress, "stopped")
@@ -121,7 +130,14 @@ def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool)
     return write_summary(run, progress, "finished")
 
 
-def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, board: Board) -> None:
+def _loop(
+    run: Run,
+    progress: Progress,
+    stop: StopFlag,
+    terminal: Terminal,
+    board: Board,
+    callbacks: Sequence[EvaluationCallback],
+) -> None:
     """Evaluate, commit, update, until the last step or until patience runs out."""
     config, trainee = run.config, run.trainee()
     begun = time.perf_counter() - progress.seconds
@@ -132,6 +148,8 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, boar
             evaluation = evaluate_on_the_way(run, progress, stop.check)
             terminal.evaluation(progress.step, evaluation)
             board.evaluation(progress.step, evaluation)
+            for callback in callbacks if run.ranks.leads else ():
+                callback(evaluation.record(progress.step))
         at_end = progress.step == config.steps or 0 < config.patience <= progress.evaluations_without_gain
         progress.seconds = time.perf_counter() - begun
         if at_end or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minigpt.base import storage
+from minigpt.base import plugins, storage
 from minigpt.base.errors import CheckpointError
 from minigpt.base.log_schema import progress_problem
 from minigpt.model import GPT, GPTConfig
@@ -103,6 +103,7 @@ def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT, 
         "config": run_directory.config_hash(config),
         "data": store.sha256,
         "tokenizer": vocabulary_hash(store),
+        **plugins.record(),
     }
     forward = runtime.forward_of(model, config.compile)
     optimizer = build_optimizer(model, config)
@@ -113,7 +114,7 @@ def write_description(run: Run) -> None:
     """Write configuration, environment and tokenizer; a summary of an earlier attempt no longer holds."""
     storage.remove_stale_temporaries(run.directory)
     storage.remove_tree(run.directory / run_directory.SUMMARY)
-    storage.write_json(run.directory / run_directory.CONFIG, run_directory.config_json(run.config))
+    storage.write_json(run.directory / run_directory.CONFIG, run_directory.config_json(run.config) | plugins.record())
     storage.write_json(run.directory / run_directory.TOKENIZER, run.store.tokenizer.to_json())
     environment = {**run.environment, "file_system": storage.limitations()}
     storage.write_sealed(run.directory / run_directory.ENVIRONMENT, environment)
@@ -150,6 +151,7 @@ def keep_parent(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
 def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
     if not run_directory.is_of(run.config, checkpoint.identity.get("config")):
         raise CheckpointError(f"{run.directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
+    plugins.require(checkpoint.identity.get(plugins.NAME), checkpoint.identity.get(plugins.HASH), str(run.directory))
     tokenizer_path = run.directory / run_directory.TOKENIZER
     if checkpoint.identity.get("tokenizer") != storage.sha256_file(tokenizer_path, CheckpointError):
         raise CheckpointError(f"{tokenizer_path} is not its checkpoint's; it was altered")

@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
-from minigpt.base import storage
+from minigpt.base import plugins, storage
 from minigpt.base.errors import CheckpointError, StorageError, UsageError
 from minigpt.base.log_schema import log_problems
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
@@ -187,6 +187,7 @@ def read_config(run: Path) -> RunConfig:
 
     Raises:
         CheckpointError: there is none, or it is not one that this version wrote.
+        UsageError: it names a plugin, which the user has not.
     """
     path = run / CONFIG
     refuse_unfinished(run)
@@ -194,6 +195,8 @@ def read_config(run: Path) -> RunConfig:
         raise CheckpointError(f"no run at {run}; it has no {CONFIG}; give a directory that `minigpt train` made")
     values = storage.read_json(path, CheckpointError)
     known = {item.name for item in fields(RunConfig)}
+    if isinstance(values, dict):
+        plugins.require(values.pop(plugins.NAME, None), values.pop(plugins.HASH, None), str(run))
     if not isinstance(values, dict) or set(values) != known:
         differing = sorted(set(values) ^ known)[:5] if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(f"{path} is not a configuration of this version; it differs in {differing}")

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 from torch._functorch import config as functorch_config
 
-import minigpt
 from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.base.errors import OutOfMemoryError, UsageError, is_out_of_memory
+from minigpt.base.version import VERSION
 from minigpt.neurons.surgery import parse_choice
 from minigpt.training import compilers
 from minigpt.training.config import RunConfig, check
@@ -212,7 +212,7 @@ def environment(ranks: Ranks = ALONE) -> dict[str, Any]:
     """What a run ran on: versions, source revision, processor, threads."""
     commit, dirty = _source_revision()
     return {
-        "minigpt": minigpt.__version__,
+        "minigpt": VERSION,
         "commit": commit,
         "dirty": dirty,
         "python": platform.python_version(),
