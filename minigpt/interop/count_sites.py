@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from minigpt.base import formats, storage
-from minigpt.base.errors import CheckpointError, DivergedError, StopRequestedError
+from minigpt.base.errors import CheckpointError, StopRequestedError
 from minigpt.interop.audit_text import AuditText
 from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.layer_statistics import LayerStatistics
@@ -87,11 +87,9 @@ def count_sites(
 
         def tally() -> Tally:
             seconds = (before.seconds if before else 0.0) + time.monotonic() - begun
-            counted = {part: probe.statistics(of_a_part=True) for part, probe in probes.items()}
+            counted = {part: probe.statistics() for part, probe in probes.items()}
             if before:
                 counted = {part: merged(before.parts[part], found) for part, found in counted.items()}
-            for found in counted.values():
-                _refuse_not_finite(list(places), found)
             return Tally(done, seconds, counted)
 
         bar = tqdm(text.batches(batch_size), desc="counting", total=total, disable=None, file=sys.stderr, leave=False)
@@ -99,7 +97,7 @@ def count_sites(
             if before and number < before.batches:
                 continue
             for part, probe in probes.items():
-                probe.mask = _mask(part, ids).to(device)
+                probe.mask = _mask(part, ids)
             run(body, ids.to(device))
             done = number + 1
             if number == 0 or flag.signal_number or time.monotonic() - committed >= COMMIT_SECONDS:
@@ -126,11 +124,12 @@ def run(body: nn.Module, ids: Tensor) -> Tensor:
     return made
 
 
-def _mask(part: str, ids: Tensor) -> Tensor:
-    """Which tokens (B,T) a part counts."""
-    mask = torch.full(ids.shape, part != "first")
-    if part != "all":
-        mask[:, 0] = part == "first"
+def _mask(part: str, ids: Tensor) -> Tensor | None:
+    """Which tokens (B,T) a part counts; None for all."""
+    if part == "all":
+        return None
+    mask = torch.full(ids.shape, part == "rest")
+    mask[:, 0] = part == "first"
     return mask
 
 
@@ -152,12 +151,6 @@ def _announce(body: nn.Module, text: AuditText, batch_size: int, device: torch.d
     print_notice(f"{line}; an audit that is stopped goes on with the same command")
 
 
-def _refuse_not_finite(names: Sequence[str], counted: Sequence[LayerStatistics]) -> None:
-    for name, found in zip(names, counted, strict=True):
-        if not torch.isfinite(found.sum_square_h).all():
-            raise DivergedError(f"hidden values of {name} are not finite; check the weights, or use --dtype float32")
-
-
 # ---------------------------------------------------------------------------------------- what was counted, on disk
 
 
@@ -168,10 +161,9 @@ def write_partial(path: Path, identity: dict[str, Any], tally: Tally) -> None:
         for part, counted in tally.parts.items()
         for index, found in enumerate(counted)
         for vector in _VECTORS
-        if getattr(found, vector) is not None
     }
-    tokens = {part: [found.tokens for found in counted] for part, counted in tally.parts.items()}
-    state = {"identity": identity, "batches": tally.batches, "seconds": tally.seconds, "tokens": tokens}
+    known = {part: [(found.tokens, found.z_known) for found in counted] for part, counted in tally.parts.items()}
+    state = {"identity": identity, "batches": tally.batches, "seconds": tally.seconds, "parts": known}
     storage.write_bytes(path, safetensors.torch.save(tensors, {"state": storage.to_json(state)}))
 
 
@@ -190,10 +182,12 @@ def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
         changed = sorted(key for key in identity if state["identity"].get(key) != identity[key])
         parts = {
             part: [
-                LayerStatistics(number, *(tensors.get(f"{part}/{index}/{vector}") for vector in _VECTORS))  # type: ignore[arg-type]
-                for index, number in enumerate(tokens)
+                LayerStatistics(
+                    tokens, *(tensors[f"{part}/{index}/{vector}"] for vector in _VECTORS), z_known=z_known
+                )
+                for index, (tokens, z_known) in enumerate(known)
             ]
-            for part, tokens in state["tokens"].items()
+            for part, known in state["parts"].items()
         }
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as reason:
         raise CheckpointError(f"{path} is damaged; {reason}; --overwrite begins again") from reason
