@@ -7,6 +7,7 @@ a smooth activation is hardly ever exactly 0 and can be just as useless.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def layer_health(layer: int, activation: str, counted: LayerStatistics, outgoing
         tokens=counted.tokens,
         dead_fraction=_share(counted.fired == 0),
         dead_upper=silent_rate_upper(counted.tokens, neurons),
-        never_positive_fraction=_share(counted.opened == 0),
+        never_positive_fraction=_share(counted.opened == 0) if counted.z_known else math.nan,
         density=rate.mean().item(),
         rare_fraction=_share((counted.fired > 0) & (rate < RARE_RATE)),
         always_fraction=_share(counted.fired == counted.tokens),
