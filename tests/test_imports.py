@@ -36,6 +36,9 @@ TIERS = (
 MAX_LINES = 400
 STORAGE = tuple(PACKAGE / "base" / name for name in ("storage.py", "locks.py", "streams.py"))
 
+READS_WEIGHTS = PACKAGE / "interop" / "open_model.py"
+"""The one file that reads what `torch.save` wrote, as weights only."""
+
 FORBIDDEN_MODULES = {
     "pickle",
     "cPickle",
@@ -170,7 +173,7 @@ def resolved(function: ast.expr, names: dict[str, str]) -> str:
     return names.get(head, head) + dot + rest
 
 
-def dangerous_lines(source: str) -> list[str]:
+def dangerous_lines(source: str, reads_weights: bool = False) -> list[str]:
     """What of a file could execute data that it reads."""
     tree = ast.parse(source)
     names = aliases(tree)
@@ -181,6 +184,8 @@ def dangerous_lines(source: str) -> list[str]:
             found += [(node.lineno, name) for name in modules if name.split(".")[0] in FORBIDDEN_MODULES]
         elif isinstance(node, ast.Call):
             name = resolved(node.func, names)
+            if reads_weights and name == "torch.load" and _weights_only(node):
+                continue
             if name in FORBIDDEN_BUILTINS | FORBIDDEN_CALLS or name.removeprefix("builtins.") in FORBIDDEN_BUILTINS:
                 found.append((node.lineno, name))
             for keyword in node.keywords:
@@ -188,6 +193,13 @@ def dangerous_lines(source: str) -> list[str]:
                 if keyword.arg in FORBIDDEN_TRUE and not off:
                     found.append((node.lineno, keyword.arg))
     return [f"line {line}: {what}" for line, what in found]
+
+
+def _weights_only(call: ast.Call) -> bool:
+    """Whether a call of `torch.load` says, by a literal, that it unpickles nothing but tensors and plain values."""
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    wanted = given.get("weights_only")
+    return None not in given and isinstance(wanted, ast.Constant) and wanted.value is True
 
 
 def writing_lines(source: str) -> list[str]:
@@ -345,7 +357,7 @@ def test_a_second_file_of_one_name_is_seen():
 @pytest.mark.parametrize("path", SOURCES, ids=module_name)
 def test_nothing_executes_data(path: Path):
     """A checkpoint, corpus or configuration from a stranger must not be able to run code."""
-    assert dangerous_lines(path.read_text("utf-8")) == []
+    assert dangerous_lines(path.read_text("utf-8"), reads_weights=path == READS_WEIGHTS) == []
 
 
 @pytest.mark.parametrize(
@@ -368,6 +380,13 @@ def test_nothing_executes_data(path: Path):
 def test_dangerous_code_is_seen(source: str):
     """The check above must be able to fail."""
     assert len(dangerous_lines(source)) == 1
+
+
+@pytest.mark.parametrize("given", ["", ", weights_only=False", ", weights_only=choice", ", **options"])
+def test_unpickling_more_than_weights_is_seen(given: str):
+    """Where checkpoints of others are read, nothing short of a literal `weights_only=True` will do."""
+    assert len(dangerous_lines(f"import torch\ntorch.load(path{given})", reads_weights=True)) == 1
+    assert dangerous_lines("import torch\ntorch.load(path, weights_only=True)", reads_weights=True) == []
 
 
 def test_harmless_code_is_not_flagged():

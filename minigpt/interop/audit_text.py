@@ -117,7 +117,7 @@ def _encoded(
 
 
 def _raw_ids(path: Path, vocab_size: int) -> np.ndarray:
-    """The ids of a file as nanoGPT and we write it: little-endian, of 16 bits, or of 32 if the vocabulary needs them."""
+    """The ids of a file as nanoGPT and we write it: little-endian, 16 bits, or 32 if the vocabulary needs them."""
     if not path.is_file():
         raise DataError(f"{path} does not exist; give a file of raw ids")
     dtype = token_dtype(vocab_size)

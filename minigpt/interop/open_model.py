@@ -1,4 +1,4 @@
-"""Open a language model of anybody's to look at it: a folder, a GGUF file, a name on the Hub, a `.pt` of nanoGPT, a run.
+"""Open anybody's language model to look at it: a folder, a GGUF file, a name on the Hub, a `.pt` of nanoGPT, a run.
 
 No code that comes with a model is run: `trust_remote_code` stays off, and a pickle is read as weights only. What does
 not load whole, or is no causal language model, is refused with the reason.
@@ -159,7 +159,7 @@ def _open_hub_name(name: str) -> OpenedModel:
 def _open_gguf(path: Path) -> OpenedModel:
     require_transformers()
     try:
-        import accelerate  # noqa: F401
+        import accelerate  # type: ignore[import-untyped]  # noqa: F401
         from gguf import GGUFReader
     except ImportError as reason:
         raise UsageError(f"a GGUF file needs two packages; {reason}; pip install gguf accelerate") from reason
@@ -327,7 +327,7 @@ def read_weights(path: Path) -> Any:
 
 def _gpt2_tokenizer() -> Encoder | None:
     with contextlib.suppress(DataError):
-        return build_tokenizer("gpt2", lambda: [], lambda: [])
+        return build_tokenizer("gpt2", list, list)
     return None
 
 
@@ -346,4 +346,4 @@ def _named_tokenizer(spec: str) -> Encoder:
         return load_tokenizer(storage.read_json(path, DataError), str(path))
     if spec not in ("byte", "gpt2"):
         raise UsageError(f"unknown tokenizer {spec!r}; allowed: byte, gpt2, a folder or a tokenizer.json")
-    return build_tokenizer(spec, lambda: [], lambda: [])
+    return build_tokenizer(spec, list, list)

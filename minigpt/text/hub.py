@@ -212,7 +212,7 @@ def _require_hub(dataset: HubDataset) -> None:
 
 
 def answers(patience: float = _PROBE_SECONDS) -> bool:
-    """Whether the Hub can be asked, told within `patience` seconds; behind a proxy or a mirror it is taken to answer."""
+    """Whether the Hub can be asked, told within `patience` seconds; a proxy or a mirror is taken to answer."""
     if _is_offline():
         return False
     if os.environ.get("HF_ENDPOINT") or {"http", "https", "all"} & set(urllib.request.getproxies()):
