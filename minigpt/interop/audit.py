@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.base import storage
-from minigpt.base.errors import UsageError
+from minigpt.base.errors import DivergedError, UsageError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.interop.audit_answer import answer, published
 from minigpt.interop.audit_text import AuditText, read_text
@@ -31,6 +31,7 @@ from minigpt.neurons.census import judge
 from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram
 from minigpt.neurons.find_mlps import MLPSite, find_mlps
 from minigpt.neurons.health import LayerHealth, as_record, contribution
+from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.site_health import outgoing_norms_of, site_certificate, sites_health
 from minigpt.training import runtime
@@ -39,6 +40,7 @@ FORMAT_VERSION = 1
 RECORD, TABLE = "audit.json", "audit.csv"
 LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
 _BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
+_ROUNDINGS = 64  # by which another last token may change what comes before it
 _TRACED = (2, 16)  # windows and tokens that show where the neurons are
 _COLUMNS = (
     "layer", "name", "neuron", "verdict", "firing_rate", "open_rate", "mean_h", "sd_h", "mean_abs_h", "outgoing_norm",
@@ -89,6 +91,7 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
         raise UsageError(f"context is too large; got {context}; {opened.name} was made for {opened.context}")
     text = read_text(opened, options.texts, options.split, options.text_field, options.tokens, context)
     example = next(text.batches(_TRACED[0]))[:, : _TRACED[1]].to(device)
+    _refuse_not_finite(opened, example)
     _refuse_looking_ahead(opened, example)
     places = _places(opened, example, options.position_0)
     batch_size = max(1, (options.batch_tokens or _BATCH_TOKENS[device.type]) // context)
@@ -120,12 +123,33 @@ def write(found: Audit, out: Path) -> list[Path]:
 
 
 @torch.no_grad()
+def _refuse_not_finite(opened: OpenedModel, ids: Tensor) -> None:
+    """Raise `DivergedError` if a value is not finite; names the first layer that makes such a one."""
+    found: list[str] = []
+
+    def watch(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    leaves = ((name, module) for name, module in opened.body.named_modules() if not any(module.children()))
+    with hooked((module, watch(name)) for name, module in leaves):
+        run(opened.body, ids)
+    if found:
+        advice = "check the weights, or use --dtype float32"
+        raise DivergedError(f"{opened.name} computes values that are not finite; the first in {found[0]}; {advice}")
+
+
+@torch.no_grad()
 def _refuse_looking_ahead(opened: OpenedModel, ids: Tensor) -> None:
     """Raise `UsageError` if another last token changes what a model makes of earlier ones: then it is an encoder."""
     other = ids.clone()
     other[:, -1] = (other[:, -1] + 1) % opened.vocab_size
     ours, theirs = run(opened.body, ids)[:, :-1].float(), run(opened.body, other)[:, :-1].float()
-    if (ours - theirs).abs().max() > 1e-2 * ours.abs().max():
+    rounding = min(_ROUNDINGS * torch.finfo(next(opened.model.parameters()).dtype).eps, 1e-2)
+    if (ours - theirs).abs().max() > rounding * ours.abs().max():
         raise UsageError(f"{opened.name} ({opened.family}) reads later tokens too; an audit needs a causal model")
 
 
@@ -138,8 +162,9 @@ def _places(opened: OpenedModel, example: Tensor, position_0: str) -> dict[str, 
     experts = [site for site in sites if is_expert(site)]
     if experts and position_0 != "include":
         raise UsageError(f"experts see tokens without their positions; got position-0 {position_0}; use include")
-    if experts and hasattr(opened.model, "set_experts_implementation"):
-        opened.model.set_experts_implementation("eager")  # one product for each expert, where it can be seen
+    switch = getattr(opened.model, "set_experts_implementation", None)
+    if experts and switch is not None:
+        switch("eager")  # one product for each expert, where it can be seen
     return {site.name if site.expert is None else f"{site.name}[{site.expert}]": site for site in sites}
 
 
@@ -157,7 +182,7 @@ def _weights_hash(model: nn.Module) -> str:
     """One hash over names, shapes and values of all parameters."""
     hashes = [
         f"{name} {tuple(parameter.shape)} "
-        + storage.sha256_bytes(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        + storage.sha256_bytes(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         for name, parameter in sorted(model.named_parameters())
     ]
     return storage.sha256_bytes("\n".join(hashes).encode("utf-8"))
@@ -277,9 +302,9 @@ def _table(
             continue
         outgoing = outgoing_norms_of(site)
         assert outgoing is not None
-        opened = (found.opened / float(found.tokens)).tolist() if found.z_known else [""] * site.neurons
+        opened = (found.opened.double() / found.tokens).tolist() if found.z_known else [""] * site.neurons
         figures = (
-            found.fired / float(found.tokens),
+            found.fired.double() / found.tokens,
             found.sum_h / found.tokens,
             contribution(found, torch.ones_like(outgoing)),
             found.sum_abs_h / found.tokens,

@@ -48,9 +48,11 @@ def published(record: Mapping[str, Any]) -> str | None:
 
 def _how_many(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> list[str]:
     model, text = record["model"], f"{record['tokens']:,} tokens of {record['corpus']} ({record['split']})"
-    counted = f"{model['dead']:,} of {model['neurons']:,} neurons" if model["dead"] else "No neuron"
-    share = f" ({formats.percent(model['dead_fraction'])})" if model["dead"] else f" of {model['neurons']:,}"
-    sentences = [f"{counted}{share} never fired on {text}."]
+    if not model["dead"]:
+        sentences = [f"None of {model['neurons']:,} neurons is dead: each fired at least once on {text}."]
+    else:
+        counted = f"{model['dead']:,} of {model['neurons']:,} neurons ({formats.percent(model['dead_fraction'])})"
+        sentences = [f"{counted} never fired on {text}."]
     if model["dead"] and len(layers) > 1:
         most = max(layers, key=lambda layer: layer["dead_fraction"])
         sentences.append(f"The most are in layer {most['layer']}: {formats.percent(most['dead_fraction'])}.")

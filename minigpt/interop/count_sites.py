@@ -182,7 +182,9 @@ def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
         changed = sorted(key for key in identity if state["identity"].get(key) != identity[key])
         parts = {
             part: [
-                LayerStatistics(tokens, *(tensors[f"{part}/{index}/{vector}"] for vector in _VECTORS), z_known=z_known)
+                LayerStatistics(
+                    tokens, z_known=z_known, **{name: tensors[f"{part}/{index}/{name}"] for name in _VECTORS}
+                )
                 for index, (tokens, z_known) in enumerate(known)
             ]
             for part, known in state["parts"].items()

@@ -7,7 +7,9 @@ not load whole, or is no causal language model, is refused with the reason.
 from __future__ import annotations
 
 import contextlib
+import io
 import re
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -178,7 +180,7 @@ def _open_theirs(place: str, name: str, kind: str, local_files_only: bool = True
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModelForCausalLM
 
     safe: dict[str, Any] = {"local_files_only": local_files_only, **where}
-    with quiet_transformers():
+    with quiet_transformers(), _without_bars():
         with _loading(name, None):
             config = AutoConfig.from_pretrained(place, trust_remote_code=False, **safe)
         if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
@@ -205,6 +207,13 @@ def _open_theirs(place: str, name: str, kind: str, local_files_only: bool = True
         vocab_size=int(model.get_input_embeddings().num_embeddings),
         stored_dtype=str(stored).removeprefix("torch."),
     )
+
+
+@contextlib.contextmanager
+def _without_bars() -> Iterator[None]:
+    """Off a terminal, without the bar that shows the dequantising, which nothing else turns off."""
+    with contextlib.nullcontext() if sys.stderr.isatty() else contextlib.redirect_stderr(io.StringIO()):
+        yield
 
 
 @contextlib.contextmanager
