@@ -263,7 +263,9 @@ def _their_tokenizer(place: str, safe: dict[str, Any]) -> TheirTokenizer | None:
     from transformers import AutoTokenizer
 
     try:
-        return TheirTokenizer(AutoTokenizer.from_pretrained(place, trust_remote_code=False, **safe))
+        found = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **safe)
+        # NOTE: where there is no tokenizer, an empty one is made up.
+        return TheirTokenizer(found) if set(found.get_vocab()) - set(found.all_special_tokens) else None
     except Exception:  # whatever a missing or foreign tokenizer raises: `--tokenizer` or raw ids take its place
         return None
 

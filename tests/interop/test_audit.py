@@ -43,9 +43,7 @@ def saved(model_type: str, **changes: Any) -> str:
     return model_type
 
 
-def test_an_exported_run_counts_as_the_run(
-    minigpt: Command, tiny_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_exported_run_counts_as_the_run(minigpt: Command, tiny_run: Path) -> None:
     """Two instruments, two frameworks, one text: every count is equal, and so is the audit of the run itself."""
     assert minigpt("neurons run --threads 1") == 0
     run = open_run(tiny_run, device="cpu")
