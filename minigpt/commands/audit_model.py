@@ -154,7 +154,10 @@ def audit_text(record: dict[str, Any]) -> str:
 def _tables(record: dict[str, Any]) -> Iterable[Table]:
     mark = "" if record["tokens"] >= TRUSTED_TOKENS else "!"
     which: tuple[Column, ...] = (Column.words("activation", "activation"), Column("neurons", "neurons", formats.whole))
-    for question, shown in by_question(AUDIT).items():
+    layers = record["layers"]
+    keys = [key for key in AUDIT if record["model"]["dead"] or not key.startswith("chao1/")]
+    for question, figures in by_question(keys).items():
+        shown = [figure for figure in figures if any(figure.of(layer) is not None for layer in layers)]
         columns = (Column.name("layer", "layer"), *which, *(figure.column(mark=mark) for figure in shown))
-        yield Table(question, columns, record["layers"], (legend(shown),))
+        yield Table(question, columns, layers, (legend(shown),))
         which = ()

@@ -183,17 +183,18 @@ def test_texts_that_do_not_fit(opt: str, refused: Refused, workplace: Path) -> N
     refused(3, f"audit {opt} {SMALL} --text none.bin", says=("does not exist",))
 
 
-def test_models_that_cannot_be_audited(opt: str, refused: Refused) -> None:
+def test_models_that_cannot_be_audited(opt: str, refused: Refused, capsys: Capture) -> None:
     """An encoder, an image model, code of its own, an architecture without MLPs, weights that are missing."""
     from transformers import AutoModelForMaskedLM, BertConfig, ViTConfig, ViTModel
 
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
     AutoModelForMaskedLM.from_config(BertConfig(vocab_size=99, **sizes)).save_pretrained("bert")
-    refused(2, f"audit bert {RAW}", says=("reads later tokens too",))
     ViTModel(ViTConfig(image_size=8, patch_size=4, **sizes)).save_pretrained("vit")
-    refused(2, f"audit vit {RAW}", says=("vit", "no causal language model"))
     mamba: Any = tiny("mamba")
     mamba.save_pretrained("mamba")
+    capsys.readouterr()  # saving shows a bar
+    refused(2, f"audit bert {RAW}", says=("reads later tokens too",))
+    refused(2, f"audit vit {RAW}", says=("vit", "no causal language model"))
     refused(2, f"audit mamba {RAW}", says=("MambaForCausalLM", "for_modules"))
     altered_config(opt, ffn_dim=40)
     refused(4, f"audit {opt} {RAW}", says=("opt",))
