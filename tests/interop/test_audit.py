@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ import torch
 from conftest import Command
 from tiny_architectures import tiny
 
-from minigpt.base.errors import CheckpointError, DivergedError, UsageError
+from minigpt.base.errors import CheckpointError, DivergedError, StopRequestedError, UsageError
 from minigpt.interop import audit as audit_module
-from minigpt.interop import count_sites
+from minigpt.interop import count_sites, open_model
 from minigpt.interop.audit import AuditOptions, audit, write
 from minigpt.interop.audit_answer import published
+from minigpt.interop.audit_text import AuditText
 from minigpt.interop.export_hf import export_hf
 from minigpt.training.inference import open_run
 
@@ -181,3 +183,65 @@ def test_the_output_layer_is_left_out(ids: np.ndarray, monkeypatch: pytest.Monke
     with pytest.raises(Killed):
         audit(saved("llama"), RAW, Path("out"))
     assert called == ["LlamaModel"]
+
+
+def test_a_stopped_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C ends at the next batch, with everything counted so far committed."""
+    place, out = saved("opt"), Path("out")
+    out.mkdir()
+    original, runs = count_sites.run, 0
+
+    def run(body: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
+        nonlocal runs
+        runs += 1
+        if runs == 4:
+            signal.raise_signal(signal.SIGINT)
+        return original(body, batch)
+
+    monkeypatch.setattr(count_sites, "run", run)
+    with pytest.raises(StopRequestedError, match="after 2 of 7 batches; the same command goes on"):
+        audit(place, RAW, out)
+    again = audit(place, RAW, out)
+    assert again.record["tokens"] == 400
+    assert runs == 4 + 2 + 5
+
+
+def test_an_estimate_comes_first(
+    ids: np.ndarray, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An audit that takes long says so, and how many tokens would not, before it begins."""
+    clock = iter([0.0, 3.0])
+    monkeypatch.setattr(count_sites.time, "perf_counter", lambda: next(clock))
+    text = AuditText("text", "all", ids.astype(np.int64), (), 16, 400)
+    model = torch.nn.Embedding(99, 2)
+    count_sites._announce(model, text, 4, torch.device("cpu"), 1000)
+    said = " ".join(capsys.readouterr().err.split())
+    assert "about 50 min at 21 tokens/s; --tokens 12288 would take about 10 min" in said
+
+
+def test_the_reasons_of_transformers_in_one_line() -> None:
+    """A gated model, a quantised one, one with code: each has an advice, and a stack of lines becomes one."""
+    for error, quantised, kind, says in (
+        (OSError("You are trying to access a gated repo.\nMore."), None, CheckpointError, "is gated"),
+        (ImportError("needs bitsandbytes\n\nMore."), {"bits": 4}, UsageError, "float weights"),
+        (ValueError("pass `trust_remote_code=True`"), None, UsageError, "brings its own code"),
+        (RuntimeError("first line\nsecond"), None, CheckpointError, "first line; check its files"),
+    ):
+        with pytest.raises(kind, match=says) as raised, open_model._loading("model", quantised):
+            raise error
+        assert "\n" not in str(raised.value)
+
+
+def test_weights_that_are_no_floats_are_refused() -> None:
+    """What a neuron writes cannot be read from packed integers."""
+    model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4))
+    open_model._refuse_without_floats("model", model)
+    model[1].weight = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(UsageError, match="1 is a Linear without float weights"):
+        open_model._refuse_without_floats("model", model)
+
+
+def test_windows_begin_as_the_tokenizer_has_it(workplace: Path) -> None:
+    """A model that was trained with a token at the start of every text gets it in every window."""
+    text = AuditText("text", "all", np.arange(10, 40), (7,), 8, 14)
+    assert [batch.tolist() for batch in text.batches(8)] == [[[7, *range(10, 17)], [7, *range(24, 31)]]]
