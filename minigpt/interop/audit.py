@@ -41,7 +41,7 @@ RECORD, TABLE = "audit.json", "audit.csv"
 LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
 _BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
 _ROUNDINGS = 64  # by which another last token may change what comes before it
-_TRACED = (2, 16)  # windows and tokens that show where the neurons are
+_TRACED = (1, 16)  # windows and tokens that show where the neurons are
 _COLUMNS = (
     "layer", "name", "neuron", "verdict", "firing_rate", "open_rate", "mean_h", "sd_h", "mean_abs_h", "outgoing_norm",
     "contribution",
