@@ -29,6 +29,7 @@ from minigpt.base.errors import (
 from minigpt.base.flags import Parser, path_text
 from minigpt.commands import (
     alter_neurons,
+    audit_model,
     examine_neurons,
     inspect_run,
     list_choices,
@@ -78,6 +79,11 @@ COMMANDS = {
     ),
     "surgery": Command(
         "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
+    ),
+    "audit": Command(
+        "how many neurons of anybody's language model are dead, and whether it matters",
+        audit_model.add_flags,
+        audit_model.run,
     ),
     "corpora": Command("list the texts to train on", list_choices.add_corpora_flags, list_choices.run_corpora),
     "activations": Command(

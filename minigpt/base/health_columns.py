@@ -200,6 +200,11 @@ NEURONS = (
     "expendable_fraction", "expendable_random/mean", "expendable_random/low",
 )  # fmt: skip
 """The tables of `minigpt neurons`."""
+AUDIT = (
+    "dead_fraction", "dead_upper", "certified_dead_fraction", "chao1/truly_dead", "never_positive_fraction", "density",
+    "rare_fraction", "always_fraction", DORMANT, "inert_fraction", "effective_width",
+)  # fmt: skip
+"""The tables of `minigpt audit`: what a count at any model's sites tells."""
 ABLATION = ("dead_fraction", DORMANT, "inert_fraction", "density", "never_positive_fraction", "dead_upper")
 """The table of every arm and layer."""
 
