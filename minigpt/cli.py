@@ -29,6 +29,7 @@ from minigpt.base.errors import (
 from minigpt.base.flags import Parser, path_text
 from minigpt.commands import (
     alter_neurons,
+    audit_model,
     examine_neurons,
     inspect_run,
     list_choices,
@@ -56,7 +57,7 @@ COMMANDS = {
         "loss, perplexity and neuron health of a run", inspect_run.add_evaluate_flags, inspect_run.run_evaluate
     ),
     "neurons": Command(
-        "how many neurons are dead, how sure that is, what they matter",
+        "how many neurons are dead, how sure that is, whether they matter",
         examine_neurons.add_neurons_flags,
         examine_neurons.run_neurons,
     ),
@@ -78,6 +79,11 @@ COMMANDS = {
     ),
     "surgery": Command(
         "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
+    ),
+    "audit": Command(
+        "how many neurons of anybody's language model are dead, and whether it matters",
+        audit_model.add_flags,
+        audit_model.run,
     ),
     "corpora": Command("list the texts to train on", list_choices.add_corpora_flags, list_choices.run_corpora),
     "activations": Command(

@@ -165,7 +165,7 @@ HEALTH = (
         _STUCK,
         page_title="saturated",
     ),
-    HealthColumn("linear_fraction", "linear", "the slope hardly varies over the tokens", _STUCK),
+    HealthColumn("linear_fraction", "linear", "the slope barely varies over the tokens", _STUCK),
     HealthColumn(
         "saturated_and_linear_fraction", "both", "saturated and linear: flat throughout, like a dead neuron", _STUCK
     ),
@@ -200,6 +200,11 @@ NEURONS = (
     "expendable_fraction", "expendable_random/mean", "expendable_random/low",
 )  # fmt: skip
 """The tables of `minigpt neurons`."""
+AUDIT = (
+    "dead_fraction", "dead_upper", "certified_dead_fraction", "chao1/truly_dead", "never_positive_fraction", "density",
+    "rare_fraction", "always_fraction", DORMANT, "inert_fraction", "effective_width",
+)  # fmt: skip
+"""The tables of `minigpt audit`: what a count at any model's sites tells."""
 ABLATION = ("dead_fraction", DORMANT, "inert_fraction", "density", "never_positive_fraction", "dead_upper")
 """The table of every arm and layer."""
 

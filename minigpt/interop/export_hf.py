@@ -37,7 +37,7 @@ def export_hf(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty; an export needs a new folder; choose another name")
     storage.make_directory(folder)
-    with _quiet_transformers():
+    with quiet_transformers():
         weights = _weights(model)
         storage.write_bytes(folder / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"}))
         _write_tokenizer(tokenizer, folder)
@@ -102,7 +102,7 @@ def _change_of_logits(model: GPT, folder: Path) -> float:
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Without the progress bars and advice of transformers, which are for its own users."""
     from transformers.utils import logging as theirs
 

@@ -2,7 +2,7 @@
 
 The flow of a verdict, each neuron taking the first that fits:
 
-    certified   its weights prove that no input whatever wakes it (`certificate.py`)
+    certified   its weights prove that no input wakes it (`certificate.py`)
     dead        h was exactly 0 on every token probed; another text may wake it
     rare        it fired, but on fewer than one token in 10,000
     alive       anything else, however little it contributes
@@ -64,7 +64,7 @@ def neuron_table(layer: int, block: Block, counted: LayerStatistics, dtype: str)
     outgoing = outgoing_norms(block.mlp)
     return NeuronTable(
         layer=layer,
-        verdict=_judge(counted, certified_dead(block, dtype)),
+        verdict=judge(counted, certified_dead(block, dtype)),
         firing_rate=counted.fired / float(counted.tokens),
         open_rate=counted.opened / float(counted.tokens),
         sequence_rate=counted.deep.fired_sequences / float(counted.deep.sequences),
@@ -92,7 +92,8 @@ def as_csv(tables: Sequence[NeuronTable]) -> str:
     return text.getvalue()
 
 
-def _judge(counted: LayerStatistics, certified: Tensor | None) -> list[str]:
+def judge(counted: LayerStatistics, certified: Tensor | None) -> list[str]:
+    """The verdict on each neuron; `certified` (F,) says which are proven dead, None that none can be."""
     dead = counted.fired == 0
     rare = ~dead & (counted.fired < RARE_RATE * counted.tokens)
     proven = torch.zeros_like(dead) if certified is None else certified

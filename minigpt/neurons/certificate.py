@@ -4,7 +4,7 @@ A layer's pre-activation is z = w·y + b with y = γ⊙x̂ + β. LayerNorm gives
 
     sup z = √d·‖P(γ⊙w)‖ + w·β + b,        P removing the mean (RMSNorm: no P, no β),
 
-attained by x̂ along P(γ⊙w). If this is at most 0 and φ is exactly 0 there, the neuron is dead for every input whatever.
+attained by x̂ along P(γ⊙w). If this is at most 0 and φ is exactly 0 there, the neuron is dead for every input.
 The proof is sufficient, not necessary: a neuron may be dead because no text ever brings the input that would wake it.
 Derived here; it assumes that the residual stream's mean is not thousands of times its spread, where float32 could no
 longer centre it. Says nothing of smooth activations, nor of a model without normalisation.
@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from minigpt.model import MLP, Block
 
-# Unit roundoff, and how many roundings to the stored precision stand before z: of the weight, the input, the result.
+# Unit roundoff, and how many roundings to the stored precision precede z: of the weight, the input, the result.
 _FLOAT32_ROUNDING = 2.0**-24
 _BFLOAT16_ROUNDING = 2.0**-9
 _ROUNDINGS = 3

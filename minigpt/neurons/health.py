@@ -2,7 +2,7 @@
 
 Sources: dead neurons (Voita et al. 2023, arXiv:2309.04827); dormancy (Sokar et al. 2023, arXiv:2302.12902, eq. 1, with
 the inclusive threshold of their released code). Compare different activations by `inert_fraction`, never by zeros:
-a smooth activation is hardly ever exactly 0 and can be just as useless.
+a smooth activation is almost never exactly 0 but can be just as useless.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def dead_fraction(layers: list[LayerHealth]) -> float:
 
 
 def as_record(layer: LayerHealth) -> dict[str, Any]:
-    """The layer as it stands in `metrics.jsonl`."""
+    """The layer as `metrics.jsonl` holds it."""
     return {**vars(layer)}
 
 

@@ -12,29 +12,17 @@ import shlex
 from pathlib import Path
 from typing import Any, NoReturn
 
-from markupsafe import Markup
-
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
-from minigpt.base.health_columns import TRUSTED_TOKENS, reasons_for_missing, title_of
+from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.log_schema import log_problems
 from minigpt.base.reading import read_bytes
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
+from minigpt.report.layer_sections import layer_sections
 
 _FORMAT = 1
-_CURVE_CAPTIONS = {
-    "never_versus_tokens": (
-        "Neurons that never fired, by the number of tokens looked at",
-        neuron_figures.never_versus_tokens,
-    ),
-    "contribution_curve": (
-        "Contribution of the strongest neurons; dotted: all alike",
-        neuron_figures.contribution_curves,
-    ),
-    "dormancy_curve": ("τ-dormant neurons: mean |h| at most τ of the layer's", neuron_figures.dormancy_curves),
-}
 
 
 def run_page(run: Path) -> str:
@@ -64,7 +52,7 @@ def run_page(run: Path) -> str:
         evaluations_csv=pages.csv_link(death_tables.evaluations_csv(evaluations)),
         **_deaths(records, evaluations),
         **_health(evaluations, neurons),
-        has_neurons_csv=(run / "neurons.csv").exists(),
+        neuron_table="neurons.csv" if (run / "neurons.csv").exists() else None,
         explorer=explorer_data(explorer) if explorer else None,
         script=pages.resource("explorer.js") if explorer else None,
     )
@@ -95,30 +83,12 @@ def _health(evaluations: list[Record], neurons: Record | None) -> dict[str, Any]
         "layers": layers,
         "verdict": layer_tables.verdict(neurons) if neurons else None,
         "trusted_tokens": TRUSTED_TOKENS,
-        "health": layer_tables.health_tables(layers, judged=neurons is not None),
+        **layer_sections(layers, judged=neurons is not None),
         "dead_zeroed": model.get("dead_zeroed"),
         "expendable": layer_tables.expendable_table(layers, model),
-        "undefined": [(title_of(key, long=True), where, why) for key, where, why in reasons_for_missing(layers)],
-        "layers_csv": pages.csv_link(layer_tables.layers_csv(layers)),
-        "curves_csv": pages.csv_link(layer_tables.curves_csv(layers)) if neurons else None,
-        "firing_rates": _firing_rates(layers),
-        "layer_curves": _layer_curves(layers),
         "least_active": neuron_figures.least_active(least_active) if least_active else None,
         "least_active_table": layer_tables.least_active_table(least_active or []),
     }
-
-
-def _firing_rates(layers: list[Record]) -> list[tuple[int, Markup]]:
-    drawn = [layer for layer in layers if layer.get("firing_rate_histogram")]
-    return [(layer["layer"], neuron_figures.firing_rates(layer)) for layer in drawn]
-
-
-def _layer_curves(layers: list[Record]) -> list[tuple[str, Markup]]:
-    return [
-        (caption, draw(layers))
-        for curve, (caption, draw) in _CURVE_CAPTIONS.items()
-        if any(layer.get(curve) for layer in layers)
-    ]
 
 
 def _read_instrument(path: Path) -> Record | None:

@@ -10,7 +10,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -37,7 +37,15 @@ def token_dtype(vocab_size: int) -> np.dtype[np.uint16] | np.dtype[np.uint32]:
     return np.dtype("<u2") if vocab_size <= 1 << 16 else np.dtype("<u4")
 
 
-def encode_split(corpus: Corpus, tokenizer: Tokenizer, split: str, limit: int) -> npt.NDArray[np.int64]:
+class Encoder(Protocol):
+    """What turns text into ids, as far as counting on it needs: our tokenizers, and those of other libraries."""
+
+    @property
+    def separator(self) -> tuple[int, ...]: ...
+    def encode(self, text: str) -> npt.NDArray[np.int64]: ...
+
+
+def encode_split(corpus: Corpus, tokenizer: Encoder, split: str, limit: int) -> npt.NDArray[np.int64]:
     """Return the first `limit` ids of a split under a tokenizer that was built from another text; nothing is kept.
 
     Shapes: (N,).

@@ -184,7 +184,7 @@ def _say(line: str) -> None:
 
 @contextlib.contextmanager
 def _hub_errors(dataset: HubDataset) -> Iterator[None]:
-    """Turn whatever the `datasets` library raises into one line that says what to do."""
+    """Turn any error of the `datasets` library into one line that says what to do."""
     try:
         yield
     except (MinigptError, MemoryError):
@@ -207,15 +207,22 @@ def _explanation(dataset: HubDataset, error: Exception) -> str:
 
 def _require_hub(dataset: HubDataset) -> None:
     """Raise `DataError` within seconds where `datasets` would retry for long without a network."""
-    if _is_offline() or os.environ.get("HF_ENDPOINT") or {"http", "https", "all"} & set(urllib.request.getproxies()):
-        return
-    answers: list[bool] = []
-    # NOTE: a thread, because the time limit of a connection does not cover the look-up of the host's address.
-    prober = threading.Thread(target=lambda: answers.append(_can_connect()), daemon=True)
-    prober.start()
-    prober.join(_PROBE_SECONDS)
-    if answers != [True]:
+    if not _is_offline() and not answers():
         raise DataError(f"cannot reach {_HOST} for {dataset.spec}; no answer on port 443; {_INSTEAD}")
+
+
+def answers(patience: float = _PROBE_SECONDS) -> bool:
+    """Whether the Hub can be asked, told within `patience` seconds; a proxy or a mirror is taken to answer."""
+    if _is_offline():
+        return False
+    if os.environ.get("HF_ENDPOINT") or {"http", "https", "all"} & set(urllib.request.getproxies()):
+        return True
+    found: list[bool] = []
+    # NOTE: a thread, because the time limit of a connection does not cover the look-up of the host's address.
+    prober = threading.Thread(target=lambda: found.append(_can_connect()), daemon=True)
+    prober.start()
+    prober.join(patience)
+    return found == [True]
 
 
 def _can_connect() -> bool:

@@ -1,0 +1,317 @@
+"""The audit of anybody's language model: which of its neurons never fire, how sure that is, and whether it matters.
+
+    MODEL ─open_model→ model ─find_mlps→ sites ─count_sites on a text→ health → audit.json, .csv, .html
+
+A layer of `audit.json` has the keys of `neurons.json` as far as a count at sites can give them, and besides them the
+site's name, block and expert. What it cannot give is absent, or None with the reason under `undefined`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from minigpt.base import storage
+from minigpt.base.errors import DivergedError, UsageError
+from minigpt.base.health_columns import TRUSTED_TOKENS
+from minigpt.interop.audit_answer import answer, published
+from minigpt.interop.audit_text import AuditText, read_text
+from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, run
+from minigpt.interop.open_model import OpenedModel, open_model
+from minigpt.neurons.bounds import silent_rate_upper, truly_silent
+from minigpt.neurons.census import judge
+from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram
+from minigpt.neurons.find_mlps import MLPSite, find_mlps
+from minigpt.neurons.health import LayerHealth, as_record, contribution
+from minigpt.neurons.hooks import Hook, hooked
+from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.site_health import outgoing_norms_of, site_certificate, sites_health
+from minigpt.training import runtime
+
+FORMAT_VERSION = 1
+RECORD, TABLE = "audit.json", "audit.csv"
+LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
+_BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
+_ROUNDINGS = 64  # by which another last token may change what comes before it
+_TRACED = (1, 16)  # windows and tokens that show where the neurons are
+_COLUMNS = (
+    "layer", "name", "neuron", "verdict", "firing_rate", "open_rate", "mean_h", "sd_h", "mean_abs_h", "outgoing_norm",
+    "contribution",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class AuditOptions:
+    """What is counted on, and how; None and 0 leave the choice to the model or the machine.
+
+    position_0   `include`, `exclude` or `both`: whether the first token of a window counts
+    """
+
+    texts: tuple[str, ...] = ()
+    split: str | None = None
+    text_field: str | None = None
+    tokens: int | None = None
+    context: int = 0
+    dtype: str = "float32"
+    position_0: str = "include"
+    tokenizer: str | None = None
+    device: str = "auto"
+    batch_tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was found: the record of `audit.json`, and the text of `audit.csv`."""
+
+    record: dict[str, Any]
+    table: str
+
+
+def audit(place: str, options: AuditOptions, out: Path) -> Audit:
+    """Audit the model that `place` names; what is counted is committed to `out` now and then, until `write` is called.
+
+    Raises:
+        UsageError: it is no causal language model, its neurons are not recognised, or options do not fit together.
+        CheckpointError: the model is missing, damaged or incomplete, or `out` holds another unfinished audit.
+        DataError: there is no tokenizer, or the text is too short.
+        DivergedError: hidden values are not finite.
+    """
+    device = runtime.resolve_device(options.device)
+    opened = open_model(place, options.dtype, device, options.tokenizer)
+    context = options.context or min(opened.context, LONGEST_CONTEXT)
+    if context > opened.context:
+        raise UsageError(f"context is too large; got {context}; {opened.name} was made for {opened.context}")
+    text = read_text(opened, options.texts, options.split, options.text_field, options.tokens, context)
+    example = next(text.batches(_TRACED[0]))[:, : _TRACED[1]].to(device)
+    _refuse_not_finite(opened, example)
+    _refuse_looking_ahead(opened, example)
+    places = _places(opened, example, options.position_0)
+    batch_size = max(1, (options.batch_tokens or _BATCH_TOKENS[device.type]) // context)
+    identity = {
+        "model": _weights_hash(opened.model),
+        "text": text.sha256,
+        "tokens": text.limit,
+        "context": context,
+        "window start": list(text.start),
+        "batch size": batch_size,
+        "dtype": options.dtype,
+        "position-0": options.position_0,
+        "sites": list(places),
+    }
+    body = opened.body if _holds(opened.body, places) else opened.model
+    tally = count_sites(body, places, text, batch_size, options.position_0, out / PARTIAL, identity)
+    return _found(opened, text, places, tally, options, identity)
+
+
+def write(found: Audit, out: Path) -> list[Path]:
+    """Leave what was found in a directory and return the paths of the files; nothing unfinished stays there."""
+    files = {TABLE: storage.write_text(out / TABLE, found.table)}
+    storage.write_sealed(out / RECORD, {**found.record, "files": files})
+    storage.remove_tree(out / PARTIAL)
+    return [out / RECORD, out / TABLE]
+
+
+# ----------------------------------------------------------------------------------------------------------- the model
+
+
+@torch.no_grad()
+def _refuse_not_finite(opened: OpenedModel, ids: Tensor) -> None:
+    """Raise `DivergedError` if a value is not finite; names the first layer that makes such a one."""
+    found: list[str] = []
+
+    def watch(name: str) -> Hook:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not torch.isfinite(output).all():
+                found.append(name)
+
+        return hook
+
+    leaves = ((name, module) for name, module in opened.body.named_modules() if not any(module.children()))
+    with hooked((module, watch(name)) for name, module in leaves):
+        run(opened.body, ids)
+    if found:
+        advice = "check the weights, or use --dtype float32"
+        raise DivergedError(f"{opened.name} computes values that are not finite; the first in {found[0]}; {advice}")
+
+
+@torch.no_grad()
+def _refuse_looking_ahead(opened: OpenedModel, ids: Tensor) -> None:
+    """Raise `UsageError` if another last token changes what a model makes of earlier ones: then it is an encoder."""
+    other = ids.clone()
+    other[:, -1] = (other[:, -1] + 1) % opened.vocab_size
+    ours, theirs = run(opened.body, ids)[:, :-1].float(), run(opened.body, other)[:, :-1].float()
+    rounding = min(_ROUNDINGS * torch.finfo(next(opened.model.parameters()).dtype).eps, 1e-2)
+    if (ours - theirs).abs().max() > rounding * ours.abs().max():
+        raise UsageError(f"{opened.name} ({opened.family}) reads later tokens too; an audit needs a causal model")
+
+
+def _places(opened: OpenedModel, example: Tensor, position_0: str) -> dict[str, MLPSite]:
+    """The sites by name, an expert's with its number."""
+    sites = find_mlps(opened.model, example)
+    for site in sites:
+        if not site.weight.is_floating_point():
+            raise UsageError(f"{site.name} has no float weight (it is quantised); give the model before quantisation")
+    experts = [site for site in sites if is_expert(site)]
+    if experts and position_0 != "include":
+        raise UsageError(f"experts see tokens without their positions; got position-0 {position_0}; use include")
+    switch = getattr(opened.model, "set_experts_implementation", None)
+    if experts and switch is not None:
+        switch("eager")  # one product for each expert, where it can be seen
+    return {site.name if site.expert is None else f"{site.name}[{site.expert}]": site for site in sites}
+
+
+def is_expert(site: MLPSite) -> bool:
+    """Whether only some tokens are sent to a site."""
+    return site.expert is not None or ".experts." in site.name
+
+
+def _holds(body: nn.Module, places: Mapping[str, MLPSite]) -> bool:
+    inside = {id(module) for module in body.modules()}
+    return all(id(site.down) in inside for site in places.values())
+
+
+def _weights_hash(model: nn.Module) -> str:
+    """One hash over names, shapes and values of all parameters."""
+    hashes = [
+        f"{name} {tuple(parameter.shape)} "
+        + storage.sha256_bytes(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+        for name, parameter in sorted(model.named_parameters())
+    ]
+    return storage.sha256_bytes("\n".join(hashes).encode("utf-8"))
+
+
+# ---------------------------------------------------------------------------------------------------- what was found
+
+
+def _found(
+    opened: OpenedModel,
+    text: AuditText,
+    places: Mapping[str, MLPSite],
+    tally: Tally,
+    options: AuditOptions,
+    identity: Mapping[str, Any],
+) -> Audit:
+    certified = {name: site_certificate(site, options.dtype) for name, site in places.items()}
+    everywhere, later = tally.with_position_0, tally.without_position_0
+    counted = everywhere if everywhere is not None else later
+    assert counted is not None
+    layers = _layers(places, counted, certified)
+    without = _layers(places, later, certified) if everywhere is not None and later is not None else None
+    tokens = max(found.tokens for found in counted)
+    neurons = sum(layer["neurons"] for layer in layers)
+    dead = sum(layer["chao1"]["never"] for layer in layers if layer["tokens"])
+    record: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "name": opened.name,
+        "kind": opened.kind,
+        "family": opened.family,
+        "parameters": opened.parameters,
+        "stored_dtype": opened.stored_dtype,
+        "dequantised": opened.kind == "gguf",
+        "dtype": options.dtype,
+        "model_sha256": identity["model"],
+        "corpus": text.corpus,
+        "split": text.split,
+        "text_sha256": text.sha256,
+        "context": text.context,
+        "window_start": list(text.start),
+        "tokens": tokens,
+        "position_0": options.position_0,
+        "trusted": tokens >= TRUSTED_TOKENS,
+        "layers": layers,
+        "without_position_0": without,
+        "model": {"neurons": neurons, "dead": dead, "dead_fraction": dead / neurons},
+        "seconds": tally.seconds,
+        "tokens_per_second": tokens / tally.seconds,
+        "environment": runtime.environment(),
+    }
+    record |= {"published": published(record), "answer": answer(record)}
+    return Audit(record, _table(places, counted, certified))
+
+
+def _layers(
+    places: Mapping[str, MLPSite], counted: Sequence[LayerStatistics], certified: Mapping[str, Tensor | None]
+) -> list[dict[str, Any]]:
+    health = sites_health(places, counted)
+    return [
+        _layer(name, site, found, judged, certified[name])
+        for (name, site), found, judged in zip(places.items(), counted, health, strict=True)
+    ]
+
+
+def _layer(
+    name: str, site: MLPSite, found: LayerStatistics, judged: LayerHealth, certified: Tensor | None
+) -> dict[str, Any]:
+    """One layer as `audit.json` has it."""
+    place = {"name": name, "block": site.block, "expert": site.expert, "gated": site.gated}
+    figures = {key: _known(value) for key, value in as_record(judged).items()}
+    if not found.tokens:
+        return {**place, **figures, "undefined": {"dead_fraction": "no token was sent to this expert"}}
+    never, once, twice = (int((found.fired == times).sum()) for times in (0, 1, 2))
+    verdicts = judge(found, certified)
+    contributions = _contribution(site, found)
+    undefined = {}
+    if certified is None:
+        undefined["certified_dead_fraction"] = "its activation is not exactly 0 for z <= 0, or no norm bounds its input"
+    if not found.z_known:
+        undefined["never_positive_fraction"] = "z could not be told from what the activation reads"
+    return {
+        **place,
+        **figures,
+        "dead_upper_one": silent_rate_upper(found.tokens),
+        "certified_dead_fraction": None if certified is None else verdicts.count("certified") / judged.neurons,
+        "chao1": {"never": never, "once": once, "twice": twice, "truly_dead": truly_silent(never, once, twice)},
+        "verdicts": {verdict: verdicts.count(verdict) for verdict in ("certified", "dead", "rare", "alive")},
+        "dormancy_curve": dormancy_curve(found.sum_abs_h),
+        "firing_rate_histogram": firing_rate_histogram(found),
+        "contribution_curve": contribution_curve(contributions),
+        "undefined": undefined,
+    }
+
+
+def _known(value: Any) -> Any:
+    """A figure, or None for one that is not known."""
+    if isinstance(value, dict):
+        return {key: _known(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _contribution(site: MLPSite, found: LayerStatistics) -> Tensor:
+    outgoing = outgoing_norms_of(site)
+    assert outgoing is not None, "a site has what its neurons write"
+    return contribution(found, outgoing)
+
+
+def _table(
+    places: Mapping[str, MLPSite], counted: Sequence[LayerStatistics], certified: Mapping[str, Tensor | None]
+) -> str:
+    """All neurons as CSV, one row each; what is not known is an empty field."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_COLUMNS)
+    for layer, ((name, site), found) in enumerate(zip(places.items(), counted, strict=True)):
+        if not found.tokens:
+            continue
+        outgoing = outgoing_norms_of(site)
+        assert outgoing is not None
+        opened = (found.opened.double() / found.tokens).tolist() if found.z_known else [""] * site.neurons
+        figures = (
+            found.fired.double() / found.tokens,
+            found.sum_h / found.tokens,
+            contribution(found, torch.ones_like(outgoing)),
+            found.sum_abs_h / found.tokens,
+            outgoing,
+            contribution(found, outgoing),
+        )
+        rate, *others = (figure.tolist() for figure in figures)
+        rows = zip(judge(found, certified[name]), rate, opened, *others, strict=True)
+        writer.writerows([layer, name, neuron, *row] for neuron, row in enumerate(rows))
+    return text.getvalue()

@@ -1,0 +1,127 @@
+"""The text of an audit: ids of one part of a corpus in the model's own vocabulary, dealt into windows of one context.
+
+Windows lie side by side, as in an evaluation, and are spread over the part if there are more than asked for. A model
+whose tokenizer begins every text with a token of its own gets that token at the start of each window.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from minigpt.base import storage
+from minigpt.base.errors import DataError, UsageError
+from minigpt.interop.open_model import OpenedModel, TheirTokenizer
+from minigpt.text.corpora import open_corpus
+from minigpt.text.encoding import encode_split, token_dtype
+from minigpt.training.diagnose_run import DEFAULT_TOKENS, Windows
+
+RAW_ENDING = ".bin"
+DEFAULT_CORPUS = "stdlib"
+
+
+@dataclass(frozen=True)
+class AuditText:
+    """Windows of `context` ids, `start` at the beginning of each, and where they come from.
+
+    Shapes: ids (N,).
+    """
+
+    corpus: str
+    split: str
+    ids: np.ndarray
+    start: tuple[int, ...]
+    context: int
+    limit: int
+
+    @property
+    def sha256(self) -> str:
+        """A hash of the ids."""
+        return storage.sha256_bytes(self.ids.astype("<u4").tobytes())
+
+    def windows(self, batch_size: int) -> Windows:
+        """The windows without their `start`, dealt into batches; how many of them there are is its length."""
+        return Windows(self.ids, self.context - len(self.start), batch_size, self.limit)
+
+    def batches(self, batch_size: int) -> Iterator[Tensor]:
+        """Yield ids (B,T), always the same ones in the same order; the last window may be short."""
+        for inputs, _ in self.windows(batch_size):
+            start = torch.tensor(self.start, dtype=torch.int64).expand(len(inputs), len(self.start))
+            yield torch.cat([start, inputs], dim=1)
+
+
+def read_text(
+    opened: OpenedModel,
+    specs: Sequence[str],
+    split: str | None,
+    text_field: str | None,
+    tokens: int | None,
+    context: int,
+) -> AuditText:
+    """Read what is to be counted on: about `tokens` ids of the corpora `specs`, one after the other.
+
+    No `specs` means the run's own text, or the default corpus. `split` None is val, or train if val is too short for
+    the tokens; a run is looked at on val, as `minigpt neurons` does, unless a number of `tokens` is asked for.
+
+    Raises:
+        DataError: there is no tokenizer, an id is outside the vocabulary, or the text is shorter than one context.
+        UsageError: options that do not fit together.
+    """
+    wanted = tokens or DEFAULT_TOKENS
+    limit = wanted + context + 1
+    parts = [split] if split else ["val"] if opened.own_text and tokens is None else ["val", "train"]
+    if any(spec.endswith(RAW_ENDING) for spec in specs):
+        if len(specs) > 1 or split or text_field:
+            raise UsageError("raw ids are one file without parts and fields; got more; leave the other options out")
+        chosen, ids = "all", _raw_ids(Path(specs[0]), opened.vocab_size)[:limit]
+    else:
+        chosen, ids = _encoded(opened, specs, parts, text_field, limit)
+    corpus = " + ".join(specs) or (opened.own_text[0] if opened.own_text else DEFAULT_CORPUS)
+    if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < opened.vocab_size:
+        raise DataError(
+            f"{corpus} has id {int(ids.max())}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer"
+        )
+    start = opened.tokenizer.window_start if isinstance(opened.tokenizer, TheirTokenizer) else ()
+    if len(ids) - 1 < context - len(start):
+        raise DataError(
+            f"{corpus} ({chosen}) has {len(ids):,} tokens; fewer than one context of {context:,}; "
+            "give more --text or a shorter --context"
+        )
+    return AuditText(corpus, chosen, ids, start, context, wanted)
+
+
+def _encoded(
+    opened: OpenedModel, specs: Sequence[str], parts: Sequence[str], text_field: str | None, limit: int
+) -> tuple[str, np.ndarray]:
+    """The part that was counted on, and its ids."""
+    if opened.tokenizer is None:
+        raise DataError(
+            f"{opened.name} has no tokenizer; give one with --tokenizer, or raw 16-bit ids with --text FILE.bin"
+        )
+    own, val, test = opened.own_text or (DEFAULT_CORPUS, 0.10, 0.05)
+    corpora = [open_corpus(spec, val, test, text_field=text_field) for spec in specs or [own]]
+    for part in parts:
+        pieces: list[np.ndarray] = []
+        for corpus in corpora:
+            separator = [np.array(opened.tokenizer.separator, dtype=np.int64)] if pieces else []
+            pieces += [*separator, encode_split(corpus, opened.tokenizer, part, limit - sum(map(len, pieces)))]
+        ids = np.concatenate(pieces)
+        if len(ids) >= limit:
+            break
+    return part, ids
+
+
+def _raw_ids(path: Path, vocab_size: int) -> np.ndarray:
+    """The ids of a file as nanoGPT and we write it: little-endian, 16 bits, or 32 if the vocabulary needs them."""
+    if not path.is_file():
+        raise DataError(f"{path} does not exist; give a file of raw ids")
+    dtype = token_dtype(vocab_size)
+    data = storage.read_bytes(path, DataError)
+    if len(data) % dtype.itemsize:
+        raise DataError(f"{path} has {len(data):,} bytes; no whole number of {8 * dtype.itemsize}-bit ids; check it")
+    return np.frombuffer(data, dtype=dtype).astype(np.int64)

@@ -1,0 +1,199 @@
+"""The pass of an audit: run the model over the text once, count at its sites, and lose little if it is killed.
+
+What was counted so far is committed every few minutes, in one file that says of which audit it is; the same command
+goes on from there, and its counts are those of an audit that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from minigpt.base import formats, storage
+from minigpt.base.errors import CheckpointError, StopRequestedError
+from minigpt.interop.audit_text import AuditText
+from minigpt.neurons.find_mlps import MLPSite
+from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.probe import NeuronProbe
+from minigpt.training.interrupts import stop_on_signals
+from minigpt.training.terminal import print_notice
+
+PARTIAL = "partial.safetensors"
+COMMIT_SECONDS = 120.0
+PATIENCE = 600.0  # seconds; an audit that takes longer on a CPU is told how to take less
+_PARTS = {"include": ("all",), "exclude": ("rest",), "both": ("first", "rest")}
+_VECTORS = ("fired", "opened", "sum_h", "sum_abs_h", "sum_square_h")
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What was counted on the first `batches` batches, for each part of the positions; in the order of the places."""
+
+    batches: int
+    seconds: float
+    parts: dict[str, list[LayerStatistics]]
+
+    @property
+    def with_position_0(self) -> list[LayerStatistics] | None:
+        """Counts over every token; None if the first of each window was left out."""
+        if "all" in self.parts:
+            return self.parts["all"]
+        if "first" in self.parts:
+            return merged(self.parts["first"], self.parts["rest"])
+        return None
+
+    @property
+    def without_position_0(self) -> list[LayerStatistics] | None:
+        """Counts over all tokens but the first of each window; None if these were not told apart."""
+        return self.parts.get("rest")
+
+
+def count_sites(
+    body: nn.Module,
+    places: Mapping[str, MLPSite],
+    text: AuditText,
+    batch_size: int,
+    position_0: str,
+    partial: Path,
+    identity: dict[str, Any],
+) -> Tally:
+    """Count on the whole text, going on from `partial` if it is of the same audit.
+
+    Raises:
+        DivergedError: hidden values are not finite; names the site.
+        StopRequestedError: a signal arrived; what was counted is committed.
+    """
+    device = next(body.parameters()).device
+    before = read_partial(partial, identity)
+    total = len(text.windows(batch_size))
+    _announce(body, text, batch_size, device, total - (before.batches if before else 0))
+    begun = committed = time.monotonic()
+    done, so_far = (before.batches if before else 0), before
+    with torch.no_grad(), contextlib.ExitStack() as stack, stop_on_signals() as flag:
+        probes = {part: stack.enter_context(NeuronProbe.for_modules(places)) for part in _PARTS[position_0]}
+
+        def tally() -> Tally:
+            seconds = (before.seconds if before else 0.0) + time.monotonic() - begun
+            counted = {part: probe.statistics() for part, probe in probes.items()}
+            if before:
+                counted = {part: merged(before.parts[part], found) for part, found in counted.items()}
+            return Tally(done, seconds, counted)
+
+        bar = tqdm(text.batches(batch_size), desc="counting", total=total, disable=None, file=sys.stderr, leave=False)
+        for number, ids in enumerate(bar):
+            if before and number < before.batches:
+                continue
+            for part, probe in probes.items():
+                probe.mask = _mask(part, ids)
+            run(body, ids.to(device))
+            done = number + 1
+            if number == 0 or flag.signal_number or time.monotonic() - committed >= COMMIT_SECONDS:
+                so_far, committed = tally(), time.monotonic()
+                if number or flag.signal_number:
+                    write_partial(partial, identity, so_far)
+            if flag.signal_number:
+                raise StopRequestedError(
+                    flag.signal_number, f"stopped after {done} of {total} batches; the same command goes on"
+                )
+        return so_far if so_far is not None and so_far.batches == done else tally()
+
+
+def merged(first: Sequence[LayerStatistics], second: Sequence[LayerStatistics]) -> list[LayerStatistics]:
+    """Counts over the tokens of both, place by place."""
+    return [one.merge(other) for one, other in zip(first, second, strict=True)]
+
+
+def run(body: nn.Module, ids: Tensor) -> Tensor:
+    """What the model makes of ids (B,T), without keeping keys and values for later tokens."""
+    cached = "use_cache" in inspect.signature(body.forward).parameters
+    output = body(ids, use_cache=False) if cached else body(ids)
+    made: Tensor = output if isinstance(output, Tensor) else output[0]
+    return made
+
+
+def _mask(part: str, ids: Tensor) -> Tensor | None:
+    """Which tokens (B,T) a part counts; None for all."""
+    if part == "all":
+        return None
+    mask = torch.full(ids.shape, part == "rest")
+    mask[:, 0] = part == "first"
+    return mask
+
+
+def _announce(body: nn.Module, text: AuditText, batch_size: int, device: torch.device, batches: int) -> None:
+    """Say on stderr how long it will take, and how to take less where that is long; costs one batch."""
+    ids = next(text.batches(batch_size)).to(device)
+    with torch.no_grad():
+        run(body, ids[:1])
+        begun = time.perf_counter()
+        run(body, ids)
+    seconds = time.perf_counter() - begun
+    if batches * seconds < 10:
+        return
+    speed = ids.numel() / seconds
+    line = f"note: about {formats.duration(batches * seconds)} at {speed:,.0f} tokens/s"
+    fitting = int(PATIENCE * speed) // 4096 * 4096
+    if device.type == "cpu" and batches * seconds > PATIENCE and fitting:
+        line += f"; --tokens {fitting} would take about {formats.duration(PATIENCE)}"
+    print_notice(f"{line}; an audit that is stopped goes on with the same command")
+
+
+# ---------------------------------------------------------------------------------------- what was counted, on disk
+
+
+def write_partial(path: Path, identity: dict[str, Any], tally: Tally) -> None:
+    """Commit what was counted so far: tensors, and in the header of the same file of which audit they are."""
+    tensors = {
+        f"{part}/{index}/{vector}": getattr(found, vector)
+        for part, counted in tally.parts.items()
+        for index, found in enumerate(counted)
+        for vector in _VECTORS
+    }
+    known = {part: [(found.tokens, found.z_known) for found in counted] for part, counted in tally.parts.items()}
+    state = {"identity": identity, "batches": tally.batches, "seconds": tally.seconds, "parts": known}
+    storage.write_bytes(path, safetensors.torch.save(tensors, {"state": storage.to_json(state)}))
+
+
+def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
+    """What an interrupted audit had counted; None if there is none.
+
+    Raises:
+        CheckpointError: it is of another model, text or setting, or damaged.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads(file.metadata()["state"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
+        changed = sorted(key for key in identity if state["identity"].get(key) != identity[key])
+        parts = {
+            part: [
+                LayerStatistics(
+                    tokens, z_known=z_known, **{name: tensors[f"{part}/{index}/{name}"] for name in _VECTORS}
+                )
+                for index, (tokens, z_known) in enumerate(known)
+            ]
+            for part, known in state["parts"].items()
+        }
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as reason:
+        raise CheckpointError(f"{path} is damaged; {reason}; --overwrite begins again") from reason
+    if changed:
+        raise CheckpointError(
+            f"{path.parent} holds an unfinished audit with another {', '.join(changed)}; "
+            "repeat its command, or begin again with --overwrite"
+        )
+    return Tally(state["batches"], state["seconds"], parts)
