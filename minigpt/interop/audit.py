@@ -205,7 +205,9 @@ def _found(
     assert counted is not None
     layers = _layers(places, counted, certified)
     without = _layers(places, later, certified) if everywhere is not None and later is not None else None
-    tokens = max(found.tokens for found in counted)
+    # NOTE: not what a site counted: an expert sees some of the tokens, a layer that is shared sees each several times.
+    first = 1 if everywhere is None else 0
+    tokens = sum(ids[:, first:].numel() for ids in text.batches(64))
     neurons = sum(layer["neurons"] for layer in layers)
     dead = sum(layer["chao1"]["never"] for layer in layers if layer["tokens"])
     record: dict[str, Any] = {

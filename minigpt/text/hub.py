@@ -207,11 +207,11 @@ def _explanation(dataset: HubDataset, error: Exception) -> str:
 
 def _require_hub(dataset: HubDataset) -> None:
     """Raise `DataError` within seconds where `datasets` would retry for long without a network."""
-    if not _is_offline() and not answers():
+    if not _is_offline() and not answers(_PROBE_SECONDS):
         raise DataError(f"cannot reach {_HOST} for {dataset.spec}; no answer on port 443; {_INSTEAD}")
 
 
-def answers(patience: float = _PROBE_SECONDS) -> bool:
+def answers(patience: float) -> bool:
     """Whether the Hub can be asked, told within `patience` seconds; a proxy or a mirror is taken to answer."""
     if _is_offline():
         return False

@@ -67,6 +67,7 @@ def test_counts_are_those_of_a_plain_loop(model_type: str, ids: np.ndarray) -> N
     rows = list(csv.DictReader(found.table.splitlines()))
     if model_type == "qwen3_moe":  # each expert sees its own tokens, and all see each token twice
         layers = found.record["layers"]
+        assert found.record["tokens"] == 400
         assert sum(layer["tokens"] for layer in layers if layer["block"] == 0) == 2 * 400
         return
     model = tiny(model_type)
