@@ -30,6 +30,7 @@ from minigpt.base.flags import Parser
 from minigpt.commands import (
     alter_neurons,
     examine_neurons,
+    exchange_models,
     inspect_run,
     list_choices,
     run_ablation,
@@ -78,6 +79,17 @@ COMMANDS = {
     ),
     "surgery": Command(
         "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
+    ),
+    "export": Command(
+        "write a run for other programs: Hugging Face", exchange_models.add_export_flags, exchange_models.run_export
+    ),
+    "import-hf": Command(
+        "make a run of a Hugging Face folder", exchange_models.add_import_hf_flags, exchange_models.run_import_hf
+    ),
+    "import-nanogpt": Command(
+        "make a run of a checkpoint of nanoGPT",
+        exchange_models.add_import_nanogpt_flags,
+        exchange_models.run_import_nanogpt,
     ),
     "corpora": Command("list the texts to train on", list_choices.add_corpora_flags, list_choices.run_corpora),
     "activations": Command(

@@ -181,6 +181,8 @@ def dangerous_lines(source: str) -> list[str]:
             found += [(node.lineno, name) for name in modules if name.split(".")[0] in FORBIDDEN_MODULES]
         elif isinstance(node, ast.Call):
             name = resolved(node.func, names)
+            if name == "torch.load" and _loads_weights_only(node):
+                continue
             if name in FORBIDDEN_BUILTINS | FORBIDDEN_CALLS or name.removeprefix("builtins.") in FORBIDDEN_BUILTINS:
                 found.append((node.lineno, name))
             for keyword in node.keywords:
@@ -188,6 +190,12 @@ def dangerous_lines(source: str) -> list[str]:
                 if keyword.arg in FORBIDDEN_TRUE and not off:
                     found.append((node.lineno, keyword.arg))
     return [f"line {line}: {what}" for line, what in found]
+
+
+def _loads_weights_only(call: ast.Call) -> bool:
+    """Whether `torch.load` is told, by a literal, to refuse whatever is no tensor or plain value."""
+    given = [keyword.value for keyword in call.keywords if keyword.arg == "weights_only"]
+    return any(isinstance(value, ast.Constant) and value.value is True for value in given)
 
 
 def writing_lines(source: str) -> list[str]:
@@ -355,6 +363,9 @@ def test_nothing_executes_data(path: Path):
         "from importlib import import_module",
         "import torch\ntorch.load(path)",
         "from torch import load as read\nread(path)",
+        "torch.load(path, weights_only=False)",
+        "torch.load(path, weights_only=choice)",
+        "torch.load(path, **{'weights_only': True})",
         "import torch as t\nt.save(x, path)",
         "eval('1')",
         "import builtins\nbuiltins.exec('1')",
@@ -373,6 +384,9 @@ def test_dangerous_code_is_seen(source: str):
 def test_harmless_code_is_not_flagged():
     """`model.eval()`, `re.compile` and `torch.compile` execute no data."""
     assert dangerous_lines("model.eval(); re.compile('x'); torch.compile(m); np.load(p, allow_pickle=False)") == []
+    assert (
+        dangerous_lines("torch.load(path, weights_only=True); from torch import load; load(p, weights_only=True)") == []
+    )
     assert (
         writing_lines("open(p); open(p, 'rb'); p.open('rb'); p.open(); storage.write_text(p, t); s.replace(a, b)") == []
     )
