@@ -246,13 +246,12 @@ def _size(theirs: Mapping[str, Any], name: str) -> int:
 def _refuse_unlike(theirs: Mapping[str, Any], found: HFClass) -> None:
     """Refuse values at which their class computes something that ours does not; one not given is their default."""
     heads, width = theirs.get("num_attention_heads"), theirs.get("hidden_size")
-    rope = {**(theirs.get("rope_scaling") or {}), **(theirs.get("rope_parameters") or {})}
+    rope = {**(theirs.get("rope_parameters") or {}), **(theirs.get("rope_scaling") or {})}
     turned = rope.get("partial_rotary_factor") or theirs.get("partial_rotary_factor")
     wanted: dict[str, tuple[Any, Any]] = {
         "quantization_config": (theirs.get("quantization_config"), None),
-        "num_key_value_heads": (theirs.get("num_key_value_heads") or heads, heads),
         "rope_theta": (rope.get("rope_theta") or theirs.get("rope_theta") or ROPE_BASE, ROPE_BASE),
-        "rope_type": (rope.get("rope_type") or rope.get("type") or "default", "default"),
+        "rope_type": (rope.get("type") or rope.get("rope_type") or "default", "default"),
         "partial_rotary_factor": (turned or (0.25 if found.model_type == "stablelm" else 1.0), 1.0),
         "rms_norm_eps": (theirs.get("rms_norm_eps", 1e-5 if found.model_type == "arcee" else RMSNORM_EPS), RMSNORM_EPS),
         "layer_norm_epsilon": (theirs.get("layer_norm_epsilon", LAYERNORM_EPS), LAYERNORM_EPS),
@@ -265,6 +264,8 @@ def _refuse_unlike(theirs: Mapping[str, Any], found: HFClass) -> None:
         "use_parallel_residual": (bool(theirs.get("use_parallel_residual")), False),
         "qk_layernorm": (bool(theirs.get("qk_layernorm")), False),
     }
+    if found.position == "rope":
+        wanted["num_key_value_heads"] = (theirs.get("num_key_value_heads") or heads, heads)
     if found.norm == "rmsnorm":
         wanted["mlp_bias"] = (bool(theirs.get("mlp_bias")), bool(theirs.get("attention_bias")))
         wanted["head_dim"] = (theirs.get("head_dim") or _ratio(width, heads), _ratio(width, heads))
