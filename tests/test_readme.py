@@ -29,8 +29,9 @@ from minigpt.commands.train_model import configured
 from minigpt.training.config import RunConfig, check
 
 ROOT = Path(__file__).parents[1]
-NAMES = "runs exchange activations ablations ledger glossary architecture measurements benchmarks performance performance-log"
-PATHS = ("README.md", *(f"docs/{name}.md" for name in NAMES.split()), "data/README.md", "CONTRIBUTING.md")
+NAMES = "runs exchange activations ablations ledger glossary architecture measurements benchmarks performance"
+DOCS = [f"docs/{name}.md" for name in [*NAMES.split(), "performance-log"]]
+PATHS = ("README.md", *DOCS, "data/README.md", "CONTRIBUTING.md")
 PAGES = {path: (ROOT / path).read_text(encoding="utf-8") for path in (*PATHS, "CHANGELOG.md")}
 README, ACTIVATIONS = PAGES["README.md"], PAGES["docs/activations.md"]
 CALL = re.compile(r"python (?:train\.py|sample\.py|-m minigpt)\b")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, path_text, user_path
+from minigpt.base.flags import Parser, expanded, path_text, user_path
 from minigpt.base.storage import to_json
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def add_export_flags(parser: Parser) -> None:
 
 def run_export(values: argparse.Namespace) -> int:
     """Export, and say what was written and how far its logits are from the run's; returns 0."""
-    kind, folder = values.to[0], user_path(values.to[1])
+    kind, folder = values.to[0], Path(expanded(values.to[1]))
     if kind not in FORMATS:
         raise UsageError(f"unknown format {kind!r}; allowed: {', '.join(FORMATS)}; write --to hf FOLDER")
     from minigpt.interop.correspondence import class_for

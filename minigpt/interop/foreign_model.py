@@ -48,7 +48,7 @@ def fit(config: GPTConfig, theirs: Mapping[str, Tensor], rules: tuple[Rule, ...]
     says that there are none, they are left out.
 
     Raises:
-        CheckpointError: tensors are missing, left over or of another shape or type; all are listed.
+        CheckpointError: tensors are missing, left over, not finite or of another shape or type; all are listed.
     """
     theirs = {name: tensor for name, tensor in theirs.items() if not name.endswith(_NO_WEIGHTS)}
     expected = _expected(config, rules)
@@ -59,6 +59,8 @@ def fit(config: GPTConfig, theirs: Mapping[str, Tensor], rules: tuple[Rule, ...]
         got, wanted = theirs[name], possible[name]
         if got.shape != wanted.shape or got.dtype not in _DTYPES:
             problems.append(f"{name} is {tuple(got.shape)} {got.dtype}, not {tuple(wanted.shape)} in floating point")
+        elif not torch.isfinite(got).all():
+            problems.append(f"{name} is not finite")
     if config.tie_embeddings and not problems:
         problems += _untied(theirs, rules)
     if problems:

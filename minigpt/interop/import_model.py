@@ -10,8 +10,6 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.interop.export_hf import LARGEST_CHANGE, change_of_logits, quiet_transformers, require_transformers
 from minigpt.interop.foreign_model import ForeignModel
@@ -130,8 +128,14 @@ def _compared(model: GPT, folder: Path) -> float | None:
     from transformers import AutoModelForCausalLM
 
     with quiet_transformers():
-        options = {"local_files_only": True, "use_safetensors": True, "dtype": torch.float32}
-        change = change_of_logits(model, AutoModelForCausalLM.from_pretrained(folder, **options))
+        try:
+            theirs = AutoModelForCausalLM.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True, trust_remote_code=False
+            )
+        except Exception as error:  # whatever transformers makes of a configuration that it does not like
+            reason = " ".join(str(error).split())[:200]
+            raise CheckpointError(f"transformers cannot load {folder}; {reason}; restore it from its source") from error
+        change = change_of_logits(model, theirs.float())
     if not change <= LARGEST_CHANGE:
         raise CheckpointError(
             f"{folder} answers otherwise here than with transformers; logits differ by {change:.2g}; nothing was "

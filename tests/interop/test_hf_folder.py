@@ -129,9 +129,10 @@ def _drop(weights: dict[str, torch.Tensor]) -> None:
         (lambda weights: weights.update({"model.extra": torch.ones(1)}), "model.extra has no place"),
         (lambda weights: weights.update({"model.norm.weight": torch.ones(5)}), r"model.norm.weight is \(5,\)"),
         (lambda weights: weights.update({"model.norm.weight": torch.ones(32).to(torch.int8)}), "torch.int8"),
+        (lambda weights: weights["model.norm.weight"].fill_(torch.nan), "model.norm.weight is not finite"),
         (lambda weights: weights.pop("lm_head.weight"), "lm_head.weight is missing"),
     ],
-    ids=["missing", "left over", "shape", "integers", "head"],
+    ids=["missing", "left over", "shape", "integers", "nan", "head"],
 )
 def test_every_tensor_that_does_not_fit_is_listed(tmp_path: Path, damage: Damage, says: str) -> None:
     """transformers would start a missing tensor at random, with no more than a warning."""
@@ -151,6 +152,9 @@ def test_folders_without_a_model(tmp_path: Path) -> None:
     """No configuration, nothing but pickles, no weights, a damaged file, an index that leads elsewhere."""
     with pytest.raises(CheckpointError, match=r"has no config\.json"):
         read_hf_folder(tmp_path)
+    (tmp_path / "ckpt.pt").touch()
+    with pytest.raises(CheckpointError, match="use import-nanogpt"):
+        read_hf_folder(tmp_path / "ckpt.pt")
     folder = saved(tmp_path / "model")
     (folder / "model.safetensors").write_bytes(b"no tensors")
     with pytest.raises(CheckpointError, match="cannot be read"):
