@@ -120,9 +120,9 @@ def change_of_logits(model: GPT, theirs: nn.Module) -> float:
     ids = torch.randint(config.vocab_size, shape, generator=randomness.generator(0, "export check"))
     difference, scale = torch.zeros(()), torch.ones(())
     with model.evaluating():
-        for row in ids.split(1):
-            ours = model.cpu()(row)
-            logits: Tensor = theirs.eval()(row).logits[..., : config.vocab_size]
+        for row in ids:
+            ours = model.cpu()(row[None])
+            logits: Tensor = theirs.eval()(row[None]).logits[..., : config.vocab_size]
             difference = torch.maximum(difference, (ours - logits).abs().max())
             scale = torch.maximum(scale, ours.abs().max())
     model.to(device)

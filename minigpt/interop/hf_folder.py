@@ -34,6 +34,8 @@ def read_hf_folder(folder: Path) -> ForeignModel:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
+    if folder.is_file():
+        raise CheckpointError(f"{folder} is a file, not a Hugging Face folder; for nanoGPT's use import-nanogpt")
     if not (folder / CONFIG_FILE).is_file():
         raise CheckpointError(
             f"no Hugging Face model at {folder}; it has no {CONFIG_FILE}; give the folder that holds it"
