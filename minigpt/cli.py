@@ -57,7 +57,7 @@ COMMANDS = {
         "loss, perplexity and neuron health of a run", inspect_run.add_evaluate_flags, inspect_run.run_evaluate
     ),
     "neurons": Command(
-        "how many neurons are dead, how sure that is, what they matter",
+        "how many neurons are dead, how sure that is, whether they matter",
         examine_neurons.add_neurons_flags,
         examine_neurons.run_neurons,
     ),

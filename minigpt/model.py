@@ -3,7 +3,7 @@
 Shape letters, used everywhere: B batch, T time, C `n_embd`, F `d_ff`, H heads, D = C / H, V vocabulary, L layers.
 
 Nothing here knows of training, text or the instrument; the instrument hooks `block.mlp.act` from outside. Decoding
-runs this same forward pass, with tokens (B,) of one position in the place of (B,T) and a cache of its own.
+runs this same forward pass, with tokens (B,) of one position instead of (B,T), and a cache.
 
 Sources: GPT-2 (Radford et al. 2019); gated MLPs (Shazeer 2020, arXiv:2002.05202); RMSNorm (Zhang & Sennrich 2019,
 arXiv:1910.07467); rotary positions (Su et al. 2021, arXiv:2104.09864), in the half-split layout of Llama.

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from child_processes import Child, Start, begin_child, serving
 from haste import spare_time
-from processes import Child, Start, begin_child, serving
 
 from minigpt.cli import main
 from minigpt.text import gpt2

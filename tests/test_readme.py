@@ -19,8 +19,8 @@ from pathlib import Path
 import draw_map
 import draw_tables
 import pytest
+from child_processes import Start, needs_fork
 from conftest import Command
-from processes import Start, needs_fork
 
 from minigpt.activations import list_activations
 from minigpt.base.flags import Parser
@@ -35,7 +35,7 @@ PATHS = ("README.md", *DOCS, "data/README.md", "CONTRIBUTING.md")
 PAGES = {path: (ROOT / path).read_text(encoding="utf-8") for path in (*PATHS, "CHANGELOG.md")}
 README, ACTIVATIONS = PAGES["README.md"], PAGES["docs/activations.md"]
 CALL = re.compile(r"python (?:train\.py|sample\.py|-m minigpt)\b")
-# Flags that shrink a command to toy size; what the command itself says comes later and wins, but for `--steps`.
+# Flags that shrink a command to toy size; what the command itself says comes later and wins, except for `--steps`.
 TOY = (
     "--corpus my-texts --n-layer 2 --n-head 2 --n-embd 16 --block-size 16 --batch-size 2 --device cpu --threads 1 "
     "--eval-every 2 --eval-tokens 64 --checkpoint-every 2"
@@ -57,7 +57,7 @@ def commands_to_run() -> list[str]:
 
 
 def commands_to_parse() -> list[str]:
-    """Every different call in a `text` block or between backticks, but for the map of the source."""
+    """Every different call in a `text` block or between backticks, except in the map of the source."""
     found: list[str] = []
     for page in PAGES.values():
         page = re.sub(r"<!-- map.*?end of map -->", "", page, flags=re.DOTALL)
@@ -168,8 +168,19 @@ def test_the_map_is_the_tree() -> None:
     assert {word for word in draw_map.the_map().split() if word in files} == files
 
 
+def test_the_lecture_fits_into_an_hour() -> None:
+    """From the activation to the figure on dead neurons: the page leads along the files, and they stay short."""
+    path = ["activations/layer", "model", "training/step", "training/loop", "neurons/probe", "neurons/health"]
+    lecture = PAGES["docs/architecture.md"].split("## The lecture")[1].split("\n## ")[0]
+    places = [lecture.index(f"(../minigpt/{name}.py)") for name in path]
+    assert places == sorted(places)
+    lines = {name: len((ROOT / f"minigpt/{name}.py").read_text(encoding="utf-8").splitlines()) for name in path}
+    assert lines["model"] <= 280
+    assert sum(lines.values()) <= 1300
+
+
 def test_the_tables_are_what_their_commands_print() -> None:
-    """Activations and health figures stand in the code once; nobody computes a row of a page by hand."""
+    """Activations and health figures are in the code once; nobody computes a row of a page by hand."""
     drawn = {name: page for name, page in PAGES.items() if draw_tables.TABLE.search(page)}
     assert len(drawn) == 2
     for name, page in drawn.items():

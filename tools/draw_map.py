@@ -41,7 +41,7 @@ def the_map() -> str:
 
 
 def with_map(page: str) -> str:
-    """A page with its map drawn anew."""
+    """A page with its map redrawn."""
     before, rest = page.split(BEGIN)
     after = rest.split(END, 1)[1]
     return before + BEGIN + the_map() + END + after

@@ -1,4 +1,4 @@
-"""What stands between `w_in` and `w_out` of an MLP: functions, the registry that knows them, the module of a layer."""
+"""What lies between `w_in` and `w_out` of an MLP: functions, the registry that knows them, the module of a layer."""
 
 from minigpt.activations.fair_widths import init_gain, matched_width
 from minigpt.activations.layer import Activation, build_activation

@@ -1,4 +1,4 @@
-"""The activation of one layer as a module, with parameters of its own where the function learns.
+"""The activation of one layer as a module, with parameters where the function learns.
 
 Which functions there are is the registry's business, how a spec is written that of `specs.py`; initialising weights and
 building the MLP around an activation are the model's.
@@ -16,7 +16,7 @@ from minigpt.activations.specs import canonical_spec, resolve_spec
 
 
 class Activation(nn.Module):
-    """The activation of one layer, with parameters of its own where it learns.
+    """The activation of one layer, with parameters where it learns.
 
     Shapes: pre-activations (B, T, branches · F) -> h (B, T, F). Of two branches the FIRST half is the gate.
     """

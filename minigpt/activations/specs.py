@@ -42,7 +42,7 @@ def canonical_activation(spec: str, n_layer: int) -> str:
 def parse_widths(spec: int | str, n_layer: int) -> tuple[int, ...]:
     """Return the d_ff asked for in each layer, from one number for all or a list such as `0=510,1-3=512`.
 
-    Zero stands for the layer's `matched_width`.
+    Zero means the layer's `matched_width`.
     Raises: UsageError for anything else, and unless each layer is named exactly once.
     """
     if isinstance(spec, int):

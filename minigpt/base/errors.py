@@ -74,7 +74,7 @@ class StopRequestedError(MinigptError):
 
 def error_of(exit_code: int, message: str) -> MinigptError:
     """The error that a process which left with this exit code had met."""
-    # NOTE: a request to stop is made from a signal's number, and has no exit code of its own.
+    # NOTE: a request to stop is made from a signal's number, and has no fixed exit code.
     failures = (kind for kind in MinigptError.__subclasses__() if kind is not StopRequestedError)
     kinds = (kind for kind in failures if kind.exit_code == exit_code)
     return next(kinds, MinigptError)(message)

@@ -21,7 +21,7 @@ def flops_per_token(
 ) -> int:
     """Forward and backward operations per token: 6N + 12·L·C·T, N the weights used in products.
 
-    A causal mean in the place of softmax attention has neither queries nor keys: half of either term's attention.
+    A causal mean instead of softmax attention has neither queries nor keys: half of either term's attention.
 
     Shapes: widths, branches (L,): neurons of each layer, and how many rows of `w_in` each neuron has.
     """

@@ -165,7 +165,7 @@ HEALTH = (
         _STUCK,
         page_title="saturated",
     ),
-    HealthColumn("linear_fraction", "linear", "the slope hardly varies over the tokens", _STUCK),
+    HealthColumn("linear_fraction", "linear", "the slope barely varies over the tokens", _STUCK),
     HealthColumn(
         "saturated_and_linear_fraction", "both", "saturated and linear: flat throughout, like a dead neuron", _STUCK
     ),

@@ -79,7 +79,7 @@ def sha256_file(path: Path, error: type[MinigptError] = StorageError) -> str:
 
 
 def read_json(path: Path, error: type[MinigptError]) -> Any:
-    """Read one strict JSON document; `error` is raised for whatever is wrong with it."""
+    """Read one strict JSON document; `error` is raised for anything wrong with it."""
     data = read_bytes(path, error)
     try:
         text = data.decode("utf-8")

@@ -209,7 +209,7 @@ def write_json(path: Path, value: Any) -> str:
 
 
 def write_sealed(path: Path, record: dict[str, Any]) -> None:
-    """Replace `path` by a record with a hash of its own, so that `read_sealed` notices whoever alters it."""
+    """Replace `path` by a record with its hash, so that `read_sealed` notices any change."""
     write_json(path, {**record, "sha256": json_hash(record)})
 
 
@@ -328,7 +328,7 @@ def _remove_if_empty(directory: Path) -> None:
 
 
 def redirect_output(path: Path) -> None:
-    """Let whatever this process prints from now on go to a file, which is begun anew."""
+    """Send all that this process prints from now on to a new file."""
     with _storage_errors("write", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NOFOLLOW | BINARY, 0o644)
         for stream in (1, 2):

@@ -22,7 +22,7 @@ class ReaderLeftError(BrokenPipeError):
 
 
 class Output:
-    """A text stream in the place of `sys.stdout` or `sys.stderr`."""
+    """A text stream in place of `sys.stdout` or `sys.stderr`."""
 
     def __init__(self, stream: TextIO, name: str, lasting: bool) -> None:
         self.lasting = lasting

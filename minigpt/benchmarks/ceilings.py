@@ -55,7 +55,7 @@ class ProductRates:
 
 
 def measure_ceilings(model: GPT, config: RunConfig, native: str, track: Track) -> dict[str, Any]:
-    """Measure both precisions, but for a bfloat16 that is only emulated here and not asked for: that one is None."""
+    """Measure both precisions, except a bfloat16 that is only emulated here and not asked for: that one is None."""
     device = torch.device(config.device)
     products = products_of(model, config.batch_size * config.block_size)
     found: dict[str, Any] = {"products": [{**asdict(product), "flops": product.flops} for product in products]}
@@ -77,7 +77,7 @@ def _measure_precision(products: Sequence[Product], dtype: str, device: torch.de
 
 
 def products_of(model: GPT, rows: int) -> list[Product]:
-    """The products of all weights for so many tokens; equal ones of several layers are one entry."""
+    """The products of all weights for `tokens` tokens; equal ones of several layers are one entry."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     counts = Counter((_short(name), layer.in_features, layer.out_features) for name, layer in layers)
     return [Product(name, rows, inner, columns, count) for (name, inner, columns), count in counts.items()]

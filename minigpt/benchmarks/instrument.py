@@ -61,7 +61,7 @@ def measure_instrument(config: RunConfig, text: Text, options: BenchOptions, tra
 
 
 def _training(config: RunConfig, text: Text, model: GPT, log: Path) -> Callable[[int, bool], float]:
-    """A function that takes so many more steps, watched or not, and returns the seconds."""
+    """A function that takes N further steps, watched or not, and returns the seconds."""
     optimizer, ids = build_optimizer(model, config), near(text.ids, model.device)
     trainee = Trainee(model, forward_of(model, config.compile), optimizer, ids, config)
     life, counter = LifeTable(model), itertools.count()

@@ -49,10 +49,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Program:
-    """`train(steps)` returns the last loss; `decode(samples, tokens)` continues one token in so many samples.
+    """`train(steps)` returns the last loss; `decode(samples, tokens)` continues one token in `samples` samples.
 
     `decode` returns the seconds until the first of these tokens came, or None if only all of them come together.
-    `decoding(tokens)` says in which precision so many are decoded, and whether compiled.
+    `decoding(tokens)` says in which precision that number is decoded, and whether compiled.
     """
 
     train: Callable[[int], float]
@@ -86,7 +86,7 @@ def build_model(config: RunConfig, vocab_size: int) -> GPT:
 
 
 def trainer(config: RunConfig, text: Text, model: GPT) -> Callable[[int], float]:
-    """A function that takes so many more training steps, as `train` takes them, and returns the last loss."""
+    """A function that takes N further training steps, as `train` takes them, and returns the last loss."""
     optimizer, ids = build_optimizer(model, config), near(text.ids, model.device)
     trainee = Trainee(model, forward_of(model, config.compile), optimizer, ids, config)
     counter = itertools.count()

@@ -96,7 +96,7 @@ def _measure(axis: str, value: int, config: RunConfig, text: Text, large_rate: f
 
 def _step_seconds(train: Callable[[int], float], options: BenchOptions) -> float:
     """Median time of a step, in blocks about as long as `_BLOCK_SECONDS`."""
-    train(1)  # whatever is done once
+    train(1)  # what is done only once
     once = _seconds(train, 1)
     steps = max(1, min(options.steps_per_block, math.ceil(_BLOCK_SECONDS / once)))
     (blocks,) = alternate([partial(_seconds, train, steps)], range(min(_BLOCKS, options.blocks)))

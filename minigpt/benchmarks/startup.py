@@ -1,6 +1,6 @@
 """How long a user waits: for `--help`, and from typing a command to the first training step.
 
-Both are taken from outside, on processes of their own. The first step is seen when its record stands in the log; what
+Both are taken from outside, on separate processes. The first step is seen when its record is in the log; what
 the command does before it, the first evaluation included, is part of the wait. The text is prepared beforehand.
 """
 

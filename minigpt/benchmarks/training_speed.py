@@ -21,7 +21,7 @@ from minigpt.benchmarks.workers import Task, Worker
 
 @dataclass(frozen=True)
 class Divisors:
-    """FLOP/s that a training is compared with: of its own products, and of a large one."""
+    """FLOP/s that a training is compared with: of the model's products, and of a large one."""
 
     ceiling: float
     large: float
@@ -69,7 +69,7 @@ def _train(worker: Worker, steps: int) -> float:
 
 
 def _first_step(ours: Worker) -> float:
-    """Seconds of the first step, with whatever is compiled for it."""
+    """Seconds of the first step, including what is compiled for it."""
     try:
         return ours.train(1).seconds
     except OutOfMemoryError as error:

@@ -1,4 +1,4 @@
-"""Programs in processes of their own: one works when it is told to, the others wait at the end of a pipe.
+"""Programs in separate processes: one works when it is told to, the others wait at the end of a pipe.
 
 Times are taken inside a process, around the work alone. A process that is told nothing uses no processor time; one
 whose parent is gone leaves. What goes wrong inside comes back as the error that it is.
@@ -55,7 +55,7 @@ class Worker:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        # NOTE: spawned, not forked: a process with threads of its own cannot be forked safely.
+        # NOTE: spawned, not forked: a process with threads cannot be forked safely.
         context = multiprocessing.get_context("spawn")
         self._connection, remote = context.Pipe()
         self._process = context.Process(target=_serve, args=(remote, task), name=task.name, daemon=True)
@@ -74,15 +74,15 @@ class Worker:
         self._process.close()
 
     def train(self, steps: int) -> Timed:
-        """Take so many more training steps."""
+        """Take this number of further training steps."""
         return Timed(*self._ask("train", steps))
 
     def decode(self, samples: int, tokens: int) -> Timed:
-        """Continue one token by so many others, in so many samples at once."""
+        """Continue one token by `tokens` others, in `samples` samples at once."""
         return Timed(*self._ask("decode", samples, tokens))
 
     def decoding(self, tokens: int) -> tuple[str, bool]:
-        """In which precision ours decodes so many tokens, and whether compiled."""
+        """In which precision ours decodes `tokens` tokens, and whether compiled."""
         dtype, compiled = self._ask("decoding", tokens)
         return dtype, compiled
 

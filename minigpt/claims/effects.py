@@ -12,7 +12,7 @@ from minigpt.claims.evidence import Evidence
 from minigpt.experiments.arms import Arm, Times
 
 # The best rate of each activation as a multiple of the base's, which is ReLU's: chosen from ×1/2, 1, 2, 4 on a seed and
-# windows of their own. SwiGLU and SiLU did best there at ×2 and ×4 but got stuck on some judged seeds: one lower.
+# separate windows. SwiGLU and SiLU did best there at ×2 and ×4 but got stuck on some judged seeds: one lower.
 RATES: Mapping[str, float] = {"gelu": 2.0, "silu": 2.0, "elu": 4.0, "sigmoid": 0.5}
 
 

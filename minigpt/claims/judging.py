@@ -56,7 +56,7 @@ def describe(claim: Claim) -> Record:
 
 
 def judged(claim: Claim, evidence: Evidence, seeds: Sequence[int]) -> Record:
-    """A claim's entry but for its verdict, which needs the family: conditions, pictures, tables."""
+    """A claim's entry without its verdict, which needs the family: conditions, pictures, tables."""
     conditions = [_condition(condition, claim.family, evidence, seeds) for condition in claim.conditions]
     p, meets, excluded = combine([found for _, found in conditions], claim.rule)
     return {

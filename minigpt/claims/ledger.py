@@ -1,4 +1,4 @@
-"""The ledger on disk: `ledger.json`, derived anew from cells and measurements whenever it is asked for.
+"""The ledger on disk: `ledger.json`, derived from cells and measurements each time it is asked for.
 
 An entry whose cells are of another version of the code, another text or another scale is kept and marked as stale; it
 is shown, but belongs to no family and is mixed with nothing.

@@ -1,6 +1,6 @@
 """Claims run: their cells trained, parents before those that continue from them, then what is measured on them.
 
-Whatever is done is on disk and is not done again, so a run that is interrupted continues by the same command.
+What is done is on disk and is not done again, so the same command continues an interrupted run.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def _trainable(claims: Sequence[Claim], workshop: Workshop) -> list[Cell]:
 
 
 def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
-    """Take the measurements that are missing, side by side but for those that take times."""
+    """Take the measurements that are missing, side by side, except those that take times."""
     wanted = {
         (cell.id, name): cell
         for claim in claims

@@ -1,4 +1,4 @@
-"""How the ledger is run: its scale, how many seeds, where results stand. Plain data without torch."""
+"""How the ledger is run: its scale, how many seeds, where results are kept. Plain data without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`minigpt surgery`: a trained run with its dead neurons cut out, or others given a new start, as a run of its own."""
+"""`minigpt surgery`: a trained run with its dead neurons cut out, or others given a new start, as a new run."""
 
 from __future__ import annotations
 
@@ -34,8 +34,10 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "--split", default="train", choices=("train", "val"), help="part of the corpus to probe [train]"
     )
-    parser.add_argument("--tokens", type=int, default=TOKENS, metavar="N", help=f"of it at most; 0: all [{TOKENS}]")
-    parser.add_argument("--seed", type=int, default=None, metavar="N", help="of new weights [the run's]")
+    parser.add_argument(
+        "--tokens", type=int, default=TOKENS, metavar="N", help=f"probe at most N tokens of it; 0: all [{TOKENS}]"
+    )
+    parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the new weights [the run's]")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")

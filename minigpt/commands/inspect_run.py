@@ -22,7 +22,7 @@ def add_evaluate_flags(parser: Parser) -> None:
     """The run and the text to evaluate it on."""
     add_run(parser)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the corpus [val]")
-    parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most so many tokens; 0: all [0]")
+    parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most N tokens; 0: all [0]")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
@@ -59,7 +59,7 @@ def _warn_of_openings(run: Path) -> None:
         times = "once" if len(steps) == 1 else f"{len(steps)} times"
         when = ", ".join(map(str, steps[-5:]))
         print(
-            f"WARNING: the test part of {run} was opened {times} before (at step {when}); whatever was chosen after "
+            f"WARNING: the test part of {run} was opened {times} before (at step {when}); anything chosen after "
             "looking at it is no longer tested by it",
             file=sys.stderr,
         )

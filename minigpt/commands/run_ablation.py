@@ -31,8 +31,8 @@ def add_flags(parser: Parser) -> None:
     group.add_argument(
         "--config", type=user_path, metavar="FILE.toml", help="read flags and a table [vary] from a file"
     )
-    group.add_argument("--out", type=user_path, metavar="DIR", help="where plan and page stand [runs/ablate-…]")
-    group.add_argument("--overwrite", action="store_true", help="replace the ablation that stands at --out")
+    group.add_argument("--out", type=user_path, metavar="DIR", help="where to write plan and page [runs/ablate-…]")
+    group.add_argument("--overwrite", action="store_true", help="replace the ablation at --out")
     group.add_argument("--dry-run", action="store_true", help="list the cells with the time to expect, train nothing")
     group.add_argument("--yes", action="store_true", help="train more than 1000 cells")
     group.add_argument("--json", action="store_true", help="print the answer as one JSON object")

@@ -32,11 +32,11 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--top-k", type=int, default=0, metavar="N", help="only the N likeliest tokens; 0: all [0]")
     parser.add_argument("--top-p", type=float, default=1.0, metavar="X", help="only the likeliest of total share X [1]")
     parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="samples, drawn in one batch [1]")
-    parser.add_argument("--seed", type=int, default=1337, metavar="N", help="of the draws [1337]")
+    parser.add_argument("--seed", type=int, default=1337, metavar="N", help="seed of the draws [1337]")
     parser.add_argument("--skip-unknown", action="store_true", help="leave out characters the model has never seen")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="of the weights; auto: what is faster [auto]")
+    parser.add_argument("--dtype", default="auto", choices=DTYPES, help="dtype of the weights; auto: the faster [auto]")
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"), help="auto: where it repays [auto]")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: the fastest number [0]")
 

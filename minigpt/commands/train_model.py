@@ -28,7 +28,7 @@ PROMPT = "The "
 
 
 def add_flags(parser: Parser) -> None:
-    """Every field of the configuration, and where the run stands."""
+    """Every field of the configuration, and where the run is."""
     parser.usage = "minigpt train [--flag VALUE …]"
     add_fields(parser, RunConfig)
     group = parser.add_argument_group("run")
@@ -44,7 +44,7 @@ def add_flags(parser: Parser) -> None:
         metavar="RUN",
         help="continue a run: RUN, else --out, else the newest",
     )
-    group.add_argument("--overwrite", action="store_true", help="replace the run that stands at --out")
+    group.add_argument("--overwrite", action="store_true", help="replace the run at --out")
 
 
 def run(values: argparse.Namespace) -> int:

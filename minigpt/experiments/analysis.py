@@ -1,6 +1,6 @@
 """The answer of an ablation: everything in `analysis.json`, derived from its plan and the results of its cells.
 
-Deterministic but for `cost`, whatever the order in which cells ran. Reads and writes nothing. What is missing is None:
+Deterministic except for `cost`, in whatever order the cells ran. Reads and writes nothing. What is missing is None:
 a pending cell has no figures, and a diverged one no loss, whatever its last evaluation said.
 """
 

@@ -24,7 +24,7 @@ COMPARISONS = ("reference", "all")
 _TEXT = frozenset({"corpus", "tokenizer", "val_fraction", "test_fraction", "eval_part", "data_dir"})
 _NOT_VARIED = {
     "seed": "give --seeds N: every arm gets the same seeds",
-    "preset": "vary the flags that it stands for",
+    "preset": "vary the flags that it sets",
     "eval_every": "every arm is evaluated alike",
     "eval_tokens": "every arm is evaluated alike",
     **dict.fromkeys(sorted(_TEXT), "losses on different text cannot be compared"),
@@ -217,7 +217,7 @@ def _check_base(base: dict[str, Any]) -> None:
     if base.get("eval_every", 1) == 0 or base.get("val_fraction", 1) == 0:
         raise UsageError("an ablation compares validation losses and evaluation is switched off; leave it on")
     if base.get("tensorboard"):
-        raise UsageError("--tensorboard is for single runs; an ablation has a page of its own; leave it out")
+        raise UsageError("--tensorboard is for single runs; an ablation has its own page; leave it out")
 
 
 def _values(name: str, given: Any) -> tuple[Any, ...]:
@@ -239,7 +239,7 @@ def _values(name: str, given: Any) -> tuple[Any, ...]:
 
 
 def _split(text: str) -> list[str]:
-    """Values stand between commas, or between semicolons where they have commas of their own (`0-1=relu,2-3=gelu`)."""
+    """Values are separated by commas, or by semicolons where they contain commas (`0-1=relu,2-3=gelu`)."""
     return [part.strip() for part in text.split(";" if ";" in text else ",") if part.strip()]
 
 

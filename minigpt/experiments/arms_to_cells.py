@@ -71,7 +71,7 @@ class Planner:
         return {(name, seed): self._cell(arms, name, seed) for seed in seeds for name in arms}
 
     def configuration(self, arm: Arm, seed: int) -> RunConfig:
-        """How an arm is trained, but for where it starts from; for what it will cost."""
+        """How an arm is trained, without where it starts from; enough to price it."""
         return arm_config(arm, self.base, self._threads, seed=seed, **({"init_from": arm.start} if arm.start else {}))
 
     def text(self, config: RunConfig) -> TokenStore:
@@ -100,7 +100,7 @@ class Planner:
 
 
 def _with_starts(arms: Mapping[str, Arm], name: str) -> tuple[Any, ...]:
-    """What an arm says, and all that it starts from: a name alone may stand for different arms elsewhere."""
+    """What an arm says, and all that it starts from: a name alone may mean different arms elsewhere."""
     arm = arms[name]
     return tuple(sorted(arm.settings.items())), *(_with_starts(arms, arm.start) if arm.start else ())
 
@@ -110,7 +110,7 @@ def _with_starts(arms: Mapping[str, Arm], name: str) -> tuple[Any, ...]:
 
 @dataclass(frozen=True)
 class ResolvedArm:
-    """An arm as it is trained, but for its seed (and its rate, where that is tuned), and the model that this makes."""
+    """An arm as it is trained, without its seed (and its rate, where that is tuned), and the model that this makes."""
 
     name: str
     settings: Mapping[str, Any]

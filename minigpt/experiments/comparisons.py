@@ -22,7 +22,7 @@ Outcomes = Mapping[str, Mapping[int, float]]
 
 POWER_EFFECTS = (0.5, 1.0, 2.0, 3.0)
 POWER_SEEDS = (3, 5, 8, 12, 20)
-# Two pairs correlate perfectly whatever they are.
+# Any two pairs correlate perfectly.
 FEWEST_TO_CORRELATE = 3
 
 
@@ -135,7 +135,7 @@ def _record(comparison: Measured, adjusted: Adjusted, rule: Rule, alpha_each: fl
 
 
 def _figures(comparison: Measured) -> dict[str, Any]:
-    """What the t tests found; without them all None, but for the mean of a single difference."""
+    """What the t tests found; without them all None, except the mean of a single difference."""
     if comparison.tests:
         return dataclasses.asdict(comparison.tests)
     single = len(comparison.informative) == 1 and math.isfinite(comparison.informative[0])
@@ -178,7 +178,7 @@ def _finding(comparison: Measured, adjusted: Adjusted, verdict: paired_statistic
         return test
     equivalence = f"adjusted p = {adjusted.equivalence:.2g}"
     if verdict in ("better", "worse"):
-        return f"the mean difference reaches the margin of {rule.margin:g} and is hardly chance ({difference})"
+        return f"the mean difference reaches the margin of {rule.margin:g} and is unlikely to be chance ({difference})"
     if verdict == "equivalent":
         return f"the difference lies within ±{rule.margin:g} ({equivalence})"
     if adjusted.difference < rule.alpha:

@@ -161,7 +161,7 @@ def _dead_neurons(analysis: Record) -> list[str]:
     died = [arm for arm in arms if arm["dead_fraction"]["mean"] > 0]
     spared = [arm["name"] for arm in arms if arm not in died]
     inert = joined([f"{arm['name']} {percent(_inert(arm, analysis))}" for arm in arms])
-    comparable = f"A smooth activation is hardly ever exactly zero: compare arms by inert neurons instead, {inert}."
+    comparable = f"A smooth activation is almost never exactly zero: compare arms by inert neurons instead, {inert}."
     if not died:
         return [f"No neuron died in any arm: 0.0 % are silent on all {tokens:,} tokens; {seen}.", comparable]
     shares = joined([f"{arm['name']} {percent(arm['dead_fraction']['mean'])}" for arm in died])
@@ -182,10 +182,10 @@ def _dead_against_loss(analysis: Record) -> list[str]:
     if len(cells) < FEWEST_CELLS_TO_RANK or len(set(dead)) < 2 or len(set(losses)) < 2:
         return []
     rho = float(stats.spearmanr(dead, losses).statistic)
-    hardly = "hardly " if abs(rho) < WEAK_CORRELATION else ""
+    weakly = ", if at all, only weakly" if abs(rho) < WEAK_CORRELATION else ""
     direction = "higher" if rho > 0 else "lower"
     return [
-        f"Over {len(cells)} cells more dead neurons {hardly}went with {direction} loss "
+        f"Over {len(cells)} cells more dead neurons went with {direction} loss{weakly} "
         f"(rank correlation {signed(rho, 2)}); this describes these cells and is no verdict, "
         "as arms differ in more than their dead neurons."
     ]

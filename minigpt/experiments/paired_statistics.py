@@ -27,7 +27,7 @@ FEWEST_SEEDS = 2
 TAIL, TAIL_90 = 0.025, 0.05
 TARGET_POWER = 0.8
 MOST_SEEDS = 1000
-# All 2^n sign flips are counted where there are no more than this, up to 13 pairs; beyond, so many are drawn.
+# All 2^n sign flips are counted where there are no more than this, up to 13 pairs; beyond, this number is drawn.
 SIGN_FLIPS = 10_000
 # Values closer than this, relative to the largest or to 1, differ by rounding alone.
 ROUNDING = 1e-12
@@ -155,7 +155,7 @@ def verdict(
 
 
 def t_test_power(effect: float, seeds: np.ndarray, alpha: float) -> np.ndarray:
-    """Chance that the paired t test finds an effect of so many paired SD in its direction, by number of seeds."""
+    """Chance that the paired t test finds an effect of `effect` paired SD in its direction, by number of seeds."""
     critical = stats.t.isf(alpha / 2, seeds - 1)
     # NOTE: the wrong direction adds next to nothing, and there scipy's noncentral t returns NaN.
     return np.asarray(stats.nct.sf(critical, seeds - 1, abs(effect) * np.sqrt(seeds)))

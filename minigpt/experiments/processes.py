@@ -36,7 +36,7 @@ _STOP_AGAIN = 2.0  # seconds
 
 @dataclass(frozen=True)
 class Job:
-    """A function to call in a process of its own, with arguments that can be sent there."""
+    """A function to call in a separate process, with arguments that can be sent there."""
 
     name: str
     function: Callable[..., None]
@@ -68,7 +68,7 @@ class Executor(Protocol):
         """Start a job; returns at once."""
 
     def ended(self, seconds: float) -> list[Ended]:
-        """Jobs that have ended since the last call, waiting up to so many seconds for the first."""
+        """Jobs that have ended since the last call, waiting up to this number of seconds for the first."""
 
     def stop(self) -> None:
         """Ask all jobs to save their work and leave, and wait until they have."""
@@ -78,7 +78,7 @@ class LocalExecutor:
     """Processes on this machine, one for each job, `slots` at a time.
 
     On Linux without a GPU they are forked from this process, which has imported torch already; elsewhere, and where a
-    GPU is used (its driver does not survive a fork), each imports torch anew. With GPUs, slots are dealt to them in
+    GPU is used (its driver does not survive a fork), each imports torch again. With GPUs, slots are dealt to them in
     turn, and a job sees its own only. What jobs print goes to a file each under `logs`. If this process dies, however
     it dies, the jobs save their work and leave.
     """
@@ -151,7 +151,7 @@ def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[Loca
 
     `workers` is how many work at a time; 0: one for each GPU that `device` uses, or for each core.
     """
-    # NOTE: a process that has used threads of its own cannot be forked safely.
+    # NOTE: a process that has used threads cannot be forked safely.
     torch.set_num_threads(1)
     resolved = resolve_device(device)
     gpus = torch.cuda.device_count() if str(resolved) == "cuda" else 0

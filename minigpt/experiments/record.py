@@ -1,7 +1,7 @@
 """What an ablation leaves on disk, and how its answer is derived from that.
 
 ablation.json   the question, and the cells that answer it
-analysis.json   the answer: made anew from the plan and the cells' own result files whenever it is asked for
+analysis.json   the answer: derived from the plan and the cells' result files each time it is asked for
 logs/           what each cell printed
 
 Nothing here trains, and nothing needs torch: a finished ablation answers at once.
@@ -54,7 +54,7 @@ def open_text(question: Question) -> TokenStore:
 
 
 def check_place(directory: Path, question: Question, overwrite: bool) -> None:
-    """Raise `UsageError` if something else stands where this ablation is to be described."""
+    """Raise `UsageError` if something else is where this ablation would be described."""
     if not (directory / PLAN).exists():
         if run_directory.is_occupied(directory) and any(path.name != LOGS for path in directory.iterdir()):
             raise UsageError(f"{directory} is not empty and holds no ablation; choose another --out")

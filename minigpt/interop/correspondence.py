@@ -28,7 +28,7 @@ _ALIASES = {"gelu_new": "gelu_pytorch_tanh", "gelu_fast": "gelu_pytorch_tanh", "
 class Rule:
     """One tensor of ours and those of theirs: its rows one after the other, or turned by a quarter.
 
-    `{i}` stands for the block's number.
+    `{i}` is the block's number.
     """
 
     ours: str

@@ -31,7 +31,7 @@ _NEURONS_EACH = 8
 _SILENT_THRESHOLD, _SILENT_TOKENS, _SILENT_NEURONS = 4, 10_000, 1024
 _CLOSE = 1e-6
 
-# Tokens of the planted model's text: RARE stands in it a few times, UNMET never.
+# Tokens of the planted model's text: RARE occurs in it a few times, UNMET never.
 VOCABULARY, RARE, RARE_TIMES, UNMET = 8, 6, 3, 7
 # Neurons of the planted model.
 PROVEN, SILENT, SELDOM, ALWAYS, CONSTANT, TWIN, OTHER_TWIN, UNREAD = range(8)

@@ -2,7 +2,7 @@
 
 The flow of a verdict, each neuron taking the first that fits:
 
-    certified   its weights prove that no input whatever wakes it (`certificate.py`)
+    certified   its weights prove that no input wakes it (`certificate.py`)
     dead        h was exactly 0 on every token probed; another text may wake it
     rare        it fired, but on fewer than one token in 10,000
     alive       anything else, however little it contributes

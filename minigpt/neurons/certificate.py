@@ -4,7 +4,7 @@ A layer's pre-activation is z = w·y + b with y = γ⊙x̂ + β. LayerNorm gives
 
     sup z = √d·‖P(γ⊙w)‖ + w·β + b,        P removing the mean (RMSNorm: no P, no β),
 
-attained by x̂ along P(γ⊙w). If this is at most 0 and φ is exactly 0 there, the neuron is dead for every input whatever.
+attained by x̂ along P(γ⊙w). If this is at most 0 and φ is exactly 0 there, the neuron is dead for every input.
 The proof is sufficient, not necessary: a neuron may be dead because no text ever brings the input that would wake it.
 Derived here; it assumes that the residual stream's mean is not thousands of times its spread, where float32 could no
 longer centre it. Says nothing of smooth activations, nor of a model without normalisation.
@@ -13,6 +13,7 @@ longer centre it. Says nothing of smooth activations, nor of a model without nor
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -20,10 +21,12 @@ from torch.nn import functional
 
 from minigpt.model import MLP, Block
 
-# Unit roundoff, and how many roundings to the stored precision stand before z: of the weight, the input, the result.
+# Unit roundoff, and how many roundings to the stored precision precede z: of the weight, the input, the result.
 _FLOAT32_ROUNDING = 2.0**-24
 _BFLOAT16_ROUNDING = 2.0**-9
 _ROUNDINGS = 3
+# Relative error of the gain and the offset of a norm that was recovered from its answers in float32.
+_RECOVERY_ERROR = 1e-5
 # Operations of the norm itself on each coordinate, in float32.
 _NORM_OPERATIONS = 16
 
@@ -38,19 +41,51 @@ def inapplicable(block: Block) -> str | None:
     return None
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What bounds the pre-activations of F neurons behind a norm.
+
+    direction  P(γ⊙w) (F,C)
+    offset     w·β + b (F,)
+    magnitude  the size (F,) of what is added up to z, before anything cancels
+    """
+
+    direction: Tensor
+    offset: Tensor
+    magnitude: Tensor
+
+
+def norm_parts(weight: Tensor, bias: Tensor, gain: Tensor, beta: Tensor | None, centred: bool) -> Parts:
+    """The parts for incoming weights (F,C) and bias (F,) behind a norm with gain γ and offset β (C,); float64."""
+    scaled = weight * gain  # (F,C)
+    direction = scaled - scaled.mean(dim=1, keepdim=True) if centred else scaled
+    magnitude = _reach(scaled) + bias.abs()
+    if beta is None:
+        return Parts(direction, bias, magnitude)
+    return Parts(direction, weight @ beta + bias, magnitude + weight.abs() @ beta.abs())
+
+
+def largest_computed(parts: Parts, dtype: str, recovered: bool = False) -> Tensor:
+    """An upper bound (F,) on any z that a forward pass in `dtype` may compute: the exact one and a rounding margin.
+
+    A norm that was `recovered` from its answers is known to fewer digits.
+    """
+    error = _relative_error(parts.direction.size(1), dtype) + (_RECOVERY_ERROR if recovered else 0.0)
+    return _reach(parts.direction) + parts.offset + error * parts.magnitude
+
+
 def largest_preactivation(block: Block) -> Tensor:
     """The least upper bound of z (F,) over all inputs, in exact arithmetic; float64, on the CPU.
 
     Of a gated layer it is the gate's.
     """
-    direction, offset, _ = _parts(block)
-    return _reach(direction) + offset
+    parts = _parts(block)
+    return _reach(parts.direction) + parts.offset
 
 
 def largest_computed_preactivation(block: Block, dtype: str) -> Tensor:
-    """An upper bound (F,) on any z that a forward pass in `dtype` may compute: the exact one and a rounding margin."""
-    direction, offset, magnitude = _parts(block)
-    return _reach(direction) + offset + _relative_error(direction.size(1), dtype) * magnitude
+    """An upper bound (F,) on any z that a forward pass in `dtype` may compute."""
+    return largest_computed(_parts(block), dtype)
 
 
 def certified_dead(block: Block, dtype: str) -> Tensor | None:
@@ -60,24 +95,18 @@ def certified_dead(block: Block, dtype: str) -> Tensor | None:
 
 def adversarial_input(block: Block, neuron: int) -> Tensor:
     """The normalised input x̂ (C,) that brings a neuron's z to its bound, in float64."""
-    direction, _, _ = _parts(block)
+    direction = _parts(block).direction
     return functional.normalize(direction[neuron], dim=0) * math.sqrt(direction.size(1))
 
 
-def _parts(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """P(γ⊙w) (F,C), w·β + b (F,), and the size (F,) of what is added up to z, before anything cancels."""
+def _parts(block: Block) -> Parts:
     norm = block.ln_2
     assert isinstance(norm, nn.LayerNorm | nn.RMSNorm)
-    weight, bias = _incoming(block.mlp)
-    scaled = weight * _exact(norm.weight)  # (F,C)
-    magnitude = _reach(scaled) + bias.abs()
-    if isinstance(norm, nn.RMSNorm):
-        return scaled, bias, magnitude
-    centred = scaled - scaled.mean(dim=1, keepdim=True)
-    beta: Tensor | None = norm.bias  # NOTE: None without biases, which torch's own annotation forgets
-    if beta is None:
-        return centred, bias, magnitude
-    return centred, weight @ _exact(beta) + bias, magnitude + weight.abs() @ _exact(beta).abs()
+    beta: Tensor | None = getattr(norm, "bias", None)
+    centred = isinstance(norm, nn.LayerNorm)
+    return norm_parts(
+        *_incoming(block.mlp), _exact(norm.weight), None if beta is None else _exact(beta), centred=centred
+    )
 
 
 def _incoming(mlp: MLP) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,6 @@
 """Distributions over the neurons of one layer, as points to draw: where a single share would hide the shape.
 
-Every function returns plain numbers, as they stand in `neurons.json`.
+Every function returns plain numbers, as `neurons.json` holds them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def dormancy_curve(sum_abs_h: Tensor) -> list[dict[str, float]]:
 
 
 def never_versus_tokens(counted: LayerStatistics) -> list[dict[str, int]]:
-    """How many neurons had never fired after so many tokens, at 1, 2, 4, … sequences and at the end.
+    """How many neurons had never fired after N tokens, for N at 1, 2, 4, … sequences and at the end.
 
     It falls for ever while neurons are merely rare, and stays level at the number of those that are dead.
     """

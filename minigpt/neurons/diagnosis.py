@@ -1,7 +1,7 @@
-"""The whole examination of a model's neurons: counted, proven, bounded, ablated; as it stands in `neurons.json`.
+"""The whole examination of a model's neurons: counted, proven, bounded, ablated; as `neurons.json` holds it.
 
 Each text has its part: one to count on, one for the means that take a neuron's place, and another for the losses, so
-that no set of neurons is judged on the text it was chosen by. Whatever is undefined is None, and `undefined` says why.
+that no set of neurons is judged on the text it was chosen by. What is undefined is None, and `undefined` says why.
 """
 
 from __future__ import annotations
@@ -186,7 +186,7 @@ def _certainty(counted: LayerStatistics, table: NeuronTable) -> dict[str, Any]:
 
 
 def _slopes(counted: LayerStatistics) -> dict[str, float | None]:
-    """Shares of neurons that are flat on nearly all tokens, whose slope hardly varies, and that are both."""
+    """Shares of neurons that are flat on nearly all tokens, whose slope barely varies, and that are both."""
     assert counted.deep is not None
     slopes = counted.deep.slopes
     saturated = None if slopes is None else slopes.flat >= SATURATED_TOKENS * counted.tokens

@@ -1,7 +1,7 @@
 """How many neurons a model could do without, whatever the reason: dead, duplicate, constant, or of little use.
 
 EF@1 %, the expendable fraction, is the largest set of least-contributing neurons whose joint mean-ablation raises the
-perplexity by at most 1 %. It treats all activations alike, which no count of zeros does. Beside it stand random sets:
+perplexity by at most 1 %. It treats all activations alike, which no count of zeros does. Random sets are measured too:
 if those can be spared as well, it is the layer that is too wide, not its neurons that are dead.
 
 The static analogue of CETT-PPL-1% (Luo et al. 2024, "Sparsing Law"), which thresholds each token's own neurons.

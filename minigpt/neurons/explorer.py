@@ -1,7 +1,7 @@
 """What single neurons react to and write: the passages that excite them most, and the tokens they promote.
 
 Only a bounded number of neurons of each layer is looked at: the strongest contributors, a spread over the rest, and
-the dead ones by number, so that the result stays small whatever the model.
+the dead ones by number, so that the result stays small for any model.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _DIGITS = 4
 
 @contextlib.contextmanager
 def find_passages(model: GPT) -> Iterator[Passages]:
-    """Note, for whatever the model reads inside this block, in which sequences each neuron's |h| was largest."""
+    """Note, for all that the model reads inside this block, in which sequences each neuron's |h| was largest."""
     blocks = plain_blocks(model)
     tops = [_Tops(block.mlp.d_ff, model.device) for block in blocks]
     with hooked((block.mlp.act, top.note) for block, top in zip(blocks, tops, strict=True)):
@@ -51,7 +51,7 @@ class Passages:
 
 
 class _Tops:
-    """The largest |h| of each neuron, and the sequences in which they stood: both (PASSAGES,F)."""
+    """The largest |h| of each neuron, and the sequences they were in: both (PASSAGES,F)."""
 
     def __init__(self, neurons: int, device: torch.device) -> None:
         self.seen = 0

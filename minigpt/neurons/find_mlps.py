@@ -301,7 +301,7 @@ def _refuse_disagreement(model: nn.Module, sites: Sequence[MLPSite]) -> None:
 
 
 class _Silenced(TorchFunctionMode):
-    """Set feature `neuron` of whatever is multiplied with one weight to 0."""
+    """Set feature `neuron` of everything that is multiplied with one weight to 0."""
 
     def __init__(self, weight: Tensor, neuron: int) -> None:
         super().__init__()

@@ -2,11 +2,12 @@
 
 Sources: dead neurons (Voita et al. 2023, arXiv:2309.04827); dormancy (Sokar et al. 2023, arXiv:2302.12902, eq. 1, with
 the inclusive threshold of their released code). Compare different activations by `inert_fraction`, never by zeros:
-a smooth activation is hardly ever exactly 0 and can be just as useless.
+a smooth activation is almost never exactly 0 but can be just as useless.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +66,7 @@ def layer_health(layer: int, activation: str, counted: LayerStatistics, outgoing
         tokens=counted.tokens,
         dead_fraction=_share(counted.fired == 0),
         dead_upper=silent_rate_upper(counted.tokens, neurons),
-        never_positive_fraction=_share(counted.opened == 0),
+        never_positive_fraction=_share(counted.opened == 0) if counted.z_known else math.nan,
         density=rate.mean().item(),
         rare_fraction=_share((counted.fired > 0) & (rate < RARE_RATE)),
         always_fraction=_share(counted.fired == counted.tokens),
@@ -107,7 +108,7 @@ def dead_fraction(layers: list[LayerHealth]) -> float:
 
 
 def as_record(layer: LayerHealth) -> dict[str, Any]:
-    """The layer as it stands in `metrics.jsonl`."""
+    """The layer as `metrics.jsonl` holds it."""
     return {**vars(layer)}
 
 

@@ -64,6 +64,8 @@ class DeepStatistics:
 class LayerStatistics:
     """What one layer's F neurons did on `tokens` tokens; two of them over disjoint tokens merge by sums.
 
+    `opened` counts z > 0, and means nothing unless `z_known`.
+
     Shapes: every tensor (F,), on the CPU; counts int64, sums float64.
     """
 
@@ -74,6 +76,7 @@ class LayerStatistics:
     sum_abs_h: Tensor
     sum_square_h: Tensor
     deep: DeepStatistics | None = None
+    z_known: bool = True
 
     def merge(self, other: LayerStatistics) -> LayerStatistics:
         """Statistics over the tokens of both."""
@@ -86,4 +89,5 @@ class LayerStatistics:
             sum_abs_h=self.sum_abs_h + other.sum_abs_h,
             sum_square_h=self.sum_square_h + other.sum_square_h,
             deep=self.deep.merge(other.deep) if self.deep and other.deep else None,
+            z_known=self.z_known and other.z_known,
         )

@@ -217,7 +217,7 @@ def trapped_neurons(model: GPT, batches: Iterable[Batch]) -> list[Tensor]:
 
     Of a gated neuron both rows must be without gradient.
 
-    NOTE: under autocast, enter it anew for this pass: weights that it cast under `no_grad` have no gradient.
+    NOTE: under autocast, enter it again for this pass: weights that it cast under `no_grad` have no gradient.
     """
     mlps = [block.mlp for block in plain_blocks(model)]
     moved = [torch.zeros(mlp.d_ff, dtype=torch.bool, device=model.device) for mlp in mlps]

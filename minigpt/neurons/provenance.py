@@ -2,7 +2,7 @@
 
 A small forward pass runs under `Provenance`, which sees every torch function. The output of a linear layer starts a
 `Leaf`; elementwise functions pass leaves on and note which of them were bent (went through a nonlinearity) and whether
-two were multiplied; whatever mixes features or tokens (attention, convolutions, sums over tokens) forgets them. So a
+two were multiplied; what mixes features or tokens (attention, convolutions, sums over tokens) forgets them. So a
 linear layer that reads a bent or multiplied value reads hidden neurons, whatever its classes and names are.
 
 What is a neuron's site follows in `find_mlps.py`; nothing here knows of models.
@@ -204,7 +204,7 @@ class Provenance(TorchFunctionMode):
         return tagged if tagged.leaves and not _fills(other) else self._opaque()
 
     def _narrowed(self, source: Tensor, tag: Tag, output: Tensor) -> Tag:
-        """The tag of a view: leaves whose features were cut out are leaves of their own."""
+        """The tag of a view: leaves whose features were cut out are separate leaves."""
         if not tag.straight or not source.ndim or not output.ndim or output.size(-1) == source.size(-1) == 1:
             return tag
         leaf = next(iter(tag.leaves))
@@ -265,7 +265,7 @@ class Provenance(TorchFunctionMode):
 
 
 def _joined(a: Tag, b: Tag) -> Tag:
-    """What holds of a function of two values that adds neither bending nor a product of its own."""
+    """What holds of a function of two values that itself adds neither bending nor a product."""
     return Tag(
         root=a.root,
         leaves=a.leaves | b.leaves,

@@ -30,7 +30,7 @@ class RecoveredNorm:
 
 @torch.no_grad()
 def recover_norm(module: nn.Module, width: int) -> RecoveredNorm | None:
-    """What `module` does to vectors (..., C) of this width; None if it is no LayerNorm or RMSNorm of whatever name."""
+    """What `module` does to vectors (..., C) of this width; None if it is no LayerNorm or RMSNorm by any name."""
     norm = copy.deepcopy(module).cpu().float().eval()
     x = _SCALE * torch.randn(4, width, generator=randomness.generator(0, "norm recovery"))  # (4,C)
 

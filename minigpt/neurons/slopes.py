@@ -38,7 +38,7 @@ def undefined_slope(activation: Activation) -> str | None:
     """Return why saturation and linearity have no meaning for this activation; None if they have."""
     entry = activation.entry
     if not entry.elementwise:
-        return f"{entry.name} is not elementwise, it has no slope of its own"
+        return f"{entry.name} is not elementwise and has no single slope"
     if entry.surrogate_gradient:
         return f"the gradient of {entry.name} is deliberately not its slope"
     if entry.zero_gradient:

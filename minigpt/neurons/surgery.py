@@ -1,6 +1,6 @@
 """Surgery on neurons: which ones, giving them a new start, cutting them out.
 
-Recycling follows ReDo (Sokar et al. 2023, arXiv:2302.12902, algorithm 1): incoming weights are drawn anew, the incoming
+Recycling follows ReDo (Sokar et al. 2023, arXiv:2302.12902, algorithm 1): incoming weights are redrawn, the incoming
 bias, the outgoing weights and what the optimizer remembers of all of them are zero. So a neuron whose h was 0 can be
 recycled without changing what the model computes. Pruning removes neurons that only ever were 0, and folds those that
 only ever were one other number into the bias behind them.
@@ -90,7 +90,7 @@ def _threshold(text: str) -> float:
 
 
 def check_choice(choice: Choice, widths: Sequence[int]) -> None:
-    """Raise `UsageError` if a layer has fewer neurons than are to be drawn from it."""
+    """Raise `UsageError` if a layer has fewer neurons than should be drawn from it."""
     for layer, neurons in enumerate(widths):
         if choice.kind == "random" and choice.amount > neurons:
             raise UsageError(
@@ -190,7 +190,7 @@ class HiddenRange:
 
 @contextlib.contextmanager
 def watch_ranges(model: GPT) -> Iterator[list[HiddenRange]]:
-    """Widen each layer's range by whatever passes through the plain, uncompiled model meanwhile."""
+    """Widen each layer's range by what passes through the plain, uncompiled model meanwhile."""
     infinities = [torch.full((block.mlp.d_ff,), math.inf, device=model.device) for block in model.blocks]
     ranges = [HiddenRange(infinity, -infinity) for infinity in infinities]
 

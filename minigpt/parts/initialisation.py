@@ -1,6 +1,6 @@
 """Initial weights: a pure function of architecture and seed.
 
-Each tensor is drawn from a generator of its own, so two architectures that share a seed share every tensor whose name
+Each tensor is drawn from its own generator, so two architectures that share a seed share every tensor whose name
 and shape agree, up to its scale.
 """
 
@@ -20,7 +20,7 @@ GPT2_STD = 0.02
 
 @torch.no_grad()
 def initialise(model: nn.Module, shape: Architecture, seed: int) -> None:
-    """Draw every matrix and set biases to zero but for `init_bias`; norms and activations keep what they begin with."""
+    """Draw every matrix and set biases to zero, except `init_bias`; norms and activations keep what they begin with."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.bias is not None:
             module.bias.zero_()
@@ -34,7 +34,7 @@ def initialise(model: nn.Module, shape: Architecture, seed: int) -> None:
 
 
 def weight_std(shape: Architecture, name: str, inputs: int) -> float:
-    """Standard deviation at the start of the matrix of that name, which reads so many inputs.
+    """Standard deviation at the start of the matrix of that name, by the number of its inputs.
 
     GPT-2 (§2.3 of its paper): 0.02, and 1/√(2L) of it for what writes to the residual stream. `matched` gives the
     MLP's pre-activations unit variance under a normalised input, and divides `w_out` by the standard deviation of
@@ -52,7 +52,7 @@ def weight_std(shape: Architecture, name: str, inputs: int) -> float:
 
 
 def incoming_std(shape: Architecture) -> float:
-    """Standard deviation at the start of `w_in`, and of whatever takes the place of its rows later."""
+    """Standard deviation at the start of `w_in`, and of the rows that replace its own later."""
     return 1 / math.sqrt(shape.n_embd) if shape.init == "matched" else GPT2_STD
 
 

@@ -30,7 +30,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 class CausalMean(nn.Module):
-    """In the place of attention: each token takes the mean value of itself and all before it, whatever they are.
+    """Instead of attention: each token takes the mean value of itself and all before it, whatever they are.
 
     Without queries, keys and softmax it is linear in its input. Heads make no difference to it.
     """

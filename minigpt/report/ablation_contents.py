@@ -1,7 +1,7 @@
 """What the page of an ablation says, and in which order: headings, sentences, captions, tables.
 
 The page draws these sections as HTML and the Markdown as text, so both say the same. Every sentence is derived from
-`analysis.json` by rule; nothing is judged here: verdicts and the conclusion stand in that file.
+`analysis.json` by rule; nothing is judged here: that file holds the verdicts and the conclusion.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ def reaches_far(analysis: Record) -> bool:
 def _neurons(analysis: Record) -> Section:
     sentences = [
         legend(figures(ABLATION)),
-        "A smooth activation is hardly ever exactly zero and can be just as useless, so compare different activations "
+        "A smooth activation is almost never exactly zero but can be just as useless, so compare different activations "
         "by inert, not by dead. Figures are means over seeds, one for each layer from the first to the last. ± is the "
         "half-width of the 95 % t interval over seeds.",
     ]
@@ -258,7 +258,7 @@ def _tuning_sentence(tuning: Record) -> str:
     extended = f" The grid was extended for {formats.joined(tuning['extended'])}." if tuning["extended"] else ""
     edge = f" Still at an edge: {formats.joined(tuning['at_edge'])}." if tuning["at_edge"] else ""
     return (
-        f"Each arm's rate was tuned on seeds of its own ({', '.join(map(str, tuning['seeds']))}) and the "
+        f"Each arm's rate was tuned on separate seeds ({', '.join(map(str, tuning['seeds']))}) and the "
         f"{tuning['eval_part']} half of the validation text, over {', '.join(f'{lr:g}' for lr in tuning['grid'])}: "
         f"{chosen}.{extended}{edge} The results above come from fresh seeds and the other half."
     )

@@ -41,7 +41,7 @@ def strip(entry: Record, index: int) -> Markup:
 
 
 def effects(entry: Record) -> Markup:
-    """All conditions of a claim, one below the other, each on an axis of its own."""
+    """All conditions of a claim, one below the other, each on its own axis."""
     conditions = entry["conditions"]
 
     def paint(drawing: Any) -> None:

@@ -1,4 +1,4 @@
-"""SVG drawings that stand in a page: how all of them are made, and the curves of a training.
+"""SVG drawings for a page: how all of them are made, and the curves of a training.
 
 The same records give the same bytes. Lines take the colour of the page's text where they are axes, and middling
 colours where they are data, so that one drawing suits light and dark. What neurons do is in `neuron_figures`.
@@ -23,7 +23,7 @@ MAX_POINTS = 600
 _MAX_MARKERS = 40
 _MAX_LEGEND = 8
 _MAX_PERPLEXITY_LABELS = 8
-INK = "#010203"  # stands for the colour of the page's text, which no drawing can know
+INK = "#010203"  # replaced by the colour of the page's text, which no drawing can know
 TRAINING_COLOUR, VALIDATION_COLOUR = "#8a8f98", "#2f7fd6"
 _LAYER_COLOURS = ("#2f7fd6", "#b84aa8", "#d9730d")
 _STYLE = {

@@ -28,7 +28,7 @@ _WHICH = (Column.words("activation", "activation"), Column("neurons", "neurons",
 
 @dataclass(frozen=True)
 class LayerTable:
-    """A table with a row for each layer, and the figures whose meanings stand below it."""
+    """A table with a row for each layer, and the figures whose meanings are below it."""
 
     table: Table
     figures: list[HealthColumn]

@@ -27,7 +27,7 @@ _SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def firing_rates(layer: Record) -> Markup:
-    """Draw one layer's histogram of firing rates; neurons that never fired stand apart, at the left."""
+    """Draw one layer's histogram of firing rates; neurons that never fired are shown apart, at the left."""
     histogram = layer["firing_rate_histogram"]
     edges, counts, never = histogram["log10_edges"], histogram["counts"], histogram["never"]
 
@@ -36,7 +36,7 @@ def firing_rates(layer: Record) -> Markup:
         axes.stairs(counts, [10.0**edge for edge in edges], fill=True, color=VALIDATION_COLOUR)
         axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=1)
-        silent = edges[0] - 1  # where those stand that a log scale has no place for
+        silent = edges[0] - 1  # where to draw those that have no place on a log scale
         axes.stairs([never], [10 ** (silent - 0.3), 10 ** (silent + 0.3)], fill=True, color=_SILENT_COLOUR)
         decades = range(int(edges[-1]), int(edges[0]) + 1, -2)
         labels = ["never", *map(_power_of_ten, decades)]
@@ -54,7 +54,7 @@ def firing_rates(layer: Record) -> Markup:
 
 
 def never_versus_tokens(layers: list[Record]) -> Markup:
-    """Draw how many neurons of each layer had never fired after so many tokens."""
+    """Draw how many neurons of each layer had never fired after N tokens."""
 
     def paint(drawing: Any) -> None:
         axes = drawing.subplots()

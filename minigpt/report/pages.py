@@ -1,6 +1,6 @@
 """What the pages share: their template environment, their style, and text, data and scripts made safe to embed.
 
-Whatever comes from a corpus, a vocabulary or a configuration is taken for hostile: control and direction marks become
+Text from a corpus, a vocabulary or a configuration is treated as hostile: control and direction marks become
 visible escapes, markup becomes characters, and JSON cannot close the element that holds it. Knows nothing of runs.
 """
 
@@ -43,7 +43,7 @@ def environment() -> Environment:
 
 
 def resource(name: str) -> Markup:
-    """The text of a file of this folder, a style or a script of our own, to stand in a page as it is."""
+    """The text of a file of this folder, our own style or script, to embed in a page as it is."""
     return Markup((FOLDER / name).read_text(encoding="utf-8"))
 
 

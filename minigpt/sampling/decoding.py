@@ -2,7 +2,7 @@
 
 A step is the model's own forward pass over one position. It has fixed shapes and takes that position as a tensor: it
 attends to the whole cache and masks what is not filled. So one graph serves every position, and it can be compiled
-ahead of time, with the weights built in. The first tokens, and those that are read anew when the window slides, are
+ahead of time, with the weights built in. The first tokens, and those that are read again when the window slides, are
 read at once, in float32.
 The choice of a token is part of its step; when compiling repays is not decided here.
 """
@@ -226,7 +226,7 @@ def _record(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor
 
 @torch.no_grad()
 def _compile(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor]) -> Step:
-    """Translate a step to machine code, for this cache and so many samples.
+    """Translate a step to machine code, for this cache and number of samples.
 
     Ahead of time, because calling what `torch.compile` returns takes 20 µs, a quarter of a small model's token.
     """

@@ -1,6 +1,6 @@
 """Sampling: continue a prompt token by token, with a cache of keys and values.
 
-Past the context the window is cut to its last half and read anew; positions start again there. The rule is the same
+Past the context the window is cut to its last half and read again; positions start again there. The rule is the same
 with and without the cache, so both give the same text.
 """
 
@@ -88,7 +88,7 @@ def _last_logits(model: GPT, window: Tensor, added: list[Tensor]) -> Tensor:
 
 
 def _uniforms(seed: int, num_samples: int, device: torch.device) -> Iterator[Tensor]:
-    """Yield uniform numbers (num_samples,1), those of each sample from a generator of its own."""
+    """Yield uniform numbers (num_samples,1), those of each sample from its own generator."""
     randoms = [randomness.generator(seed, "sample", sample) for sample in range(num_samples)]
     while True:
         ahead = [torch.rand(UNIFORMS_AHEAD, generator=random, dtype=torch.float64) for random in randoms]

@@ -19,7 +19,7 @@ class TokenChoice:
     """How a token is chosen; a pure function of logits and uniform numbers, in tensor operations alone.
 
     Temperature 0 takes the likeliest token. `top_k` leaves the K likeliest, 0 all of them; `top_p` the fewest of them
-    that have at least so much of the probability (Holtzman et al. 2020, arXiv:1904.09751, eq. 2).
+    that have at least this share of the probability (Holtzman et al. 2020, arXiv:1904.09751, eq. 2).
 
     Raises:
         UsageError: a setting is outside its range.

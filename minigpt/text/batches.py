@@ -66,7 +66,7 @@ def evaluation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Cover a split by windows side by side, so that each token is predicted once; the last window may be short.
 
-    With a `limit`, only so many tokens are predicted (rounded up to whole windows), in windows spread evenly. The
+    With a `limit`, only that number of tokens is predicted (rounded up to whole windows), in windows spread evenly. The
     parts `even` and `odd` take every other window: what was chosen on one of them can be judged on the other.
     """
     first, stride = {"all": (0, 1), "even": (0, 2), "odd": (1, 2)}[part]

@@ -1,7 +1,7 @@
 """Which field of rows holds the text: judged over all fields of many rows, and an error wherever that leaves a doubt.
 
 Nobody notices a training on ids or addresses: the loss falls there too. So one name counts by itself (`text`), a single
-field of strings counts if it does not look like identifiers, and all else is to be told by `--text-field`.
+field of strings counts if it does not look like identifiers, and anything else must be named with `--text-field`.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from minigpt.text.folders import Found, ending
 from minigpt.text.plain import parts_by_position
 from minigpt.text.splits import CHUNK, Document, Fractions, in_chunks
 
-ALWAYS_HASHED = 64 << 20  # bytes; larger sources are hashed anew only when a file's size or times changed
+ALWAYS_HASHED = 64 << 20  # bytes; larger sources are hashed again only when a file's size or times changed
 
 Fields = dict[Path, str]
 """The field of the text, for each file of rows."""

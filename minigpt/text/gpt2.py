@@ -18,14 +18,14 @@ from minigpt.base.errors import DataError
 from minigpt.base.storage import sha256_file
 
 GPT2_RANKS = 50256
-"""Tokens that stand for bytes; the id after the last of them is the end of a text."""
+"""Tokens that represent bytes; the id after the last of them is the end of a text."""
 
 # NOTE: the first release ends in `\s+(?!\S)|\s+`, on which tiktoken panics at a million blanks in a row. The bound
 # changes only where stretches of a thousand and more are cut. Source: Radford et al. 2019, released `encoder.py`.
 GPT2_SPLIT_PATTERN = (
     r"'(?:s|t|re|ve|m|ll|d)"  # English contractions
     r"| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+"  # letters, digits, other signs, each with the space before them
-    r"|\s{1,999}(?!\S)|\s"  # white space, but for the last one before a word
+    r"|\s{1,999}(?!\S)|\s"  # white space, except the last one before a word
 )
 
 _HOST = "openaipublic.blob.core.windows.net"

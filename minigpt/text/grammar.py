@@ -8,7 +8,7 @@ The entropy. Let i be the state after the last item (word or end of sentence). F
 probability p(x | i); x is spelt s_i(x): a word with a blank before it, but bare where a sentence begins; an end of
 sentence as its mark and one blank or line break. A word belongs to one class, so x fixes the next state, and the
 states form a Markov chain T(j | i) = sum of p(x | i) over the items x of state j. Every s_i(x) differs and none is the
-beginning of another with what may follow it (letters end where a blank or a mark stands), so a text has one
+beginning of another with what may follow it (letters end at a blank or a mark), so a text has one
 derivation only, and the probability of a text is the product of p(x | i) along it. With pi the stationary
 distribution (pi T = pi; all states communicate), the ergodic theorem gives
 
@@ -65,7 +65,7 @@ class Successors:
 
     @cached_property
     def cumulative(self) -> tuple[float, ...]:
-        """Upper ends of the intervals of [0, 1) that stand for the spellings; the last one is open."""
+        """Upper ends of the intervals of [0, 1) that select the spellings; the last one is open."""
         return (*itertools.accumulate(self.probabilities[:-1]), math.inf)
 
     @cached_property
@@ -212,7 +212,7 @@ def _shuffled(count: int, draw: Draw) -> list[int]:
 
 
 def _successors(state: int, order: list[int], lexicon: tuple[tuple[str, ...], ...]) -> Successors:
-    """Return what follows `state`, whose likeliest next classes stand first in `order`."""
+    """Return what follows `state`, whose likeliest next classes come first in `order`."""
     end_probability = 0.0 if state == _END else END_PROBABILITY[state]
     blank = "" if state == _END else " "
     items: list[tuple[str, int, float]] = []

@@ -184,7 +184,7 @@ def _say(line: str) -> None:
 
 @contextlib.contextmanager
 def _hub_errors(dataset: HubDataset) -> Iterator[None]:
-    """Turn whatever the `datasets` library raises into one line that says what to do."""
+    """Turn any error of the `datasets` library into one line that says what to do."""
     try:
         yield
     except (MinigptError, MemoryError):

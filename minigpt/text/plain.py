@@ -20,7 +20,7 @@ from minigpt.text.folders import MOST_NUL, PACKED
 from minigpt.text.splits import Document, Fractions, in_chunks
 
 UNPACKED_FREELY = 64 << 20
-"""Bytes that a packed file may have whatever its own size is."""
+"""Bytes that a packed file may hold, however small it is itself."""
 HIGHEST_RATIO = 100
 """Unpacked to packed bytes above that; text has about 3, and a file that is made to fill a disk 1,000."""
 _BLOCK = 1 << 20

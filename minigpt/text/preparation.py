@@ -58,7 +58,7 @@ def prepare_text(settings: TextSettings, vocabulary: Tokenizer | None = None) ->
 
     Raises:
         DataError: the corpus cannot be used, has fewer training tokens than asked for, characters that the given
-            vocabulary lacks, or no validation text although there are to be evaluations.
+            vocabulary lacks, or no validation text although the run evaluates.
     """
     if settings.eval_every and not settings.val_fraction:
         raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")

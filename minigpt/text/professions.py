@@ -2,7 +2,7 @@
 
 Every sentence names a profession and then a pronoun, as in `the nurse said that she was tired .` Six professions take
 `she` in RATIO percent of their sentences and `he` in the others, six the other way round. Sentences come in blocks of
-equal composition: in each, every profession stands in every template equally often, with its majority pronoun in
+equal composition: in each, every profession appears in every template equally often, with its majority pronoun in
 exactly RATIO percent of them. A text is whole blocks in random order within, so the ratio is exact in every part, for
 every profession, at every distance between profession and pronoun. All other words are drawn independently of both.
 

@@ -64,7 +64,7 @@ class Fractions:
 def in_chunks(pieces: Iterable[str], size: int = CHUNK) -> Document:
     """Re-cut a stream of text into chunks of at most about `size` characters, none of them ending inside a word.
 
-    NOTE: each cut stands between a visible character and a space or newline. The split patterns of GPT-2 and of
+    NOTE: each cut is between a visible character and a space or newline. The split patterns of GPT-2 and of
     `bpe.py` cut there too, so encoding the chunks gives the same tokens as encoding the whole. Text without such a
     place is cut anywhere.
     """

@@ -11,7 +11,7 @@ from functools import cache
 
 from minigpt.text import stdlib_prose
 
-VERSION = 1  # raise it when the choice changes: prepared tokens are then made anew
+VERSION = 1  # raise it when the choice changes: tokens are then prepared again
 MOST_CHARACTERS = 2_000_000
 LONGEST_MODULE = 100_000
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
-VERSION = 1  # raise it when the filter changes: prepared tokens are then made anew
+VERSION = 1  # raise it when the filter changes: tokens are then prepared again
 
 _MIN_CHARACTERS = 80
 _MIN_WORD_SHARE = 0.8

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from minigpt.base.randomness import key
 
 ASKS = {"parity": "=", "twohop": ":"}
-"""The symbol of each task behind which the answer stands."""
+"""The symbol of each task that precedes the answer."""
 LENGTHS = range(3, 9)
 LETTERS = "abcdefghij"
 CHANCE = {"parity": 1 / 2, "twohop": 1 / 2}
@@ -38,9 +38,9 @@ def text(task: str, seed: int, stream: int, characters: int) -> Iterator[str]:
 
 
 def answer_places(window: str) -> list[int]:
-    """Where in a window of any of the tasks' text an answer stands whose whole line is in the window.
+    """Where in a window of any of the tasks' text the answers are whose whole line is in the window.
 
-    What stands before the first line break is passed over, since its beginning may be missing.
+    What comes before the first line break is skipped, since its beginning may be missing.
     """
     begin = window.find("\n") + 1
     if not begin:

@@ -26,7 +26,7 @@ LARGEST_BPE = 1 << 16
 LARGEST_ALPHABET = 1 << 15
 """Characters that `char` takes: more than any script in use has, and each is a row of the embedding and a logit."""
 BPE_TRAINING_CHARACTERS = 50_000_000
-"""`bpe:N` learns from this much of the training text, its beginning; the rest would hardly change the merges."""
+"""`bpe:N` learns from this much of the training text, its beginning; the rest would barely change the merges."""
 FORMAT_VERSION = 1
 MAX_CHARACTERS_NAMED = 10
 _WORD_BEGINNINGS = "abcdhilmnoprstw"
@@ -52,7 +52,7 @@ class Tokenizer(Protocol):
 
     @property
     def start(self) -> tuple[int, ...]:
-        r"""Ids that stand for an empty prompt: that of `\n`, else the first id; end-of-text for `gpt2`."""
+        r"""Ids that replace an empty prompt: that of `\n`, else the first id; end-of-text for `gpt2`."""
 
     def encode(self, text: str) -> IdArray:
         """Return the ids of `text`.
@@ -66,7 +66,7 @@ class Tokenizer(Protocol):
         """Return the distinct characters of `text` that cannot be encoded, in order of appearance."""
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes that `ids` stand for; a token may end inside a character.
+        """Return the bytes of `ids`; a token may end inside a character.
 
         Raises:
             DataError: an id lies outside the vocabulary.
@@ -76,7 +76,7 @@ class Tokenizer(Protocol):
         """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD."""
 
     def byte_lengths(self) -> IdArray:
-        """Return how many UTF-8 bytes each id stands for; 0 for end-of-text.
+        """Return how many UTF-8 bytes each id represents; 0 for end-of-text.
 
         Shapes: (V,).
         """
@@ -223,8 +223,8 @@ def _lone_surrogates(text: str) -> list[str]:
 def without_open_space(tokenizer: Tokenizer, prompt: str) -> str:
     """A prompt without the space at its end where the tokenizer gives such a space to the word behind it.
 
-    In the text that a model learnt from, the ids of a space alone then stand before no word: what it says there is
-    arbitrary, and the same whatever came before.
+    In the text that a model learnt from, the ids of a space alone then precede no word: what it predicts there is
+    arbitrary and does not depend on what came before.
     """
     if not prompt.endswith(" ") or len(prompt) == 1 or tokenizer.unknown(prompt + _WORD_BEGINNINGS):
         return prompt

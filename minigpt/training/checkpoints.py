@@ -1,7 +1,7 @@
 """Checkpoints: safetensors and a manifest whose atomic appearance is the commit.
 
 `checkpoints/step-00000500/` holds `model.safetensors`, `optimizer.safetensors`, the neurons' `life.safetensors` and,
-written last, `manifest.json` with the size and SHA-256 of each. Whatever is read back is hashed before it is parsed,
+written last, `manifest.json` with the size and SHA-256 of each. Everything read back is hashed before it is parsed,
 and nothing here can run code.
 """
 
@@ -49,7 +49,7 @@ class Checkpoint:
 
 
 def directory_of(run: Path, step: int) -> Path:
-    """Where the checkpoint of a step stands."""
+    """Where the checkpoint of a step is."""
     return run / FOLDER / f"step-{step:08d}"
 
 
@@ -112,7 +112,7 @@ def save(
 def read(directory: Path) -> Checkpoint:
     """Read and verify a checkpoint; its tensors are parsed later, from the bytes that were hashed.
 
-    One that is saved anew while it is read is read again.
+    One that is saved again while it is read is read again.
 
     Raises:
         CheckpointError: it is incomplete, altered, of a newer format, or not where it says it is.
@@ -183,7 +183,7 @@ def _read_whole(directory: Path) -> Checkpoint:
 def newest(run: Path, notice: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that verifies; `notice` hears of each newer one that does not. None if none was begun.
 
-    A training that goes on meanwhile may delete what is about to be read; then the list is made anew.
+    A training that goes on meanwhile may delete what is about to be read; then the directory is listed again.
 
     Raises:
         CheckpointError: there are committed checkpoints, and all of them are damaged; or a link or device is in the

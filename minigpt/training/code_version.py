@@ -1,6 +1,6 @@
 """The version of the code that a result is the result of.
 
-It is a hash over the modules that a training imports, directly or not, but for those that only store, show,
+It is a hash over the modules that a training imports, directly or not, except those that only store, show,
 check or time things. Comments, docstrings and layout do not count. A new module counts from its first import on.
 """
 

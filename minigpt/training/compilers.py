@@ -46,7 +46,7 @@ def _obstacle_with(compiler: str) -> str:
         return ""
     found = _attempt(compiler)
     if not found:
-        with contextlib.suppress(StorageError):  # then the next process asks anew
+        with contextlib.suppress(StorageError):  # then the next process asks again
             storage.write_json(answer, {"compiler": compiler})
     return found
 

@@ -41,7 +41,7 @@ class TextConfig:
     data_dir: str = flag("data", "text", "where prepared tokens are kept", path=True)
     allow_data_change: bool = flag(False, "text", "resume although the text is not the one trained on so far")
 
-    train_tokens: int = flag(0, "text", "train on the first so many tokens only; 0: all", at_least=0, below=1 << 63)
+    train_tokens: int = flag(0, "text", "train only on the first N tokens; 0: all", at_least=0, below=1 << 63)
     token_noise: float = flag(0.0, "text", "share of tokens to replace by random ones in training", at_least=0, below=1)
 
 
@@ -79,11 +79,11 @@ class RunConfig(Architecture, TextConfig):
     l1: float = flag(0.0, "training", "weight of the mean |h| of all neurons in the loss", at_least=0)
     recycle: str = flag("none", "training", "which neurons get new weights: none, dead, dormant:0.025, random:8|dead")
     recycle_every: int = flag(0, "training", "steps between recyclings; 0: never", at_least=0)
-    patience: int = flag(0, "training", "stop after so many evaluations without improvement; 0: never", at_least=0)
+    patience: int = flag(0, "training", "stop after N evaluations without improvement; 0: never", at_least=0)
     min_delta: float = flag(0.0, "training", "improvement, in nats, that patience counts", at_least=0)
 
     eval_every: int = flag(250, "watching", "steps between evaluations; 0: none at all", at_least=0)
-    eval_tokens: int = flag(65_536, "watching", "tokens of one on the way; 0, and the last: all", at_least=0)
+    eval_tokens: int = flag(65_536, "watching", "tokens in one on the way; 0, and at the end: all", at_least=0)
     eval_part: str = flag("all", "watching", "validation windows: all, or every other one", choices=EVAL_PARTS)
     checkpoint_every: int = flag(250, "watching", "steps between checkpoints; 0: only the last", at_least=0)
     log_every: int = flag(10, "watching", "steps between train records; 0: none", at_least=0)

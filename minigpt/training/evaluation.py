@@ -41,7 +41,7 @@ class Evaluation:
         return perplexity(self.loss)
 
     def record(self, step: int) -> dict[str, Any]:
-        """The evaluation as it stands in `metrics.jsonl`."""
+        """The evaluation as `metrics.jsonl` holds it."""
         return {
             "kind": "eval",
             "step": step,
@@ -91,7 +91,7 @@ def evaluate(
     Of several ranks each takes its part of the batches; the result is of all.
     Draws no random number and leaves the model's mode as it was.
 
-    Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes that each token stands for.
+    Shapes: ids (N,), byte_lengths (V,): the UTF-8 bytes of each token.
     """
     device = model.device
     total_loss = torch.zeros((), dtype=torch.float64 if device.type != "mps" else torch.float32, device=device)

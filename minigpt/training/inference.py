@@ -20,7 +20,7 @@ from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.run import model_config, progress_of
 from minigpt.training.terminal import print_notice
 
-# A compiled decoding step saves about this much of each layer's time; below so many bytes, weights stay in the
+# A compiled decoding step saves about this much of each layer's time; below this number of bytes, weights stay in the
 # processor's caches, where converting bfloat16 costs more than reading float32 (docs/performance-log.md).
 DECODING_COMPILE_SECONDS = 30.0
 DECODING_SAVED_SECONDS = 1e-4
@@ -62,7 +62,7 @@ def open_run(directory: Path, which: str = "last", device: str = "auto") -> Open
 
 
 def check_description(directory: Path, config: RunConfig, identity: dict[str, str]) -> None:
-    """Raise `CheckpointError` unless the configuration that stands in a run is the one its checkpoint was made with."""
+    """Raise `CheckpointError` unless the configuration in a run is the one its checkpoint was made with."""
     if not run_directory.is_of(config, identity.get("config")):
         raise CheckpointError(f"{directory / run_directory.CONFIG} is not its checkpoint's; it was altered")
 

@@ -65,7 +65,7 @@ def train(
     store = ranks.leader_first(lambda: prepare_text(config, vocabulary))
     if data not in (None, store.sha256):
         changed = f"the text of {config.corpus} changed since this training was planned; its hash differs"
-        raise DataError(f"{changed}; restore it, or give the same command again to plan anew")
+        raise DataError(f"{changed}; restore it, or give the same command again for a new plan")
     with runtime.memory_advice(config):
         model = GPT(model_config(config, store.tokenizer.vocab_size), config.seed).to(config.device)
     parent = None if begun else load_parent(config, directory, store, model)
@@ -85,7 +85,7 @@ def train(
 
 
 def _begin_directory(run: Run, progress: Progress | None, overwrite: bool, events: Sequence[Event]) -> None:
-    """Write what stands in a run directory before the first step."""
+    """Write what a run directory holds before the first step."""
     if overwrite:
         run_directory.clear(run.directory)
     write_description(run)
@@ -100,7 +100,7 @@ def _check_space(directory: Path, model: GPT) -> None:
 
 
 def _train_to_the_end(run: Run, progress: Progress, stop: StopFlag, quiet: bool) -> dict[str, Any]:
-    """Run the loop and write `summary.json`, whatever ends it."""
+    """Run the loop and write `summary.json`, however it ends."""
     board_wanted = run.config.tensorboard and run.ranks.leads
     with (
         contextlib.closing(Terminal(run.config.steps, progress.step, quiet)) as terminal,
@@ -157,12 +157,12 @@ def _loop(run: Run, progress: Progress, stop: StopFlag, terminal: Terminal, boar
 
 
 def is_due(every: int, step: int, steps: int) -> bool:
-    """Whether something done every so many steps, and at the last one, is due; never if `every` is 0."""
+    """Whether what is done every `every` steps, and at the last one, is due; never if `every` is 0."""
     return every > 0 and (step % every == 0 or step == steps)
 
 
 def _recycling_is_due(config: RunConfig, progress: Progress) -> bool:
-    """Whether neurons are to be recycled before this step's update.
+    """Whether to recycle neurons before this step's update.
 
     NOTE: a stop may fall between recycling and update. If the checkpoint of this step was committed before, a resumed
     run repeats the recycling from it; if not, the one then committed knows that it was done.

@@ -2,8 +2,8 @@
 
 The original is only read. What is written is a run as any other, at the step of the checkpoint operated on: it samples,
 evaluates and resumes. Its log is the original's up to that step, without the evaluation of that very step, which the
-operated model has yet to undergo: resuming begins with it. Events tell what was done. How neurons are cut and recycled
-stands in `neurons/surgery.py`.
+operated model has yet to undergo: resuming begins with it. Events tell what was done. `neurons/surgery.py` cuts and
+recycles the neurons.
 
 Everything is measured in float32, whatever the run's precision, so that logits can be compared up to rounding.
 """
@@ -55,7 +55,7 @@ ROUNDING = 1e-4
 
 @dataclass(frozen=True)
 class Operation:
-    """What is to be done, on the evidence of at most `tokens` tokens (0: all) of a split; `seed` draws new weights."""
+    """What to do, on the evidence of at most `tokens` tokens (0: all) of a split; `seed` draws new weights."""
 
     recycle: str
     prune: str
@@ -101,7 +101,7 @@ def operate(run: OpenedRun, out: Path, operation: Operation) -> Outcome:
     """Prune, then recycle, and leave the result in `out`; what the probed tokens say is checked on a held-out split.
 
     Raises:
-        UsageError: nothing is to be done, the choice does not fit the model, or `out` holds something.
+        UsageError: there is nothing to do, the choice does not fit the model, or `out` holds something.
         DataError: a split has no text.
         CheckpointError: the text is not the run's, or pruning changed the logits; nothing was written.
         DivergedError: the model predicts nothing finite.
@@ -149,7 +149,7 @@ def _check_unchanged(run: OpenedRun, pruned: GPT, ids: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class _Evidence:
-    """What was seen of the original on both splits together, and what is to be cut because of it."""
+    """What was seen of the original on both splits together, and what to cut because of it."""
 
     probed: Evaluation
     held: Evaluation
@@ -275,7 +275,7 @@ def _write(run: OpenedRun, operated: Run, operation: Operation, outcome: Outcome
 
 
 def _without_evaluation(log: bytes, step: int) -> bytes:
-    """The lines of a log but for the evaluation of one step."""
+    """The lines of a log without the evaluation of one step."""
     lines = log.splitlines(keepends=True)
     records = [storage.parse_json(line.decode("utf-8", "replace"), "the log", CheckpointError) for line in lines]
     evaluated = [isinstance(r, dict) and (r.get("kind"), r.get("step")) == ("eval", step) for r in records]

@@ -63,7 +63,7 @@ class Ranks:
         return self.rank == 0
 
     def check_work(self, config: RunConfig) -> None:
-        """Raise `UsageError` if some rank would have nothing to do in a step, or statistics of its own."""
+        """Raise `UsageError` if some rank would have nothing to do in a step, or its own BatchNorm statistics."""
         if self.size > 1 and config.norm == "batchnorm":
             got = f"batchnorm and {self.size} processes"
             raise UsageError(f"BatchNorm needs a whole batch in one process; got {got}; use one, or --norm layernorm")
@@ -75,7 +75,7 @@ class Ranks:
             )
 
     def share(self, windows: Tensor, at_most: int) -> tuple[Tensor, ...]:
-        """This rank's part of a list (W,) in batches of at most so many: as many on all ranks, the last may be empty.
+        """This rank's part of a list (W,) in batches of at most this size: as many on all ranks, the last may be empty.
 
         The parts of two ranks differ by one window at most.
         """

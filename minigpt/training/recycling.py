@@ -1,7 +1,7 @@
 """Recycling while training (`--recycle-every`) or before it (`--init-surgery`): some neurons get new weights.
 
 Which ones is judged on training text alone, so that nothing of the validation part reaches the weights, and on windows
-drawn for this step: a pure function of weights, configuration and step. How it is done stands in `neurons/surgery.py`.
+drawn for this step: a pure function of weights, configuration and step. `neurons/surgery.py` says how.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def recycling_event(spec: str, step: int, chosen: list[Tensor]) -> Event:
 
 @torch.no_grad()
 def _probe(run: Run, step: int, tokens: int, between_batches: Callable[[], None]) -> list[LayerStatistics]:
-    """What the neurons do on so many tokens of training text."""
+    """What the neurons do on this number of tokens of training text."""
     config, ids = run.config, run.training_ids
     windows = -(-tokens // config.block_size)
     starts = window_starts(config.seed, step, windows, len(ids), config.block_size, purpose="recycle/windows")

@@ -181,7 +181,7 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
         raise CheckpointError(f"{tokenizer_path} is not its checkpoint's; it was altered")
     if checkpoint.identity.get("tokenizer") != run.identity["tokenizer"]:
         raise CheckpointError(
-            f"the text of {run.config.corpus} leads to another vocabulary than that of {run.directory}; "
+            f"the text of {run.config.corpus} gives another vocabulary than that of {run.directory}; "
             "restore it, or go on in the run's own with --allow-data-change"
         )
     if checkpoint.identity.get("data") != run.identity["data"] and not run.config.allow_data_change:
@@ -204,7 +204,7 @@ def progress_of(checkpoint: checkpoints.Checkpoint) -> tuple[Progress, int]:
     stored = dict(checkpoint.progress)
     problem = progress_problem(stored)
     if problem:
-        raise CheckpointError(f"the progress of {checkpoint.directory} is none of this version; {problem}; use another")
+        raise CheckpointError(f"the progress of {checkpoint.directory} is not of this version; {problem}; use another")
     log_length = stored.pop("log_length")
     progress = Progress(**stored)
     if progress.step != checkpoint.step:

@@ -47,7 +47,7 @@ NEURONS, NEURON_TABLE, EXPLORER = "neurons.json", "neurons.csv", "explorer.json"
 
 
 def default_directories(config: RunConfig) -> Iterator[Path]:
-    """`runs/<preset>-<activation>-s<seed>`, then the same with numbers: where nothing stands."""
+    """`runs/<preset>-<activation>-s<seed>`, then the same with numbers: the first that is free."""
     activation = re.sub(r"[^a-z0-9.]+", "-", config.activation.lower()).strip("-")[:60]
     name = f"{config.preset}-{activation}-s{config.seed}"
     numbered = (f"{name}-{number}" for number in itertools.count(2))
@@ -167,7 +167,7 @@ def config_json(config: RunConfig) -> dict[str, Any]:
 
 
 def config_hash(config: RunConfig) -> str:
-    """SHA-256 of whatever in a configuration shapes what is learned.
+    """SHA-256 of everything in a configuration that shapes what is learned.
 
     A preset only names where values came from, and `init_from` a place: the weights found there have a hash of their
     own beside this one.
@@ -266,7 +266,7 @@ def _check_records(path: Path, records: list[Any]) -> None:
 
 
 def write_summary(run: Path, summary: dict[str, Any]) -> None:
-    """Write the final figures with a hash of their own, so that a summary that was altered is noticed."""
+    """Write the final figures with their hash, so that a summary that was altered is noticed."""
     storage.write_sealed(run / SUMMARY, summary)
 
 

@@ -1,6 +1,6 @@
 """The machine: device, precision, threads, allocator and what of it a run records.
 
-Whatever changes bits is chosen here once, by rule, written into `config.json` and obeyed when the run is resumed.
+Everything that changes bits is chosen here once, by rule, written into `config.json` and obeyed on resuming.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ GPU_COMPILE_STEPS = 500
 
 
 def resolve(config: RunConfig) -> RunConfig:
-    """Replace whatever is `auto` or follows from other values; `compile` is left to `resolve_compile`.
+    """Replace what is `auto` or follows from other values; `compile` is left to `resolve_compile`.
 
     Done once, where a configuration is made: by the command line, or by what plans many runs. What is resolved stays
     as it is if it comes here again, when a run is continued.
@@ -57,7 +57,7 @@ def resolve(config: RunConfig) -> RunConfig:
     if config.compile == "graphs" and (device.type != "cuda" or config.grad_accumulation > 1):
         got = f"device {device} and grad-accumulation {config.grad_accumulation}"
         raise UsageError(f"CUDA graphs need a GPU and one forward pass in a step; got {got}; use --compile on")
-    # The fused kernel of a CPU has no dropout of its own and would fall back to a slower one.
+    # The fused kernel of a CPU has no dropout and would fall back to a slower one.
     short_or_dropping = config.block_size <= WRITTEN_ATTENTION_CONTEXT or config.dropout > 0
     attention = "written" if device.type == "cpu" and short_or_dropping else "fused"
     return replace(
@@ -159,7 +159,7 @@ def set_up(config: RunConfig, ranks: Ranks = ALONE) -> None:
     """Apply the process-wide settings of a resolved configuration.
 
     Raises:
-        UsageError: of several ranks not each has a GPU of its own.
+        UsageError: there are fewer GPUs than ranks.
     """
     if ranks.size == 1:
         set_up_process(config.threads)
@@ -181,7 +181,7 @@ def _take_own_gpu(device: str, ranks: Ranks) -> None:
     gpus = torch.cuda.device_count()
     if device != "cuda" or gpus < ranks.local_size:
         got = f"{ranks.local_size} processes, device {device} and {gpus} GPUs"
-        raise UsageError(f"each process needs a GPU of its own; got {got}; use --device cuda or cpu, or fewer of them")
+        raise UsageError(f"each process needs its own GPU; got {got}; use --device cuda or cpu, or fewer of them")
     torch.cuda.set_device(ranks.local_rank)
 
 

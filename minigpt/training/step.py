@@ -86,7 +86,7 @@ def take_step(
 
 
 def _accumulate_gradient(trainee: Trainee, inputs: Tensor, targets: Tensor, parts: float) -> Tensor:
-    """Add one micro-batch, one of so many `parts` of the step, to the gradients; return its share of the mean loss."""
+    """Add one micro-batch, one of `parts` in the step, to the gradients; return its share of the mean loss."""
     model, config = trainee.model, trainee.config
     inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
     with autocast(model.device, config.dtype), hidden_magnitudes(model, config.l1) as magnitudes:

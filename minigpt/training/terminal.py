@@ -18,7 +18,7 @@ from minigpt.neurons.health import LayerHealth
 from minigpt.training.evaluation import Evaluation
 from minigpt.training.step import StepResult
 
-EMULATION = "this machine has no bfloat16 of its own and emulates it, which is slow"
+EMULATION = "this machine has no native bfloat16 and emulates it, which is slow"
 
 _LAYER = Column.name("layer", "layer")
 _ACTIVATION = Column.words("activation", "activation")
@@ -57,7 +57,7 @@ class Terminal:
         self.say(evaluation_line(evaluation, f"step {step}/{self.steps}  "))
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
+        """Leave the bar as it is."""
         self._bar.close()
 
 

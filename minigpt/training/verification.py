@@ -116,7 +116,7 @@ def _check_instrument(run: Path) -> None:
     path = run / run_directory.NEURONS
     record = storage.read_json(path, CheckpointError)
     if not isinstance(record, dict):
-        raise CheckpointError(f"{path} is no examination; repeat `minigpt neurons`")
+        raise CheckpointError(f"{path} is no record of an examination; repeat `minigpt neurons`")
     files = record.get("files")
     if files is None and "sha256" not in record:
         return

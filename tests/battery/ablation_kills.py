@@ -9,11 +9,11 @@ import signal
 import time
 from pathlib import Path
 
+from child_processes import Child, Server, begin_child, children_of, is_running, serving
 from conftest import TINY_MODEL
-from processes import Child, Server, begin_child, children_of, is_running, serving
 
-from battery.figures import Figure, Tally
 from battery.grounds import leftovers, workplace
+from battery.tallies import Figure, Tally
 from minigpt.experiments.cells import read_result
 
 TABLES = ("cells.csv", "comparisons.csv", "arms.csv")

@@ -6,8 +6,8 @@ import os
 import random
 from pathlib import Path
 
-from battery.figures import Figure, Tally
 from battery.grounds import SmallState, workplace
+from battery.tallies import Figure, Tally
 from minigpt.base.errors import CheckpointError
 from minigpt.training import checkpoints
 

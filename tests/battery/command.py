@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 
-from battery.figures import Figure
 from battery.groups import GROUPS
 from battery.page import draw
+from battery.tallies import Figure
 
 SEED = 1
 PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"

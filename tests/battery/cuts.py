@@ -11,8 +11,8 @@ import pytest
 from conftest import TINY_RUN
 from run_files import comparable, final_hash
 
-from battery.figures import Figure, Tally
 from battery.grounds import quietly, surely, workplace
+from battery.tallies import Figure, Tally
 from minigpt.activations import list_activations
 from minigpt.training import checkpoints
 

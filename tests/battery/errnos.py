@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from battery.figures import Figure, Tally
 from battery.grounds import SmallState, leftovers, workplace
+from battery.tallies import Figure, Tally
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError
 from minigpt.training import checkpoints

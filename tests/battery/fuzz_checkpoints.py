@@ -10,10 +10,10 @@ from pathlib import Path
 
 from conftest import TINY_RUN
 
-from battery.figures import Figure, Tally
 from battery.fuzzing import fuzz
 from battery.grounds import SmallState, quietly, surely, workplace
 from battery.hostile import altered_bytes, altered_json, altered_lines, altered_tensors
+from battery.tallies import Figure, Tally
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError
 

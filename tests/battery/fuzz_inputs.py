@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from battery.figures import Figure, Tally
 from battery.fuzzing import fuzz
 from battery.grounds import quietly, workplace
 from battery.hostile import RAW, VALUES, altered_bytes
+from battery.tallies import Figure, Tally
 from minigpt.base.errors import UsageError
 from minigpt.cli import COMMANDS
 from minigpt.training import loop

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from audit import audited
 
 import minigpt
-from battery.figures import Tally, percentile
+from battery.tallies import Tally, percentile
 
 SLOW = 0.05  # seconds of processor time that 99 of 100 cases must stay under
 WARM_UP = 60  # cases that are not counted: they import what is imported late

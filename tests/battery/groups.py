@@ -20,7 +20,7 @@ from battery import (
     power_loss,
     stop_latency,
 )
-from battery.figures import Figure
+from battery.tallies import Figure
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,12 @@ import signal
 import time
 from pathlib import Path
 
+from child_processes import Child, Server, await_that, begin_child, newest_step, serving, told
 from conftest import TINY_RUN
-from processes import Child, Server, await_that, begin_child, newest_step, serving, told
 from run_files import comparable, final_hash, summary
 
-from battery.figures import Figure, Tally
 from battery.grounds import leftovers, quietly, workplace
+from battery.tallies import Figure, Tally
 
 STEPS = 60
 FLAGS = f"train {TINY_RUN} --dropout 0.1 --steps {STEPS} --checkpoint-every 1 --eval-every 7"

@@ -12,10 +12,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from processes import PROJECT
+from child_processes import PROJECT
 
-from battery.figures import Figure, Tally
 from battery.guards import GUARDS, Guard
+from battery.tallies import Figure, Tally
 
 RED, GREEN = 1, 0  # exit codes of pytest; any other is an accident of the test run itself
 PATIENCE = 300

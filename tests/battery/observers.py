@@ -14,8 +14,8 @@ import torch
 from conftest import TINY_RUN
 from run_files import final_hash
 
-from battery.figures import Figure, Tally
 from battery.grounds import quietly, surely, workplace
+from battery.tallies import Figure, Tally
 from minigpt.training import loop
 
 FLAGS = f"train {TINY_RUN} --dropout 0.2 --eval-every 0 --log-every 0 --checkpoint-every 0"

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from run_files import summary
 
-from battery.figures import Figure, Tally
 from battery.grounds import surely, workplace
+from battery.tallies import Figure, Tally
 from minigpt.base import storage
 from minigpt.training import checkpoints
 from minigpt.training.config import RunConfig

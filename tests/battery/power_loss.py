@@ -8,8 +8,8 @@ from conftest import TINY_RUN
 from lossy_disk import disk_states, is_lost, rebuild, recording
 from run_files import comparable, final_hash
 
-from battery.figures import Figure, Tally
 from battery.grounds import quietly, surely, workplace
+from battery.tallies import Figure, Tally
 
 FLAGS = f"train {TINY_RUN} --steps 4 --checkpoint-every 1 --eval-every 2 --eval-tokens 64"
 ROUNDS = 10_000

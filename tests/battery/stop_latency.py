@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import Child, await_that, begin_child, is_running, newest_step, processor_seconds, serving, told
+from child_processes import Child, await_that, begin_child, is_running, newest_step, processor_seconds, serving, told
 from run_files import summary
 
-from battery.figures import Figure, Tally, percentile
 from battery.grounds import quietly, surely, workplace
+from battery.tallies import Figure, Tally, percentile
 from minigpt.training import checkpoints, loop
 
 # A batch takes long enough here to be told from the end of a process.

@@ -6,14 +6,14 @@ import ast
 from pathlib import Path
 
 import pytest
-from processes import PROJECT, needs_fork
+from child_processes import PROJECT, needs_fork
 
 from battery.cases import CASES
 from battery.command import read_figures, record_of, write_figures
-from battery.figures import Figure, Tally, percentile
 from battery.groups import GROUPS
 from battery.guards import GUARDS
 from battery.mutants import without
+from battery.tallies import Figure, Tally, percentile
 
 SEED = 7
 A_LITTLE = {

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import Start, await_that, needs_fork
 from conftest import TINY_MODEL, Capture, Command
-from processes import Start, await_that, needs_fork
 
 BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 10 --log-every 5 --seeds 2 --cells-dir cells --out ledger"
 SCALE = f"{BASE} --steps 20"

@@ -17,7 +17,7 @@ from minigpt.base.errors import DivergedError, UsageError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.cli import main
 from minigpt.model import GPT, GPTConfig
-from minigpt.neurons import calibration, probe
+from minigpt.neurons import calibration, counters
 from minigpt.neurons.calibration import gaussian_checks, planted_checks, silent_check
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.text.grammar import grammar
@@ -284,13 +284,13 @@ def test_a_threshold_that_includes_0_is_noticed(monkeypatch: pytest.MonkeyPatch)
         return int((watching.statistics()[0].opened == 0).sum())
 
     before = never_open()
-    monkeypatch.setattr(probe, "_openings", lambda z: probe._count_by_sequence(torch.ge, z, 0.0))
+    monkeypatch.setattr(counters, "_openings", lambda z: counters._count_by_sequence(torch.ge, z, 0.0))
     assert never_open() <= before - 4
 
 
 def test_firing_at_or_above_0_is_noticed(monkeypatch: pytest.MonkeyPatch):
     """A definition of firing by h ≥ 0 would find no dead ReLU at all."""
-    monkeypatch.setattr(probe, "_firings", lambda h: probe._count_by_sequence(torch.ge, h, 0.0))
+    monkeypatch.setattr(counters, "_firings", lambda h: counters._count_by_sequence(torch.ge, h, 0.0))
     with pytest.raises(AssertionError, match="proven dead"):
         planted_checks(CPU)
 
@@ -309,19 +309,19 @@ def test_float32_counters_are_noticed(monkeypatch: pytest.MonkeyPatch):
         return int((watching.statistics()[0].fired - 2**24).max())
 
     assert gained() == 4
-    monkeypatch.setattr(probe, "_zero_counts", lambda neurons, device: torch.zeros(neurons, device=device))
+    monkeypatch.setattr(counters, "_zero_counts", lambda neurons, device: torch.zeros(neurons, device=device))
     assert gained() == 0
 
 
 def test_forgetting_all_batches_but_one_is_noticed(monkeypatch: pytest.MonkeyPatch):
     """A probe that keeps the last batch only finds the rare neuron dead."""
-    count = probe._LayerCounter.count
+    count = counters.LayerCounter.count
 
-    def forgetful(self: probe._LayerCounter, z: Tensor, h: Tensor) -> Tensor:
+    def forgetful(self: counters.LayerCounter, z: Tensor, h: Tensor) -> Tensor:
         self.__init__(h.size(-1), h.device)  # type: ignore[misc]
         return count(self, z, h)
 
-    monkeypatch.setattr(probe._LayerCounter, "count", forgetful)
+    monkeypatch.setattr(counters.LayerCounter, "count", forgetful)
     assert {"verdict on a neuron of one rare token", "firings of that neuron"} <= names_of_failures()
 
 
@@ -342,6 +342,6 @@ def test_a_hook_added_after_compiling_is_noticed():
 
 def test_a_biased_rate_is_noticed(monkeypatch: pytest.MonkeyPatch):
     """A count that loses one firing in a hundred leaves the interval where firings are many."""
-    firings = probe._firings
-    monkeypatch.setattr(probe, "_firings", lambda h: (firings(h) * 0.99).long())
+    firings = counters._firings
+    monkeypatch.setattr(counters, "_firings", lambda h: (firings(h) * 0.99).long())
     assert not all(check.passed for check in gaussian_checks(CPU)[:3])

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from processes import Start, await_that, needs_fork
+from child_processes import Start, await_that, needs_fork
 
 
 @needs_fork

@@ -11,8 +11,8 @@ import signal
 from pathlib import Path
 
 import pytest
+from child_processes import Start, await_that, children_of, is_running, needs_fork
 from conftest import TINY_MODEL
-from processes import Start, await_that, children_of, is_running, needs_fork
 
 from minigpt.experiments import record
 from minigpt.experiments.cells import read_result

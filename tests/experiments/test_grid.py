@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from child_processes import PROJECT, Start, needs_fork
 from conftest import TINY_MODEL, Capture, Command
-from processes import PROJECT, Start, needs_fork
 
 from minigpt.experiments import record
 from minigpt.experiments.cells import read_result

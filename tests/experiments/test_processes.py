@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import needs_fork
+from child_processes import needs_fork
 from tqdm import tqdm
 
 from minigpt.base.errors import DataError, OutOfMemoryError, StorageError, error_of

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -158,9 +160,8 @@ def test_forgetting_the_shift_would_be_noticed(monkeypatch: pytest.MonkeyPatch):
     """Without w·β the bound is wrong, and an adversarial input passes it."""
     parts = certificate._parts
 
-    def without_shift(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-        direction, _, magnitude = parts(block)
-        return direction, block.mlp.w_in.bias.detach().double(), magnitude
+    def without_shift(block: Block) -> certificate.Parts:
+        return replace(parts(block), offset=block.mlp.w_in.bias.detach().double())
 
     monkeypatch.setattr(certificate, "_parts", without_shift)
     with pytest.raises(AssertionError):

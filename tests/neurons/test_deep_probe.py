@@ -13,9 +13,8 @@ from torch import Tensor
 
 from minigpt.activations import ActivationEntry, build_activation, list_activations
 from minigpt.model import GPT, GPTConfig
-from minigpt.neurons import probe as probe_module
 from minigpt.neurons.curves import never_versus_tokens
-from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics
+from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics, SlopeStatistics
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.slopes import FLAT_SHARE, flat_below, slope, undefined_slope
 
@@ -51,7 +50,7 @@ def offline(z: Tensor, h: Tensor, activation) -> DeepStatistics:  # type: ignore
         fired_sequences=fired.sum(0),
         first_sequence=torch.tensor(firsts),
         max_z=z.double().amax((0, 1)),
-        slopes=probe_module.SlopeStatistics(
+        slopes=SlopeStatistics(
             flat=(slopes.abs() < flat_below(activation)).sum(0),
             sum_slope=slopes.sum(0),
             sum_square_slope=slopes.square().sum(0),

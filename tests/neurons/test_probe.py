@@ -113,7 +113,7 @@ def test_statistics_equal_an_offline_computation(activation: str, cuts: set[int]
 def test_statistics_are_exact_integers_and_float64():
     """float32 counts stand still at 2²⁴ = 16,777,216 tokens, which a large evaluation passes."""
     layer = probed(small_model(), [random_ids()])[0]
-    assert {field.name for field in fields(layer)} == {*COUNTS, *SUMS, "deep"}
+    assert {field.name for field in fields(layer)} == {*COUNTS, *SUMS, "deep", "z_known"}
     assert {layer.fired.dtype, layer.opened.dtype} == {torch.int64}
     assert {getattr(layer, name).dtype for name in SUMS} == {torch.float64}
 

@@ -9,9 +9,9 @@ import os
 from pathlib import Path
 
 import pytest
+from child_processes import Start, needs_fork, newest_step
 from conftest import TINY_RUN, Command
 from lossy_disk import disk_states, is_lost, rebuild, recording
-from processes import Start, needs_fork, newest_step
 from run_files import comparable, final_hash, openings
 
 from minigpt.base import storage

@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import Start, await_that, needs_fork, newest_step, told
 from conftest import TINY_RUN, Command
-from processes import Start, await_that, needs_fork, newest_step, told
 from run_files import summary
 
 pytestmark = [pytest.mark.usefixtures("haste"), needs_fork]

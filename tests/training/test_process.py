@@ -11,8 +11,8 @@ import time
 from pathlib import Path
 
 import pytest
+from child_processes import PROJECT, Start, await_that, needs_fork, newest_step, told
 from conftest import TINY_RUN, Command, tree_hash
-from processes import PROJECT, Start, await_that, needs_fork, newest_step, told
 from run_files import final_hash, records, summary
 
 from minigpt.base import storage

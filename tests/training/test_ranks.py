@@ -18,10 +18,10 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 import torch
+from child_processes import PROJECT, Child, Start, await_that, needs_fork, newest_step, told
 from conftest import TINY_RUN, Capture, Command
 from hypothesis import given
 from hypothesis import strategies as st
-from processes import PROJECT, Child, Start, await_that, needs_fork, newest_step, told
 from run_files import records, summary
 from torch import Tensor
 

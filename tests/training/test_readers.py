@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from child_processes import Start, needs_fork, newest_step
 from conftest import TINY_RUN, Command
-from processes import Start, needs_fork, newest_step
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, StorageError

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from child_processes import newest_step
 from conftest import TINY_MODEL, TINY_RUN, Capture, Command
 from failing_disk import failing
-from processes import newest_step
 from run_files import final_hash, records, summary
 
 from minigpt.training import checkpoints, milestones

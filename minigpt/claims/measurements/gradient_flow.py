@@ -27,7 +27,7 @@ STATES: dict[str, dict[str, Any]] = {
 DEPTH_WINDOWS, DEPTH_TOKENS = 4, 16
 SMALL, LARGE = 4, 64  # windows
 DRAWS = 24
-# So many windows fit into one backward pass without falling out of a processor's cache.
+# This number of windows fits into one backward pass without falling out of a processor's cache.
 TOGETHER = 16
 
 
@@ -109,7 +109,7 @@ def noise_and_signal(gradients: Tensor) -> tuple[float, float]:
 
 
 def _gradients(run: OpenedRun, ids: np.ndarray, windows: int) -> Tensor:
-    """Gradients of independent batches of so many windows (draws, parameters)."""
+    """Gradients of independent batches of `windows` windows (draws, parameters)."""
     block, purpose = run.config.block_size, f"claims/noise/{windows}"
     drawn = [window_starts(run.config.seed, draw, windows, len(ids), block, purpose) for draw in range(DRAWS)]
     return torch.stack([_gradient(run.model, ids, starts) for starts in drawn])

@@ -97,7 +97,7 @@ def _worst_tried(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
 
 
 def estimated_rises(model: GPT, inputs: Tensor, targets: Tensor) -> Tensor:
-    """First-order estimate of the rise of each window's late loss by each substitution (B,P,V); what stands is -inf."""
+    """First-order estimate of how each substitution raises a window's late loss (B,P,V); -inf for the token itself."""
     embedded: list[Tensor] = []
     with hooked([(model.wte, lambda module, ids, output: embedded.append(output))]):
         losses = _late_losses(model, inputs, targets)

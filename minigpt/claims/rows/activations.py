@@ -36,7 +36,7 @@ _NEURONS = {"loss": loss, "dead share": health("dead_fraction"), "inert share": 
 
 
 def _extremes(evidence: Evidence, seed: int) -> float:
-    """Worst less best activation, both chosen on the other seeds: the largest of many would always stand out."""
+    """Worst less best activation, both chosen on the other seeds: the largest of many always looks large."""
     worst = chosen_elsewhere(evidence, ALL, seed, best=False)
     return evidence.loss(worst, seed) - evidence.loss(chosen_elsewhere(evidence, ALL, seed), seed)
 

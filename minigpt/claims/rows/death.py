@@ -66,7 +66,7 @@ def _won_back(evidence: Evidence, arm: str, seed: int) -> float:
 
 def _narrowing(evidence: Evidence, arm: str, seed: int) -> float:
     """By which share a healthy layer must be narrower to lose what the dead cost; by the ladder of widths, linear in
-    the share, for a single seed hardly more than noise.
+    the share, for a single seed little more than noise.
     """
     price = -slope([(width, evidence.loss(name, seed)) for name, width in WIDTHS.items()])  # nats for the whole width
     return _won_back(evidence, arm, seed) / price if price > 0 else math.nan

@@ -164,7 +164,7 @@ def _too_early(evidence: Evidence, seed: int) -> float:
 
 
 def regret(losses: Sequence[float], patience: int) -> float:
-    """What it costs to stop after so many evaluations without a new best, and to keep the best until then."""
+    """What it costs to stop after `patience` evaluations without a new best, and to keep the best until then."""
     best, waited = math.inf, 0
     for found in losses:
         best, waited = (found, 0) if found < best else (best, waited + 1)

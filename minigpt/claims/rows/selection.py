@@ -37,7 +37,7 @@ def chunks(evidence: Evidence, arms: Sequence[str], seed: int, size: str) -> tup
 def optimism(on_chunk: np.ndarray, on_rest: np.ndarray, candidates: int) -> float:
     """How much better than elsewhere the winner of a chunk looks on it, beyond what all candidates do there.
 
-    Mean over chunks, and over all ways to take so many candidates from the rows.
+    Mean over chunks, and over all ways to take this number of candidates from the rows.
     """
     flattered = on_rest - on_chunk
     found = []
