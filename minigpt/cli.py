@@ -31,6 +31,7 @@ from minigpt.commands import (
     alter_neurons,
     audit_model,
     examine_neurons,
+    exchange_models,
     inspect_run,
     list_choices,
     run_ablation,
@@ -84,6 +85,17 @@ COMMANDS = {
         "how many neurons of anybody's language model are dead, and whether it matters",
         audit_model.add_flags,
         audit_model.run,
+    ),
+    "export": Command(
+        "write a run for other programs: Hugging Face", exchange_models.add_export_flags, exchange_models.run_export
+    ),
+    "import-hf": Command(
+        "make a run of a Hugging Face folder", exchange_models.add_import_hf_flags, exchange_models.run_import_hf
+    ),
+    "import-nanogpt": Command(
+        "make a run of a checkpoint of nanoGPT",
+        exchange_models.add_import_nanogpt_flags,
+        exchange_models.run_import_nanogpt,
     ),
     "corpora": Command("list the texts to train on", list_choices.add_corpora_flags, list_choices.run_corpora),
     "activations": Command(

@@ -30,8 +30,8 @@ from minigpt.training.config import RunConfig, check
 
 ROOT = Path(__file__).parents[1]
 NAMES = (
-    "runs activations library ablations ledger glossary architecture "
-    "measurements benchmarks performance performance-log"
+    "runs exchange activations library ablations ledger glossary architecture "
+    "measurements benchmarks performance performance-log audits/README"
 )
 PATHS = ("README.md", *(f"docs/{name}.md" for name in NAMES.split()), "data/README.md", "CONTRIBUTING.md")
 PAGES = {path: (ROOT / path).read_text(encoding="utf-8") for path in (*PATHS, "CHANGELOG.md")}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.base.errors import UsageError
+from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.model import RMSNORM_EPS, ROPE_BASE, GPTConfig
 
 LAYERNORM_EPS = 1e-5
@@ -139,6 +139,7 @@ def hf_config(config: GPTConfig) -> dict[str, Any]:
     if found.model_type == "gpt2":
         sizes: dict[str, Any] = {"n_positions": config.block_size, "n_embd": config.n_embd, "n_layer": config.n_layer}
         own: dict[str, Any] = {"n_head": config.n_head, "n_inner": width, "activation_function": phi}
+        own["bias"] = config.bias  # for an import: GPT-2 itself always has biases
         rates = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "layer_norm_epsilon": LAYERNORM_EPS}
         return {**common, **sizes, **own, **rates}
     sizes = {
@@ -164,7 +165,7 @@ def hf_config(config: GPTConfig) -> dict[str, Any]:
 def to_theirs(weights: Mapping[str, Tensor], rules: tuple[Rule, ...], n_layer: int) -> dict[str, Tensor]:
     """Our tensors under their names; missing biases become zeros of theirs elsewhere."""
     made: dict[str, Tensor] = {}
-    for ours, theirs, turned in _pairs(rules, n_layer):
+    for ours, theirs, turned in pairs(rules, n_layer):
         if ours in weights:
             tensor = weights[ours].T if turned and weights[ours].ndim == 2 else weights[ours]
             parts = tensor.chunk(len(theirs)) if len(theirs) > 1 else (tensor,)
@@ -175,14 +176,14 @@ def to_theirs(weights: Mapping[str, Tensor], rules: tuple[Rule, ...], n_layer: i
 def to_ours(weights: Mapping[str, Tensor], rules: tuple[Rule, ...], n_layer: int) -> dict[str, Tensor]:
     """Their tensors under our names; those without a place are left out."""
     made: dict[str, Tensor] = {}
-    for ours, theirs, turned in _pairs(rules, n_layer):
+    for ours, theirs, turned in pairs(rules, n_layer):
         if all(name in weights for name in theirs):
             tensor = torch.cat([weights[name] for name in theirs])
             made[ours] = (tensor.T if turned and tensor.ndim == 2 else tensor).contiguous()
     return made
 
 
-def _pairs(rules: tuple[Rule, ...], n_layer: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
+def pairs(rules: tuple[Rule, ...], n_layer: int) -> Iterator[tuple[str, tuple[str, ...], bool]]:
     """(our name, their names, turned) of every tensor; a rule without an ending is for weight and bias."""
     for rule in rules:
         endings = ("",) if rule.ours.endswith(".weight") else (".weight", ".bias")
@@ -197,61 +198,81 @@ def our_config(theirs: Mapping[str, Any]) -> GPTConfig:
 
     Raises:
         UsageError: it is another class, or has a part that ours lack, which is named.
+        CheckpointError: a value is missing or of another type.
     """
+    found = importable_class(theirs)
+    gpt2 = found.model_type == "gpt2"
+    _refuse_unlike(theirs, found)
+    phi = theirs.get("activation_function" if gpt2 else "hidden_act")
+    names = {value: name for name, value in (_GATED if found.gated else _PLAIN).items()}
+    activation = names.get(_ALIASES.get(str(phi), str(phi)))
+    if activation is None:
+        raise UsageError(f"cannot import the activation {phi!r}; importable: {', '.join(names)}")
+    n_embd = _size(theirs, "n_embd" if gpt2 else "hidden_size")
+    width = "n_inner" if gpt2 else "intermediate_size"
+    bias = theirs.get("bias", True) if gpt2 else theirs.get("attention_bias") or theirs.get("use_bias")
+    tied = theirs.get("tie_word_embeddings")
+    return GPTConfig(
+        vocab_size=_size(theirs, "vocab_size"),
+        block_size=_size(theirs, "n_positions" if gpt2 else "max_position_embeddings"),
+        n_layer=_size(theirs, "n_layer" if gpt2 else "num_hidden_layers"),
+        n_head=_size(theirs, "n_head" if gpt2 else "num_attention_heads"),
+        n_embd=n_embd,
+        d_ff=4 * n_embd if gpt2 and theirs.get(width) is None else _size(theirs, width),
+        activation=activation,
+        bias=bool(bias),
+        norm=found.norm,
+        position=found.position,
+        tie_embeddings=found.model_type in ("gpt2", "starcoder2") if tied is None else bool(tied),
+    )
+
+
+def importable_class(theirs: Mapping[str, Any]) -> HFClass:
+    """The one of the five that a `config.json` is of; raises `UsageError` for another architecture, naming it."""
     found = next((known for known in CLASSES if known.model_type == theirs.get("model_type")), None)
     if found is None:
         kinds = ", ".join(known.model_type for known in CLASSES)
         raise UsageError(f"cannot import a model of type {theirs.get('model_type')!r}; importable: {kinds}")
-    gpt2 = found.model_type == "gpt2"
-    _refuse_unlike(theirs, found)
-    phi = str(theirs["activation_function" if gpt2 else "hidden_act"])
-    names = {value: name for name, value in (_GATED if found.gated else _PLAIN).items()}
-    activation = names.get(_ALIASES.get(phi, phi))
-    if activation is None:
-        raise UsageError(f"cannot import the activation {phi!r}; importable: {', '.join(names)}")
-    n_embd = int(theirs["n_embd" if gpt2 else "hidden_size"])
-    width = theirs.get("n_inner" if gpt2 else "intermediate_size") or 4 * n_embd
-    return GPTConfig(
-        vocab_size=int(theirs["vocab_size"]),
-        block_size=int(theirs["n_positions" if gpt2 else "max_position_embeddings"]),
-        n_layer=int(theirs["n_layer" if gpt2 else "num_hidden_layers"]),
-        n_head=int(theirs["n_head" if gpt2 else "num_attention_heads"]),
-        n_embd=n_embd,
-        d_ff=int(width),
-        activation=activation,
-        bias=gpt2 or bool(theirs.get("attention_bias") or theirs.get("use_bias")),
-        norm=found.norm,
-        position=found.position,
-        tie_embeddings=bool(theirs.get("tie_word_embeddings", gpt2)),
-    )
+    return found
+
+
+def _size(theirs: Mapping[str, Any], name: str) -> int:
+    value = theirs.get(name)
+    if type(value) is not int or value < 1:
+        raise CheckpointError(f"the configuration has {name} {value!r}; a positive whole number is needed; restore it")
+    return value
 
 
 def _refuse_unlike(theirs: Mapping[str, Any], found: HFClass) -> None:
-    """Refuse values at which their class computes something that ours does not."""
-    heads = theirs.get("num_attention_heads")
-    rope = theirs.get("rope_parameters") or {}
+    """Refuse values at which their class computes something that ours does not; one not given is their default."""
+    heads, width = theirs.get("num_attention_heads"), theirs.get("hidden_size")
+    rope = {**(theirs.get("rope_parameters") or {}), **(theirs.get("rope_scaling") or {})}
+    turned = rope.get("partial_rotary_factor") or theirs.get("partial_rotary_factor")
     wanted: dict[str, tuple[Any, Any]] = {
-        "num_key_value_heads": (theirs.get("num_key_value_heads") or heads, heads),
+        "quantization_config": (theirs.get("quantization_config"), None),
         "rope_theta": (rope.get("rope_theta") or theirs.get("rope_theta") or ROPE_BASE, ROPE_BASE),
-        "rope_type": (rope.get("rope_type") or "default", "default"),
-        "rms_norm_eps": (theirs.get("rms_norm_eps", RMSNORM_EPS), RMSNORM_EPS),
+        "rope_type": (rope.get("type") or rope.get("rope_type") or "default", "default"),
+        "partial_rotary_factor": (turned or (0.25 if found.model_type == "stablelm" else 1.0), 1.0),
+        "rms_norm_eps": (theirs.get("rms_norm_eps", 1e-5 if found.model_type == "arcee" else RMSNORM_EPS), RMSNORM_EPS),
         "layer_norm_epsilon": (theirs.get("layer_norm_epsilon", LAYERNORM_EPS), LAYERNORM_EPS),
         "norm_epsilon": (theirs.get("norm_epsilon", LAYERNORM_EPS), LAYERNORM_EPS),
         "layer_norm_eps": (theirs.get("layer_norm_eps", LAYERNORM_EPS), LAYERNORM_EPS),
         "sliding_window": (theirs.get("sliding_window"), None),
         "scale_attn_by_inverse_layer_idx": (bool(theirs.get("scale_attn_by_inverse_layer_idx")), False),
         "scale_attn_weights": (theirs.get("scale_attn_weights", True), True),
+        "add_cross_attention": (bool(theirs.get("add_cross_attention")), False),
         "use_parallel_residual": (bool(theirs.get("use_parallel_residual")), False),
         "qk_layernorm": (bool(theirs.get("qk_layernorm")), False),
-        "use_qkv_bias": (bool(theirs.get("use_qkv_bias")), False),
     }
-    if found.model_type == "stablelm":
-        wanted["partial_rotary_factor"] = (
-            rope.get("partial_rotary_factor") or theirs.get("partial_rotary_factor", 0.25),
-            1.0,
-        )
-    if found.model_type in ("arcee", "llama"):
+    if found.position == "rope":
+        wanted["num_key_value_heads"] = (theirs.get("num_key_value_heads") or heads, heads)
+    if found.norm == "rmsnorm":
         wanted["mlp_bias"] = (bool(theirs.get("mlp_bias")), bool(theirs.get("attention_bias")))
+        wanted["head_dim"] = (theirs.get("head_dim") or _ratio(width, heads), _ratio(width, heads))
     for name, (got, needed) in wanted.items():
         if got != needed:
             raise UsageError(f"cannot import {found.model_type} with {name} {got!r}; ours has {needed!r}")
+
+
+def _ratio(width: object, heads: object) -> float | None:
+    return width / heads if isinstance(width, int) and isinstance(heads, int) and heads else None

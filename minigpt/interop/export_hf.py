@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minigpt.base import randomness, storage
 from minigpt.base.errors import CheckpointError, UsageError
@@ -21,11 +21,15 @@ from minigpt.text.tokenizers import Tokenizer
 
 LARGEST_CHANGE = 1e-5  # of a logit in float32, relative to the largest
 TOKENIZER_FILE = "minigpt_tokenizer.json"
-"""Our own form of the tokenizer, which an import prefers."""
+"""Our own form of the tokenizer, written first, which tells an export of ours and which an import prefers."""
+CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
+_FILES = (CONFIG_FILE, WEIGHTS_FILE, "tokenizer.json", "tokenizer_config.json", TOKENIZER_FILE)
 
 
-def export_hf(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
+def export_hf(model: GPT, tokenizer: Tokenizer, folder: Path, overwrite: bool = False) -> float:
     """Write `model` and `tokenizer` into a new folder; return the largest change of a logit, read back from there.
+
+    With `overwrite` it may hold an earlier export, begun or whole, which is replaced.
 
     Raises:
         UsageError: no class of transformers computes what the model does, transformers is missing, or the folder is
@@ -34,19 +38,31 @@ def export_hf(model: GPT, tokenizer: Tokenizer, folder: Path) -> float:
     """
     require_transformers()
     found = class_for(model.config)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"{folder} is not empty; an export needs a new folder; choose another name")
+    _clear(folder, overwrite)
     storage.make_directory(folder)
     with quiet_transformers():
-        weights = _weights(model)
-        storage.write_bytes(folder / "model.safetensors", safetensors.torch.save(weights, {"format": "pt"}))
         _write_tokenizer(tokenizer, folder)
+        weights = _weights(model)
+        storage.write_bytes(folder / WEIGHTS_FILE, safetensors.torch.save(weights, {"format": "pt"}))
         architecture = {"architectures": [found.architecture], "model_type": found.model_type, "dtype": "float32"}
-        storage.write_json(folder / "config.json", architecture | hf_config(model.config))
+        storage.write_json(folder / CONFIG_FILE, architecture | hf_config(model.config))
         change = _change_of_logits(model, folder)
     if not change <= LARGEST_CHANGE:
         raise CheckpointError(f"{folder} answers otherwise than the model; logits differ by {change:.2g}; report this")
     return change
+
+
+def _clear(folder: Path, overwrite: bool) -> None:
+    """Make room where that is allowed; what is not of an export of ours is never deleted."""
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; an export needs a folder; choose another name")
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found and not overwrite:
+        raise UsageError(f"{folder} is not empty; use --overwrite to replace an earlier export, or choose another name")
+    if found and not (TOKENIZER_FILE in found and found <= set(_FILES)):
+        raise UsageError(f"{folder} holds more than an export, so --overwrite will not touch it; choose another name")
+    for name in sorted(found, key=_FILES.index):  # the tokenizer of ours, which tells what it is, goes last
+        storage.remove_tree(folder / name)
 
 
 def require_transformers() -> None:
@@ -75,14 +91,13 @@ def _weights(model: GPT) -> dict[str, Tensor]:
 
 def _write_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     theirs = hf_tokenizer(tokenizer)
+    storage.write_json(folder / TOKENIZER_FILE, tokenizer.to_json())
     storage.write_text(folder / "tokenizer.json", theirs.backend_tokenizer.to_str())
     settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
     settings |= {name: str(token) for name, token in theirs.special_tokens_map.items()}
     storage.write_json(folder / "tokenizer_config.json", settings)
-    storage.write_json(folder / TOKENIZER_FILE, tokenizer.to_json())
 
 
-@torch.no_grad()
 def _change_of_logits(model: GPT, folder: Path) -> float:
     """Largest difference of a logit between the model and what a stranger loads, relative to the largest logit."""
     from transformers import AutoModelForCausalLM
@@ -91,14 +106,27 @@ def _change_of_logits(model: GPT, folder: Path) -> float:
     unmatched = {name: keys for name, keys in report.items() if keys}
     if unmatched:
         raise CheckpointError(f"{folder} was not loaded whole; {unmatched}; report this")
-    config = model.config
+    return change_of_logits(model, loaded)
+
+
+@torch.no_grad()
+def change_of_logits(model: GPT, theirs: nn.Module) -> float:
+    """Largest difference between two models in the logits of our vocabulary, relative to the largest logit of ours.
+
+    The random ids fill the whole context, so that every position is compared.
+    """
+    config, device = model.config, model.device
     shape = (2, config.block_size)
     ids = torch.randint(config.vocab_size, shape, generator=randomness.generator(0, "export check"))
-    was_training, device = model.training, model.device
-    ours = model.eval().cpu()(ids)
-    model.to(device).train(was_training)
-    theirs: Tensor = loaded.eval()(ids).logits
-    return float((ours - theirs).abs().max() / ours.abs().max().clamp_min(1.0))
+    difference, scale = torch.zeros(()), torch.ones(())
+    with model.evaluating():
+        for row in ids:
+            ours = model.cpu()(row[None])
+            logits: Tensor = theirs.eval()(row[None]).logits[..., : config.vocab_size]
+            difference = torch.maximum(difference, (ours - logits).abs().max())
+            scale = torch.maximum(scale, ours.abs().max())
+    model.to(device)
+    return float(difference / scale)
 
 
 @contextlib.contextmanager

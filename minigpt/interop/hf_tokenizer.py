@@ -63,6 +63,12 @@ def _written(token: bytes) -> str:
     return "".join(_CHARACTERS[value] for value in token)
 
 
+def bytes_of(written: str) -> bytes | None:
+    """The bytes that a token of a byte-level vocabulary is written for; None if it is written otherwise."""
+    values = [_BYTES.get(character) for character in written]
+    return None if None in values else bytes(value for value in values if value is not None)
+
+
 def _byte_characters() -> list[str]:
     """A visible character for each byte: itself where it is one, else the next free one from U+0100 on.
 
@@ -74,3 +80,4 @@ def _byte_characters() -> list[str]:
 
 
 _CHARACTERS = _byte_characters()
+_BYTES = {character: value for value, character in enumerate(_CHARACTERS)}

@@ -21,9 +21,8 @@ from torch import Tensor, nn
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DataError, UsageError
-from minigpt.interop.correspondence import NANOGPT_RULES, to_ours
 from minigpt.interop.export_hf import quiet_transformers, require_transformers
-from minigpt.model import GPT, GPTConfig
+from minigpt.interop.nanogpt_file import read_nanogpt
 from minigpt.text import hub
 from minigpt.text.encoding import Encoder
 from minigpt.text.tokenizers import build_tokenizer, load_tokenizer
@@ -279,36 +278,9 @@ def _first_line(reason: BaseException) -> str:
 
 
 def _open_nanogpt(path: Path) -> OpenedModel:
-    """A checkpoint of nanoGPT, as our own GPT: `model_args` say its sizes, names may carry `_orig_mod.`.
-
-    Source: the format of https://github.com/karpathy/nanoGPT, train.py.
-    """
-    checkpoint = read_weights(path)
-    try:
-        sizes, theirs = checkpoint["model_args"], checkpoint["model"]
-        weights = {name.removeprefix("_orig_mod."): tensor for name, tensor in theirs.items()}
-        config = GPTConfig(
-            vocab_size=sizes["vocab_size"],
-            block_size=sizes["block_size"],
-            n_layer=sizes["n_layer"],
-            n_head=sizes["n_head"],
-            n_embd=sizes["n_embd"],
-            bias=sizes["bias"],
-            activation="gelu",
-            norm="layernorm",
-            position="learned",
-            tie_embeddings=True,
-        )
-    except (KeyError, TypeError, AttributeError) as reason:
-        raise CheckpointError(f"{path} is no checkpoint of nanoGPT; it lacks {reason}; give its ckpt.pt") from reason
-    model = GPT(config)
-    ours = to_ours(weights, NANOGPT_RULES, config.n_layer)
-    wanted = {name: tensor.shape for name, tensor in model.stored_tensors().items()}
-    wrong = sorted(name for name, shape in wanted.items() if name not in ours or ours[name].shape != shape)
-    if wrong:
-        raise CheckpointError(f"{path} is not whole; missing or of other shapes: {', '.join(wrong[:_MOST_NAMED])}")
-    model.load_state_dict(ours, strict=False)
-    vocabulary = config.vocab_size
+    """A checkpoint of nanoGPT, as our own GPT."""
+    model = read_nanogpt(path).build()
+    vocabulary = model.config.vocab_size
     return OpenedModel(
         name=path.absolute().parent.name if path.stem == "ckpt" else path.stem,
         kind="nanogpt",
@@ -316,21 +288,10 @@ def _open_nanogpt(path: Path) -> OpenedModel:
         model=model,
         body=model,
         tokenizer=_gpt2_tokenizer() if vocabulary in _GPT2_VOCABULARIES else None,
-        context=config.block_size,
+        context=model.config.block_size,
         vocab_size=vocabulary,
-        stored_dtype=str(next(iter(weights.values())).dtype).removeprefix("torch."),
+        stored_dtype="float32",
     )
-
-
-def read_weights(path: Path) -> Any:
-    """What a file of `torch.save` holds, tensors and plain values only: anything else in it is refused unread."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; give a checkpoint of nanoGPT")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as reason:  # unpickling what is damaged or hostile raises anything
-        advice = "only tensors and plain values are read; give the ckpt.pt of nanoGPT"
-        raise CheckpointError(f"cannot read {path}; {_first_line(reason)}; {advice}") from reason
 
 
 # ---------------------------------------------------------------------------------------------------------- tokenizers

@@ -33,7 +33,7 @@ def run_page(run: Path) -> str:
     """
     records, skipped = _read_records(run / "metrics.jsonl")
     if not any(record["kind"] in ("train", "eval") for record in records):
-        raise CheckpointError(f"{run} has nothing to report yet; its log is empty; wait for the first evaluation")
+        raise CheckpointError(f"{run} has nothing to report yet; its log has no figures; wait for the first evaluation")
     neurons, explorer = _read_instrument(run / "neurons.json"), _read_instrument(run / "explorer.json")
     evaluations = [record for record in records if record["kind"] == "eval"]
     environment = pages.environment()

@@ -53,8 +53,8 @@ def absolute_corpus(spec: str) -> str:
 def prepare_text(settings: TextSettings, vocabulary: Tokenizer | None = None) -> TokenStore:
     """Open the corpus and make sure that its tokens are prepared.
 
-    With a `vocabulary`, that of a run that goes on with a text which grew, a tokenizer learnt from the present text
-    gives way to it.
+    With a `vocabulary`, that of a run that goes on with a text which grew or of a model from elsewhere, a tokenizer
+    learnt from the present text gives way to it.
 
     Raises:
         DataError: the corpus cannot be used, has fewer training tokens than asked for, characters that the given
@@ -64,6 +64,8 @@ def prepare_text(settings: TextSettings, vocabulary: Tokenizer | None = None) ->
         raise DataError("the validation part is empty; val-fraction is 0; raise it, or switch off with --eval-every 0")
     place, field = expanded(settings.corpus), settings.text_field
     corpus = open_corpus(place, settings.val_fraction, settings.test_fraction, text_field=field)
+    if vocabulary is not None and vocabulary.spec == "gpt2":  # the same for every text, and perhaps not to be had here
+        return _prepared(settings, corpus, vocabulary)
     store = _prepared(settings, corpus, None)
     if vocabulary is not None and vocabulary.to_json() != store.tokenizer.to_json():
         _check_known(settings, store.tokenizer, vocabulary)
@@ -93,6 +95,6 @@ def _check_known(settings: TextSettings, present: Tokenizer, vocabulary: Tokeniz
         named = ", ".join(map(repr, unknown[:MAX_CHARACTERS_NAMED]))
         more = f" and {len(unknown) - MAX_CHARACTERS_NAMED} more" if len(unknown) > MAX_CHARACTERS_NAMED else ""
         raise DataError(
-            f"{settings.corpus} has characters that the run has never seen; {named}{more}; a resumed run keeps its "
-            "vocabulary, so begin a new one from its weights with --init-from RUN"
+            f"{settings.corpus} has characters that the run has never seen; {named}{more}; a run keeps its "
+            "vocabulary; give another --corpus, or begin a new run from its weights with --init-from RUN"
         )

@@ -17,7 +17,7 @@ from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.code_version import code_hash
 from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.not_finite import first_bad_parameter
-from minigpt.training.run import Progress, Run
+from minigpt.training.run import Progress, Run, save
 from minigpt.training.step import StepResult
 from minigpt.training.terminal import print_notice
 
@@ -63,22 +63,9 @@ def commit(run: Run, progress: Progress) -> None:
         return
     run.ranks.check_equal(lambda: checkpoints.parameter_hash(run.model))
     if run.ranks.leads:
-        _save(run, replace(progress, committed_step=progress.step))
+        save(run, progress.step, asdict(replace(progress, committed_step=progress.step)), run.environment)
+        checkpoints.prune(run.directory, keep_also={progress.best_step})
     progress.committed_step = progress.step
-
-
-def _save(run: Run, progress: Progress) -> None:
-    checkpoints.save(
-        run.directory,
-        progress.step,
-        run.model,
-        run.optimizer,
-        run.life,
-        identity=run.identity,
-        progress={**asdict(progress), "log_length": storage.flush(run.metrics)},
-        environment=run.environment,
-    )
-    checkpoints.prune(run.directory, keep_also={progress.best_step})
 
 
 def log_step(run: Run, progress: Progress, result: StepResult, tokens_per_second: float) -> None:

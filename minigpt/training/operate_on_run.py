@@ -46,7 +46,7 @@ from minigpt.training.evaluation import Evaluation, batch_size, evaluate
 from minigpt.training.inference import OpenedRun, open_text
 from minigpt.training.optimizers import build_optimizer, load_state_tensors, state_tensors
 from minigpt.training.recycling import recycling_event
-from minigpt.training.run import Progress, Run, assemble, keep_parent, progress_of, write_description
+from minigpt.training.run import Progress, Run, assemble, keep_parent, preparation, progress_of, save
 
 PRUNINGS = ("none", "dead", "certified")
 # What reordering the sums of a float32 forward pass may change, relative to the largest logit.
@@ -268,25 +268,10 @@ def _outcome(
 def _write(run: OpenedRun, operated: Run, operation: Operation, outcome: Outcome, chosen: list[Tensor]) -> None:
     """Write the operated run, which is none before its last file is there."""
     log = run_directory.log_up_to(run.directory / run_directory.METRICS, progress_of(run.checkpoint)[1])
-    with storage.lock_directory(operated.directory), run_directory.preparation(operated.directory, "surgery"):
-        write_description(operated)
-        storage.write_bytes(operated.metrics, _without_evaluation(log, run.checkpoint.step))
-        for event in _events(run, operation, outcome, chosen):
-            storage.append_json_line(operated.metrics, event)
-        checkpoints.save(
-            operated.directory,
-            run.checkpoint.step,
-            operated.model,
-            operated.optimizer,
-            operated.life,
-            identity=operated.identity,
-            progress={
-                **run.checkpoint.progress,
-                "evaluated_step": Progress.evaluated_step,
-                "log_length": storage.flush(operated.metrics),
-            },
-            environment=run.checkpoint.environment,
-        )
+    events = _events(run, operation, outcome, chosen)
+    with preparation(operated, "surgery", _without_evaluation(log, run.checkpoint.step), events):
+        progress = {**run.checkpoint.progress, "evaluated_step": Progress.evaluated_step}
+        save(operated, run.checkpoint.step, progress, run.checkpoint.environment)
 
 
 def _without_evaluation(log: bytes, step: int) -> bytes:

@@ -5,7 +5,8 @@ Nothing here trains. All checks come before anything is written; `restore` then 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,31 @@ def write_description(run: Run) -> None:
     storage.write_json(run.directory / run_directory.TOKENIZER, run.store.tokenizer.to_json())
     environment = {**run.environment, "file_system": storage.limitations()}
     storage.write_sealed(run.directory / run_directory.ENVIRONMENT, environment)
+
+
+@contextlib.contextmanager
+def preparation(run: Run, of: str, log: bytes, events: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Begin a run that did not grow by training; it is one when this block, which commits its weights, is done."""
+    with storage.lock_directory(run.directory), run_directory.preparation(run.directory, of):
+        write_description(run)
+        storage.write_bytes(run.metrics, log)
+        for event in events:
+            storage.append_json_line(run.metrics, event)
+        yield
+
+
+def save(run: Run, step: int, progress: Mapping[str, Any], environment: dict[str, Any]) -> None:
+    """Commit a checkpoint of a run, whose log belongs to it up to its present end."""
+    checkpoints.save(
+        run.directory,
+        step,
+        run.model,
+        run.optimizer,
+        run.life,
+        identity=run.identity,
+        progress={**progress, "log_length": storage.flush(run.metrics)},
+        environment=environment,
+    )
 
 
 def restore(run: Run) -> Progress | None:

@@ -35,7 +35,7 @@ RUNS = Path("runs")
 # What `resolve` chooses again, and what another length or start decides.
 _NOT_PASSED_ON = frozenset(
     {"steps", "min_lr", "warmup_steps", "init_from", "init_moments", "init_surgery"}
-    | {"device", "dtype", "attention", "compile", "threads", "data_dir"}
+    | {"device", "dtype", "attention", "compile", "threads", "data_dir", "allow_data_change"}
 )
 CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
