@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, user_path
+from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
@@ -21,6 +21,9 @@ DOCS = Path("docs")
 def add_evaluate_flags(parser: Parser) -> None:
     """The run and the text to evaluate it on."""
     add_run(parser)
+    parser.add_argument(
+        "--corpus", type=path_text, metavar="PATH", help="where the run's text is, if it was moved [as trained]"
+    )
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the corpus [val]")
     parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most so many tokens; 0: all [0]")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
@@ -36,7 +39,7 @@ def run_evaluate(values: argparse.Namespace) -> int:
     from minigpt.training.run_directory import newest_run
     from minigpt.training.terminal import evaluation_line, health_table
 
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    opened = open_run(values.run or newest_run(), values.checkpoint, values.device, values.corpus)
     if values.split == "test":
         _warn_of_openings(opened.directory)
     evaluation = evaluate_run(opened, values.split, values.eval_tokens)

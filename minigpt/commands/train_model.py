@@ -123,16 +123,14 @@ def _given_directory(values: argparse.Namespace) -> Path | None:
 
 def _new_config(config: RunConfig) -> RunConfig:
     """The configuration of a new run: commands that read it, wherever they are called, find its text and tokens."""
-    from minigpt.text.preparation import absolute_corpus
-    from minigpt.training import runtime
+    from minigpt.training import run_directory, runtime
 
-    corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
-    return runtime.resolve(dataclasses.replace(config, corpus=corpus, data_dir=data_dir))
+    return runtime.resolve(run_directory.located(config))
 
 
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
-    from minigpt.text.preparation import absolute_corpus
+    from minigpt.text.preparation import absolute_corpus, check_there
     from minigpt.training import run_directory, runtime
     from minigpt.training.inference import check_before_resuming
 
@@ -144,7 +142,9 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
         asked = asked | {"corpus": stored.corpus}  # a run of an older version keeps the path as it was given
     resolved = runtime.resolve(dataclasses.replace(stored, **asked))
     run_directory.check_resumable(directory, stored, asked, resolved)
-    free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}
+    check_there(resolved.corpus, directory)
+    may_differ = FREE_ON_RESUME | run_directory.moved_text(stored, resolved)
+    free = {name: value for name, value in asked.items() if name in may_differ}
     if asked.get("compile", "auto") not in ("auto", stored.compile):
         print(f"warning: not bit-exact: compile was {stored.compile} and is {asked['compile']}", file=sys.stderr)
         free["compile"] = asked["compile"]

@@ -220,8 +220,15 @@ def check_size(directory: Path, stored: int, described: GPTConfig) -> None:
     """Refuse a configuration whose model could not be in `stored` bytes, before anything of that size is built.
 
     Raises:
-        CheckpointError: its embeddings and matrices alone, in float32, need more.
+        CheckpointError: its embeddings and matrices alone, in float32, need more, or its causal masks, which no file
+            holds, half of this machine's memory.
     """
+    masks, memory = 4 * described.n_layer * described.block_size**2, storage.memory_bytes()
+    if masks > memory // 2:
+        raise CheckpointError(
+            f"the model in {directory} cannot be opened here; its causal masks need {masks:,} bytes; this machine has "
+            f"{memory:,}; use a larger one, unless block-size {described.block_size:,} was altered"
+        )
     width = described.n_embd
     embeddings = described.vocab_size + (described.block_size if described.position == "learned" else 0)
     matrices = 2 * described.n_layer * width + 2 * sum(described.layer_widths)
