@@ -223,12 +223,6 @@ def check_size(directory: Path, stored: int, described: GPTConfig) -> None:
         CheckpointError: its embeddings and matrices alone, in float32, need more, or its causal masks, which no file
             holds, half of this machine's memory.
     """
-    masks, memory = 4 * described.n_layer * described.block_size**2, storage.memory_bytes()
-    if masks > memory // 2:
-        raise CheckpointError(
-            f"the model in {directory} cannot be opened here; its causal masks need {masks:,} bytes; this machine has "
-            f"{memory:,}; use a larger one, unless block-size {described.block_size:,} was altered"
-        )
     width = described.n_embd
     embeddings = described.vocab_size + (described.block_size if described.position == "learned" else 0)
     matrices = 2 * described.n_layer * width + 2 * sum(described.layer_widths)
@@ -237,6 +231,12 @@ def check_size(directory: Path, stored: int, described: GPTConfig) -> None:
         raise CheckpointError(
             f"the configuration does not describe the model in {directory}; its matrices need {needed:,} bytes; "
             f"{stored:,} are there; it was altered"
+        )
+    masks, memory = 4 * described.n_layer * described.block_size**2, storage.memory_bytes()
+    if masks > memory // 2:
+        raise CheckpointError(
+            f"the model in {directory} cannot be opened here; its causal masks need {masks:,} bytes; this machine has "
+            f"{memory:,}; use a larger one, unless block-size {described.block_size:,} was altered"
         )
 
 

@@ -42,7 +42,7 @@ def verify(run: Path) -> list[Finding]:
         if finding.error is None or checkpoints.is_committed(checkpoints.directory_of(run, step)):
             findings.append(finding)
     for what, name, attempt in _PARTS:
-        if (run / name).exists():
+        if (run / name).exists() or name == run_directory.ENVIRONMENT:  # which every run has
             finding = _check(what, functools.partial(attempt, run))
             if finding.error is None or (run / name).exists():
                 findings.append(finding)

@@ -187,6 +187,14 @@ def test_a_huge_model_is_refused_before_it_is_built(
         assert "does not describe the model" in output + error
 
 
+def test_masks_that_no_memory_holds_are_refused(command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind 16: under rope no tensor tells the context, so a forged one reached the allocation of its masks."""
+    monkeypatch.setattr(storage, "memory_bytes", lambda: 1024)
+    code, _, error = command("sample runs/first")
+    assert code == 4
+    assert "causal masks need" in error
+
+
 @needs_fork
 def test_a_surgery_that_was_killed_is_no_run(start: Start, minigpt: Command, workplace: Path, haste: None) -> None:
     """It used to leave a folder that --resume trained from step 0; now nothing continues it, and it can be repeated."""
