@@ -12,6 +12,7 @@ from conftest import TINY_RUN, Capture, Command
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import read_toml
+from minigpt.training import run_directory
 from minigpt.training.config import RunConfig
 
 pytestmark = pytest.mark.usefixtures("haste")
@@ -103,6 +104,21 @@ def test_a_cell_is_evaluated_from_any_directory(
     monkeypatch.chdir(elsewhere)
     assert minigpt(f"evaluate {cell}") == 0
     assert list(elsewhere.iterdir()) == []
+    assert minigpt("verify ../ablation") == 0
+    (cell / "environment.json").unlink()
+    assert minigpt("verify ../ablation") == 4
+
+
+def test_a_run_that_is_being_replaced_is_marked(
+    minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind 16: killed while it deletes the old run, --overwrite left half of it, which --resume took for a run."""
+    assert minigpt(f"train {TINY_RUN} --out run") == 0
+    marked = []
+    monkeypatch.setattr(run_directory, "_remove_files", lambda run: marked.append(run_directory.is_unfinished(run)))
+    assert minigpt(f"train {TINY_RUN} --out run --overwrite") == 0
+    assert marked == [True]
+    assert not run_directory.is_unfinished(workplace / "run")
 
 
 def test_names_that_are_no_utf8_are_names(minigpt: Command, workplace: Path) -> None:
