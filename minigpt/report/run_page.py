@@ -46,7 +46,9 @@ def run_page(run: Path) -> str:
     """
     records, skipped = _read_records(run / "metrics.jsonl")
     if skipped:
-        print(f"note: {len(skipped)} of the log's lines are no records and were skipped; {skipped[0]}", file=sys.stderr)
+        print(
+            f"note: lines of the log that are no records were skipped ({len(skipped)}); {skipped[0]}", file=sys.stderr
+        )
     if not any(record["kind"] in ("train", "eval") for record in records):
         raise CheckpointError(f"{run} has nothing to report yet; its log is empty; wait for the first evaluation")
     neurons, explorer = _read_instrument(run / "neurons.json"), _read_instrument(run / "explorer.json")
