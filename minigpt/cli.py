@@ -139,14 +139,6 @@ def _run(arguments: list[str], signals: Signals) -> int:
         return _report_unforeseen(error)
 
 
-class InterruptedByUser(KeyboardInterrupt):
-    """Ctrl-C, under another type than Python's own.
-
-    NOTE: Python remembers a KeyboardInterrupt that leaves any text executed, as libraries do while they load, and kills
-    the process with signal 2 at its end, although the exception was caught (pythonrun.c, run_eval_code_obj).
-    """
-
-
 class Signals:
     """Lets Ctrl-C, SIGTERM and a closed terminal unwind the stack, so that temporary files go.
 
@@ -183,7 +175,7 @@ class Signals:
             return
         self.first = self.first or number
         if number == signal.SIGINT:
-            raise InterruptedByUser
+            raise KeyboardInterrupt
         raise StopRequestedError(number, "terminated")
 
 

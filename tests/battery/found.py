@@ -61,11 +61,6 @@ FOUND = (
         "exit 130 and 143, each with its line, once Python has loaded the command line; before that the signal ends it",
     ),
     Found(
-        "Ctrl-C while torch loads (one of ten)",
-        "`interrupted` was said, and then the process ended by signal 2: Python remembered its own KeyboardInterrupt",
-        "Ctrl-C is an exception of another type; exit 130",
-    ),
-    Found(
         "a kill while `--overwrite` deletes the old run",
         "half a run stayed, whose configuration `--resume` took for a run that has not begun",
         "it has the mark of what is unfinished until the new run is described",
