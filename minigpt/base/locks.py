@@ -101,8 +101,7 @@ def _take_soft_lock(directory: Path) -> None:
     """Make the file that says who holds the directory; one whose holder is dead goes first."""
     _check_soft_lock(directory)
     path = directory / SOFT_LOCK_NAME
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)
+    _remove_stale(directory, path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY, 0o644)
     except FileExistsError:
@@ -113,13 +112,33 @@ def _take_soft_lock(directory: Path) -> None:
         os.close(descriptor)
 
 
+def _remove_stale(directory: Path, path: Path) -> None:
+    """Remove the lock of a dead process, and nobody else's.
+
+    NOTE: another process may have seen the same dead holder and hold the directory by now. So the file is moved aside,
+    which only one can do, looked at again, and put back if it is alive.
+    """
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        os.rename(path, aside)
+    except FileNotFoundError:
+        return
+    if not _is_dead(aside):
+        os.rename(aside, path)
+        raise LockedError(_locked_message(directory, SOFT_LOCK_NAME))
+    os.unlink(aside)
+
+
 def _check_soft_lock(directory: Path) -> None:
     path = directory / SOFT_LOCK_NAME
-    if not path.is_file():
-        return
-    pid, _, host = _holder(path).partition(" ")
-    if host != socket.gethostname() or not pid.isdecimal() or is_alive(int(pid)):
+    if path.is_file() and not _is_dead(path):
         raise LockedError(f"{_locked_message(directory, SOFT_LOCK_NAME)}; if it is dead, delete {path}")
+
+
+def _is_dead(path: Path) -> bool:
+    """Whether a soft lock names a process of this machine that is no more."""
+    pid, _, host = _holder(path).partition(" ")
+    return host == socket.gethostname() and pid.isdecimal() and not is_alive(int(pid))
 
 
 def _write_holder(path: Path) -> None:

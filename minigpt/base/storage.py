@@ -52,6 +52,7 @@ __all__ = [
     "limitations",
     "lock_directory",
     "make_directory",
+    "memory_bytes",
     "new_directory",
     "parse_json",
     "placed_by",
@@ -338,6 +339,14 @@ def redirect_output(path: Path) -> None:
         open(stream, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115  (they stay open to the end)
         for stream in (1, 2)
     )
+
+
+def memory_bytes() -> int:
+    """Bytes of this machine's memory; where the system does not tell, what small machines have."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 8 << 30
 
 
 def free_bytes(directory: Path) -> int:

@@ -32,7 +32,7 @@ class LedgerOptions:
 
     seeds: int = flag(0, "ledger", "seeds of each arm; 0: as many as each claim declares", at_least=0, below=1 << 16)
     workers: int = flag(0, "ledger", "trainings at a time; 0: one for each core, or GPU", at_least=0, below=1 << 12)
-    cells_dir: str = flag("runs/cells", "ledger", "where trainings are kept, shared with ablations")
+    cells_dir: str = flag("runs/cells", "ledger", "where trainings are kept, shared with ablations", path=True)
 
 
 @dataclass(frozen=True)

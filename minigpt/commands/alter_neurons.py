@@ -8,7 +8,7 @@ import shlex
 from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, user_path
+from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.storage import to_json
 
 if TYPE_CHECKING:
@@ -32,6 +32,9 @@ def add_flags(parser: Parser) -> None:
     )
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where the new run is written")
     parser.add_argument(
+        "--corpus", type=path_text, metavar="PATH", help="where the run's text is, if it was moved [as trained]"
+    )
+    parser.add_argument(
         "--split", default="train", choices=("train", "val"), help="part of the corpus to probe [train]"
     )
     parser.add_argument(
@@ -53,7 +56,7 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.training.operate_on_run import Operation, operate
     from minigpt.training.run_directory import newest_run
 
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    opened = open_run(values.run or newest_run(), values.checkpoint, values.device, values.corpus)
     seed = opened.config.seed if values.seed is None else values.seed
     operation = Operation(values.recycle, values.prune, values.split, values.tokens, seed)
     outcome = operate(opened, values.out, operation)

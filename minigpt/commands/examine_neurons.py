@@ -20,7 +20,7 @@ def add_neurons_flags(parser: Parser) -> None:
     add_run(parser)
     parser.add_argument("--tokens", type=int, metavar="N", help="count on at most N tokens [1048576]")
     parser.add_argument(
-        "--corpus", type=path_text, metavar="NAME", help="another text, in the run's own tokenizer [the run's]"
+        "--corpus", type=path_text, metavar="NAME", help="another text, or where the run's is by now [the run's]"
     )
     parser.add_argument(
         "--split", choices=("train", "val"), help="part of the text [val, or train if val is too short for --tokens]"

@@ -8,12 +8,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, user_path
+from minigpt.base.errors import MinigptError, StopRequestedError, UsageError
+from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
+
+if TYPE_CHECKING:
+    from minigpt.training.verification import Finding
 
 DOCS = Path("docs")
 
@@ -21,6 +25,9 @@ DOCS = Path("docs")
 def add_evaluate_flags(parser: Parser) -> None:
     """The run and the text to evaluate it on."""
     add_run(parser)
+    parser.add_argument(
+        "--corpus", type=path_text, metavar="PATH", help="where the run's text is, if it was moved [as trained]"
+    )
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the corpus [val]")
     parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most N tokens; 0: all [0]")
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
@@ -36,7 +43,7 @@ def run_evaluate(values: argparse.Namespace) -> int:
     from minigpt.training.run_directory import newest_run
     from minigpt.training.terminal import evaluation_line, health_table
 
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    opened = open_run(values.run or newest_run(), values.checkpoint, values.device, values.corpus)
     if values.split == "test":
         _warn_of_openings(opened.directory)
     evaluation = evaluate_run(opened, values.split, values.eval_tokens)
@@ -73,16 +80,35 @@ def add_verify_flags(parser: Parser) -> None:
 
 def run_verify(values: argparse.Namespace) -> int:
     """Print every finding; returns 0, or the exit code of the first failure."""
+    from minigpt.experiments import record
     from minigpt.training.run_directory import newest_run
     from minigpt.training.verification import verify
 
-    findings = verify(values.run or newest_run())
+    directory = values.run or newest_run()
+    findings = _verify_cells(directory) if (directory / record.PLAN).is_file() else verify(directory)
     if values.json:
         print(to_json({finding.what: str(finding.error) if finding.error else "ok" for finding in findings}))
     else:
         for finding in findings:
             print(f"{finding.what}: {finding.error or 'ok'}")
     return next((finding.error.exit_code for finding in findings if finding.error), 0)
+
+
+def _verify_cells(directory: Path) -> list[Finding]:
+    """What `verify` finds in an ablation: its plan is unaltered, and of each training the first fault."""
+    from minigpt.experiments import record
+    from minigpt.training.verification import Finding, verify
+
+    findings = [Finding("plan", None)]
+    for cell in record.read_plan(directory)["cells"]:
+        try:
+            error = next((found.error for found in verify(directory / cell["directory"]) if found.error), None)
+        except StopRequestedError:
+            raise
+        except MinigptError as reason:
+            error = reason
+        findings.append(Finding(f"{cell['arm']}, seed {cell['seed']} ({cell['id']})", error))
+    return findings
 
 
 def add_report_flags(parser: Parser) -> None:

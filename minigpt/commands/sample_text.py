@@ -81,12 +81,12 @@ def run(values: argparse.Namespace) -> int:
 
 
 def _newest() -> Path:
-    """The newest finished run; which one is said where there are others, or none is finished."""
+    """The newest finished run, else the newest; which one is said."""
     from minigpt.training.run_directory import newest_finished
 
-    directory, finished, others = newest_finished()
-    if others or not finished:
-        print(f"note: sampling {directory}, the newest {'finished ' if finished else ''}run", file=sys.stderr)
+    directory, finished = newest_finished()
+    kind = "newest finished run" if finished else "newest run; none is finished"
+    print(f"note: sampling {directory}, the {kind}", file=sys.stderr)
     return directory
 
 

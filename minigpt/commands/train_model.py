@@ -108,7 +108,7 @@ def _given_directory(values: argparse.Namespace) -> Path | None:
 
 def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, explicit: bool) -> RunConfig:
     """The configuration of the run to continue; the one asked for if a crash came before it was written."""
-    from minigpt.text.preparation import absolute_corpus
+    from minigpt.text.preparation import absolute_corpus, check_there
     from minigpt.training import run_directory, runtime
     from minigpt.training.inference import check_before_resuming
     from minigpt.training.library import complete
@@ -121,7 +121,9 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
         asked = asked | {"corpus": stored.corpus}  # a run of an older version keeps the path as it was given
     resolved = runtime.resolve(dataclasses.replace(stored, **asked))
     run_directory.check_resumable(directory, stored, asked, resolved)
-    free = {name: value for name, value in asked.items() if name in FREE_ON_RESUME}
+    check_there(resolved.corpus, directory)
+    may_differ = FREE_ON_RESUME | run_directory.moved_text(stored, resolved)
+    free = {name: value for name, value in asked.items() if name in may_differ}
     if asked.get("compile", "auto") not in ("auto", stored.compile):
         print(f"warning: not bit-exact: compile was {stored.compile} and is {asked['compile']}", file=sys.stderr)
         free["compile"] = asked["compile"]

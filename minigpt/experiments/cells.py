@@ -81,10 +81,10 @@ def read_result(directory: Path) -> dict[str, Any] | None:
 def share_done(cell: Cell) -> float:
     """How much of a cell that is being trained is done, from 0 to 1, by the last line of its log."""
     try:
-        records = storage.read_json_lines(cell.directory / run_directory.METRICS, CheckpointError)
-        return float(records[-1]["step"] / max(1, cell.config.steps)) if records else 0.0
-    except (MinigptError, KeyError, TypeError):
+        records = run_directory.read_metrics(cell.directory)
+    except MinigptError:
         return 0.0
+    return min(1.0, records[-1]["step"] / max(1, cell.config.steps)) if records else 0.0
 
 
 def stale_cells(cells: list[Cell], cells_dir: Path) -> list[dict[str, Any]]:
@@ -119,15 +119,16 @@ def train_cell(cell: Cell) -> None:
 
     if read_result(cell.directory) is not None:
         return
-    begun, data = (cell.directory / run_directory.CONFIG).exists(), cell.identity["data"]
-    damaged = begun and _claims_to_be_done(cell.directory)
+    config, data = run_directory.located(cell.config), cell.identity["data"]
+    begun = (cell.directory / run_directory.CONFIG).exists()
+    damaged = run_directory.is_unfinished(cell.directory) or (begun and _claims_to_be_done(cell.directory))
     try:
         try:
-            train(cell.config, cell.directory, resume=not damaged, overwrite=damaged, quiet=True, data=data)
+            train(config, cell.directory, resume=not damaged, overwrite=damaged, quiet=True, data=data)
         except CheckpointError:
             if not begun:
                 raise
-            train(cell.config, cell.directory, overwrite=True, quiet=True, data=data)
+            train(config, cell.directory, overwrite=True, quiet=True, data=data)
     except DivergedError:
         return
     checkpoints.prune(cell.directory, keep_also=set(), newest_kept=1)

@@ -48,8 +48,10 @@ def _load(path: Path) -> Mapping[str, Any]:
         # NOTE: `weights_only` refuses whatever is no tensor or plain value; mapping spares the optimizer's two thirds.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises whatever a damaged file leads to, unpickling errors among them
-        reason = str(error).strip().split("\n")[0][:200]
-        raise CheckpointError(f"{path} cannot be read as tensors and plain values; {reason}; it was not run") from error
+        kind = type(error).__name__  # NOTE: torch's own message advises to load it unsafely
+        raise CheckpointError(
+            f"{path} cannot be read as tensors and plain values; {kind}; nothing of it was run, give nanoGPT's ckpt.pt"
+        ) from error
     if not isinstance(content, Mapping):
         raise CheckpointError(f"{path} is no checkpoint of nanoGPT; got {type(content).__name__}; give its ckpt.pt")
     return content

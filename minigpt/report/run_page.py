@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,6 +33,10 @@ def run_page(run: Path) -> str:
         CheckpointError: the run has no readable configuration or no record yet, or one of its files was altered.
     """
     records, skipped = _read_records(run / "metrics.jsonl")
+    if skipped:
+        print(
+            f"note: lines of the log that are no records were skipped ({len(skipped)}); {skipped[0]}", file=sys.stderr
+        )
     if not any(record["kind"] in ("train", "eval") for record in records):
         raise CheckpointError(f"{run} has nothing to report yet; its log has no figures; wait for the first evaluation")
     neurons, explorer = _read_instrument(run / "neurons.json"), _read_instrument(run / "explorer.json")

@@ -272,6 +272,8 @@ def _files(spec: str, fractions: Fractions, block: int, text_field: str | None) 
         hint = did_you_mean(spec, known)
         raise DataError(f"no such corpus or file: {spec!r}{hint}; allowed are {', '.join(known)}, hf:NAME, or a path")
     found = folders.find_files(path)
+    if remark := found.remark(spec):
+        print(remark, file=sys.stderr)
     fields = functools.cache(functools.partial(files.choose_fields, spec, found, text_field))
     return Corpus(
         spec,

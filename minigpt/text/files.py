@@ -38,12 +38,12 @@ def fingerprint(files: Sequence[Path], known: Sequence[Mapping[str, Any]]) -> di
         for earlier in known:
             if earlier.get("stat") == seen:
                 return dict(earlier)
-    content = [[ending(file), storage.sha256_file(file, DataError)] for file in files]
+    content = [[ending(file), storage.sha256_file(file.resolve(), DataError)] for file in files]
     return {"content": content, "stat": seen}
 
 
 def choose_fields(place: str, found: Found, text_field: str | None) -> Fields:
-    """Look at all rows, choose the field of the text in each file, and say what is read and what is not.
+    """Look at all rows, choose the field of the text in each file, and say which.
 
     Raises:
         UsageError: a field is named, and there are no rows.
@@ -52,14 +52,12 @@ def choose_fields(place: str, found: Found, text_field: str | None) -> Fields:
     tables = [file for file in found.files if ending(file) in rows.ROWS]
     if text_field is not None and not tables:
         raise UsageError(f"--text-field {text_field!r:.60} is of no use; {place} has no rows; leave it out")
-    lines = [found.remark(place)]
     fields: Fields = {}
     for file in tables:
         columns = rows.survey(file)
         fields[file] = columns.choose(text_field)
-        lines.append(remark(columns, fields[file]))
-    for line in filter(None, lines):
-        print(line, file=sys.stderr)
+        if line := remark(columns, fields[file]):
+            print(line, file=sys.stderr)
     return fields
 
 

@@ -69,7 +69,7 @@ def _cache_directory() -> Path | None:
 def _is_cached() -> bool:
     directory = _cache_directory()
     return directory is not None and all(
-        (directory / name).is_file() and sha256_file(directory / name, DataError) == expected
+        (directory / name).is_file() and sha256_file((directory / name).resolve(), DataError) == expected
         for name, expected in _CACHED_SHA256.items()
     )
 

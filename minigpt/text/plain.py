@@ -105,7 +105,7 @@ class _Nuls:
             share = f"{self.found:,} of {self.characters:,} characters are NUL"
             raise DataError(
                 f"{self.path} looks like UTF-16 or binary data; {share}; convert it, for example with "
-                "iconv -f UTF-16LE -t UTF-8"
+                "iconv -f UTF-16LE (or UTF-16BE) -t UTF-8"
             )
 
 

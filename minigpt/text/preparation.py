@@ -43,11 +43,23 @@ class TextSettings(Protocol):
     def eval_part(self) -> str: ...
 
 
+def is_path(spec: str) -> bool:
+    """Whether a corpus is a file or folder of the user's, and none that minigpt knows by name."""
+    return spec.partition(":")[0].partition("@")[0] not in _KNOWN_TEXTS
+
+
 def absolute_corpus(spec: str) -> str:
     """A corpus that is a file or folder, by its absolute path; the name of a known one as it is, since it wins."""
-    known = spec.partition(":")[0].partition("@")[0] in _KNOWN_TEXTS
     place = Path(expanded(spec))
-    return spec if known or not spec or not os.path.lexists(place) else os.path.abspath(place)
+    return os.path.abspath(place) if spec and is_path(spec) and os.path.lexists(place) else spec
+
+
+def check_there(corpus: str, run: Path) -> None:
+    """Raise `DataError` if the file or folder that a run was trained on is no longer where it was."""
+    if is_path(corpus) and not os.path.lexists(Path(expanded(corpus))):
+        raise DataError(
+            f"the text of {run} is not at {corpus}; it was moved or deleted; say where it is: --corpus PATH"
+        )
 
 
 def prepare_text(settings: TextSettings, vocabulary: Tokenizer | None = None) -> TokenStore:

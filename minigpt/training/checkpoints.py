@@ -220,7 +220,8 @@ def check_size(directory: Path, stored: int, described: GPTConfig) -> None:
     """Refuse a configuration whose model could not be in `stored` bytes, before anything of that size is built.
 
     Raises:
-        CheckpointError: its embeddings and matrices alone, in float32, need more.
+        CheckpointError: its embeddings and matrices alone, in float32, need more, or its causal masks, which no file
+            holds, half of this machine's memory.
     """
     width = described.n_embd
     embeddings = described.vocab_size + (described.block_size if described.position == "learned" else 0)
@@ -230,6 +231,12 @@ def check_size(directory: Path, stored: int, described: GPTConfig) -> None:
         raise CheckpointError(
             f"the configuration does not describe the model in {directory}; its matrices need {needed:,} bytes; "
             f"{stored:,} are there; it was altered"
+        )
+    masks, memory = 4 * described.n_layer * described.block_size**2, storage.memory_bytes()
+    if masks > memory // 2:
+        raise CheckpointError(
+            f"the model in {directory} cannot be opened here; its causal masks need {masks:,} bytes; this machine has "
+            f"{memory:,}; use a larger one, unless block-size {described.block_size:,} was altered"
         )
 
 

@@ -6,10 +6,12 @@ their place come from the training part, the losses from the validation part.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,14 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from minigpt.base import storage
-from minigpt.base.errors import DataError
+from minigpt.base.errors import CheckpointError, DataError
 from minigpt.neurons.census import as_csv
 from minigpt.neurons.diagnosis import Diagnosis, Item, Texts, diagnose
 from minigpt.neurons.knockout import Batch
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.corpora import open_corpus
 from minigpt.text.encoding import encode_split
-from minigpt.text.preparation import absolute_corpus
+from minigpt.text.preparation import absolute_corpus, is_path
 from minigpt.training import run_directory, runtime
 from minigpt.training.evaluation import batch_size
 from minigpt.training.inference import OpenedRun, open_text
@@ -80,8 +82,7 @@ def diagnose_run(
         DataError: the split is empty, or the text has characters that the run's tokenizer lacks.
     """
     begun = time.perf_counter()
-    own = corpus is None or run.config.corpus in (corpus, absolute_corpus(corpus))
-    text = _own_text(run) if own else _other_text(run, str(corpus), tokens)
+    text = _own_text(run) if corpus is None else _text_at(run, corpus, tokens)
     split = split or _default_split(text, tokens)
     if len(text.splits[split]) < 2:
         raise DataError(f"the {split} part of {text.corpus} is empty; choose another --split or a larger corpus")
@@ -130,6 +131,17 @@ def write(run: OpenedRun, record: dict[str, Any], found: Diagnosis) -> list[Path
     }
     storage.write_sealed(figures, {**record, "files": files})
     return [figures, table, explored]
+
+
+def _text_at(run: OpenedRun, corpus: str, tokens: int) -> ExaminedText:
+    """The run's own text, also at another place than it was trained at, or another text."""
+    place = absolute_corpus(corpus)
+    if run.config.corpus in (corpus, place):
+        return _own_text(run)
+    if is_path(place) and is_path(run.config.corpus) and not os.path.lexists(run.config.corpus):
+        with contextlib.suppress(CheckpointError, DataError):
+            return _own_text(replace(run, config=replace(run.config, corpus=place)))
+    return _other_text(run, corpus, tokens)
 
 
 def _own_text(run: OpenedRun) -> ExaminedText:

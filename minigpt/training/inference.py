@@ -11,7 +11,7 @@ from minigpt.base import plugins, storage
 from minigpt.base.errors import CheckpointError, DataError, UsageError
 from minigpt.model import GPT
 from minigpt.text.corpora import has_known_entropy
-from minigpt.text.preparation import prepare_text
+from minigpt.text.preparation import absolute_corpus, check_there, prepare_text
 from minigpt.text.store import TokenStore
 from minigpt.text.tokenizers import Tokenizer
 from minigpt.training import checkpoints, run_directory, runtime
@@ -39,15 +39,16 @@ class OpenedRun:
     tokenizer: Tokenizer
 
 
-def open_run(directory: Path, which: str = "last", device: str = "auto") -> OpenedRun:
-    """Load the `last` or `best` checkpoint of a run, or that of a step.
+def open_run(directory: Path, which: str = "last", device: str = "auto", corpus: str | None = None) -> OpenedRun:
+    """Load the `last` or `best` checkpoint of a run, or that of a step; `corpus` says where its text is by now.
 
     Raises:
         UsageError: `which` is none of these, or the device is absent.
         CheckpointError: the run or the checkpoint is missing, damaged, or does not fit its tokenizer.
     """
     stored = run_directory.read_config(directory)
-    config = replace(stored, device=str(runtime.resolve_device(device)))
+    place = stored.corpus if corpus is None else absolute_corpus(corpus)
+    config = replace(stored, device=str(runtime.resolve_device(device)), corpus=place)
     tokenizer = run_directory.read_run_tokenizer(directory)
     checkpoint = choose_checkpoint(directory, which)
     stated = checkpoint.identity.get("tokenizer")
@@ -113,12 +114,17 @@ def open_text(run: OpenedRun) -> TokenStore:
     """Open the text that a run was trained on.
 
     Raises:
-        CheckpointError: the corpus is no longer that text.
+        DataError: the corpus is no longer where it was.
+        CheckpointError: it is no longer that text.
     """
+    check_there(run.config.corpus, run.directory)
     # A run that went on with another text kept its vocabulary; otherwise the text has the one that it leads to.
     store = prepare_text(run.config, run.tokenizer if run.config.allow_data_change else None)
     if store.sha256 != run.checkpoint.identity.get("data"):
-        raise CheckpointError(f"the text of {run.config.corpus} is not the one of {run.directory}; restore it")
+        raise CheckpointError(
+            f"the text of {run.config.corpus} is not the one of {run.directory}; its hash differs; restore it, or say "
+            "where that is: --corpus PATH"
+        )
     return store
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from minigpt.base import storage
 from minigpt.base.errors import UsageError
 from minigpt.sampling.generate import generate as generate_tokens
 from minigpt.sampling.token_choice import TokenChoice
-from minigpt.text.preparation import absolute_corpus
 from minigpt.training import loop, run_directory, runtime
 from minigpt.training.config import RunConfig
 from minigpt.training.inference import OpenedRun, open_run
@@ -53,8 +51,7 @@ def train(
 
 def complete(config: RunConfig) -> RunConfig:
     """The configuration of a new run: whoever reads it, wherever that is, finds its text and tokens."""
-    corpus, data_dir = absolute_corpus(config.corpus), str(Path(config.data_dir).absolute())
-    return runtime.resolve(replace(config, corpus=corpus, data_dir=data_dir))
+    return runtime.resolve(run_directory.located(config))
 
 
 @contextlib.contextmanager

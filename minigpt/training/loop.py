@@ -92,12 +92,14 @@ def train(
 
 
 def _begin_directory(run: Run, progress: Progress | None, overwrite: bool, events: Sequence[Event]) -> None:
-    """Write what a run directory holds before the first step."""
-    if overwrite:
-        run_directory.clear(run.directory)
-    write_description(run)
-    if progress is None:
-        storage.write_bytes(run.metrics, b"".join(f"{storage.to_json(event)}\n".encode() for event in events))
+    """Write what a run directory holds before the first step.
+
+    NOTE: killed while it deletes the run that it replaces, it must not leave something that looks like a run.
+    """
+    with run_directory.preparation(run.directory, "training") if overwrite else contextlib.nullcontext():
+        write_description(run)
+        if progress is None:
+            storage.write_bytes(run.metrics, b"".join(f"{storage.to_json(event)}\n".encode() for event in events))
 
 
 def _check_space(directory: Path, model: GPT) -> None:

@@ -27,7 +27,9 @@ from typing import Any, get_args, get_type_hints
 
 from minigpt.base import plugins, storage
 from minigpt.base.errors import CheckpointError, StorageError, UsageError
+from minigpt.base.flags import expanded
 from minigpt.base.log_schema import log_problems
+from minigpt.text.preparation import absolute_corpus, is_path
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
 from minigpt.training.config import COMPILES, FREE_ON_RESUME, RunConfig, check
 
@@ -63,8 +65,8 @@ def newest_run(root: Path = RUNS) -> Path:
     return _newest_first(root)[0]
 
 
-def newest_finished(root: Path = RUNS) -> tuple[Path, bool, int]:
-    """The newest run that came to its end, or if none did the one that was started last; whether it did; other runs.
+def newest_finished(root: Path = RUNS) -> tuple[Path, bool]:
+    """The newest run that came to its end, or if none did the one that was started last; and whether it did.
 
     Raises:
         CheckpointError: there is no run.
@@ -73,8 +75,8 @@ def newest_finished(root: Path = RUNS) -> tuple[Path, bool, int]:
     for run in runs:
         with contextlib.suppress(CheckpointError):
             if read_finished(run) is not None:
-                return run, True, len(runs) - 1
-    return runs[0], False, len(runs) - 1
+                return run, True
+    return runs[0], False
 
 
 def _newest_first(root: Path) -> list[Path]:
@@ -161,6 +163,12 @@ def _unfinished(run: Path) -> str:
     return f"an unfinished {mark.get('preparation', 'preparation') if isinstance(mark, dict) else 'preparation'}"
 
 
+def located(config: RunConfig) -> RunConfig:
+    """The configuration with absolute paths to text and tokens: a run finds them from any directory."""
+    data_dir = os.path.abspath(expanded(config.data_dir))
+    return dataclasses.replace(config, corpus=absolute_corpus(config.corpus), data_dir=data_dir)
+
+
 def config_json(config: RunConfig) -> dict[str, Any]:
     """The configuration as `config.json` holds it."""
     return dataclasses.asdict(config)
@@ -169,10 +177,10 @@ def config_json(config: RunConfig) -> dict[str, Any]:
 def config_hash(config: RunConfig) -> str:
     """SHA-256 of everything in a configuration that shapes what is learned.
 
-    A preset only names where values came from, and `init_from` a place: the weights found there have a hash of their
-    own beside this one.
+    A preset only names where values came from. `init_from` and a corpus that is a file or folder are places, which may
+    move: what is found there, weights or tokens, has a hash of its own beside this one.
     """
-    shapeless = FREE_ON_RESUME | {"preset", "init_from"}
+    shapeless = FREE_ON_RESUME | {"preset", "init_from"} | ({"corpus"} if is_path(config.corpus) else set())
     shaping = {name: value for name, value in config_json(config).items() if name not in shapeless}
     return storage.json_hash(shaping)
 
@@ -296,7 +304,7 @@ def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolve
     Raises:
         CheckpointError: some flag would change what is learned; every difference is named.
     """
-    may_differ = FREE_ON_RESUME | {"compile"}
+    may_differ = FREE_ON_RESUME | {"compile"} | moved_text(stored, resolved)
     differences = [
         f"--{name.replace('_', '-')} {getattr(resolved, name)} (the run has {getattr(stored, name)})"
         for name, value in asked.items()
@@ -305,6 +313,11 @@ def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolve
     if differences:
         longer = f", or: {longer_training(run, stored, resolved.steps)}" if resolved.steps > stored.steps else ""
         raise CheckpointError(f"cannot resume with other settings; {', '.join(differences)}; leave them out{longer}")
+
+
+def moved_text(stored: RunConfig, asked: RunConfig) -> set[str]:
+    """The flag by which a resumed run may name another place of its text; the hash decides whether it is that text."""
+    return {"corpus"} if is_path(stored.corpus) and is_path(asked.corpus) else set()
 
 
 def longer_training(run: Path, stored: RunConfig, steps: int) -> str:

@@ -41,6 +41,7 @@ def verify(run: Path) -> list[Finding]:
         # A training that goes on meanwhile deletes old checkpoints, and a resumed one its summary.
         if finding.error is None or checkpoints.is_committed(checkpoints.directory_of(run, step)):
             findings.append(finding)
+    findings.append(_check("environment", lambda: _check_environment(run)))
     for what, name, attempt in _PARTS:
         if (run / name).exists():
             finding = _check(what, functools.partial(attempt, run))
@@ -128,7 +129,6 @@ def _check_instrument(run: Path) -> None:
 
 
 _PARTS = (
-    ("environment", run_directory.ENVIRONMENT, _check_environment),
     ("neurons", run_directory.NEURONS, _check_instrument),
     ("summary", run_directory.SUMMARY, _check_summary),
 )

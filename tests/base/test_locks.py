@@ -49,6 +49,18 @@ def test_the_file_of_a_dead_process_is_no_lock(tmp_path: Path, without_kernel_lo
         storage.lock_directory(tmp_path).__enter__()
 
 
+def test_a_lock_taken_meanwhile_is_put_back(
+    tmp_path: Path, without_kernel_locks: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind 12: of two processes that see the same dead holder one removed the lock that the other had just taken."""
+    soft = tmp_path / locks.SOFT_LOCK_NAME
+    soft.write_text(f"{os.getppid()} {socket.gethostname()}")
+    monkeypatch.setattr(locks, "_check_soft_lock", lambda directory: None)  # it looked before the other one took it
+    with pytest.raises(LockedError, match=f"process {os.getppid()} "):
+        storage.lock_directory(tmp_path).__enter__()
+    assert soft.read_text().split()[0] == str(os.getppid())
+
+
 def test_a_lock_that_the_kernel_refuses_for_another_reason_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ FOUND = (
     Found(
         "a killed `surgery` (96 of 117 kills)",
         "the folder said `--resume`, which then started a fresh training at step 0",
-        "a new run appears as one; what is not committed is never continued as something else",
+        "while `unfinished.json` is there it is no run: nothing continues it, and the same command repeats it",
     ),
     Found(
         "EIO, EMFILE, EPERM, EINTR while reading a checkpoint",
@@ -28,22 +28,22 @@ FOUND = (
     Found(
         "`verify` of a run that is training (37 of 52 tries)",
         "it failed, because pruning removed what it was about to read",
-        "readers see one state or try again",
+        "a checkpoint that was pruned meanwhile is left out, and `best` is chosen anew",
     ),
     Found(
         "a FIFO or a device in the place of a run's file",
         "`report`, `verify`, `resume` and `evaluate` hung",
-        "only regular files are opened",
+        "only regular files are opened, without waiting; another kind of file is exit 4",
     ),
     Found(
         "a `config.json` that claims a huge model",
         "3.5 GB and a minute, then a mismatch",
-        "sizes are compared with the manifest before anything is built",
+        "the size of the weights, which the manifest states, and this machine's memory bound what is built",
     ),
     Found(
         "log lines and progress fields of other types (about 20 variants)",
         "`a bug of minigpt` in `report`, `verify`, `resume`",
-        "one schema, checked on reading; exit 4 names line and field",
+        "one schema, checked on reading; exit 4 names line and field, and `report` skips the line and says so",
     ),
     Found(
         "TOML with an integer beyond float, or nested deeply",
@@ -58,7 +58,17 @@ FOUND = (
     Found(
         "SIGINT while modules load; a second stop of `verify`",
         "`a bug of minigpt`; an end by signal 15 without its message",
-        "exit 130 and 143, each with its line",
+        "exit 130 and 143, each with its line, once Python has loaded the command line; before that the signal ends it",
+    ),
+    Found(
+        "a kill while `--overwrite` deletes the old run",
+        "half a run stayed, whose configuration `--resume` took for a run that has not begun",
+        "it has the mark of what is unfinished until the new run is described",
+    ),
+    Found(
+        "variants of linked text, and of `~`",
+        "a linked file in a folder was found and then refused as a link; `--cells-dir=~/x` made a folder named `~`",
+        "the hash is of what a link leads to; every flag that is a path expands `~`",
     ),
     Found(
         "fuzz_checkpoints: a lone surrogate in a manifest, under a hash that fits",

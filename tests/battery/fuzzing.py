@@ -8,7 +8,7 @@ import random
 import time
 from collections.abc import Callable
 
-from audit import audited
+from audit_hook import audited
 
 import minigpt
 from battery.tallies import Tally, percentile

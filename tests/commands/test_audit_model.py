@@ -131,7 +131,7 @@ def test_nanogpt(minigpt: Command, workplace: Path, refused: Refused) -> None:
     record = json.loads(Path("out/audit.json").read_text())
     assert [layer["name"] for layer in record["layers"]] == ["blocks.0.mlp.w_out", "blocks.1.mlp.w_out"]
     torch.save({"model": theirs, "model_args": sizes, "other": Path("x")}, "hostile.pt")
-    refused(4, f"audit hostile.pt {RAW}", says=("only tensors and plain values are read",))
+    refused(4, f"audit hostile.pt {RAW}", says=("cannot be read as tensors and plain values",))
     theirs.pop("_orig_mod.transformer.ln_f.weight")
     torch.save({"model": theirs, "model_args": sizes}, "part.pt")
     refused(4, f"audit part.pt {RAW}", says=("ln_f.weight",))
@@ -153,7 +153,7 @@ def test_what_is_no_model(workplace: Path, refused: Refused, monkeypatch: pytest
     refused(4, f"audit someone/something {SMALL}", says=("Hub cannot be reached",))
     refused(4, f"audit bad.gguf {SMALL}", says=("bad.gguf",))
     refused(4, f"audit none.gguf {SMALL}", says=("does not exist",))
-    refused(4, f"audit none.pt {SMALL}", says=("does not exist",))
+    refused(4, f"audit none.pt {SMALL}", says=("no checkpoint at none.pt",))
 
 
 @pytest.mark.parametrize(

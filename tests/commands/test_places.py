@@ -12,6 +12,7 @@ from conftest import TINY_RUN, Capture, Command
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import read_toml
+from minigpt.training import run_directory
 from minigpt.training.config import RunConfig
 
 pytestmark = pytest.mark.usefixtures("haste")
@@ -65,9 +66,59 @@ def test_a_run_is_read_from_any_directory(
     assert minigpt("train --resume ../run --corpus ../text.txt") == 0
     assert list(elsewhere.iterdir()) == []
     (workplace / "text.txt").unlink()
-    capsys.readouterr()
-    assert minigpt("evaluate ../run") == 3
-    assert str(workplace / "text.txt") in capsys.readouterr().err
+    (workplace / "run/summary.json").unlink()
+    for words in ("evaluate ../run", "neurons ../run", "train --resume ../run"):
+        capsys.readouterr()
+        assert minigpt(words) == 3
+        assert f"is not at {workplace / 'text.txt'}; it was moved or deleted; say where" in capsys.readouterr().err
+
+
+def test_a_text_that_moved_is_found_where_it_is_said_to_be(minigpt: Command, workplace: Path, capsys: Capture) -> None:
+    """Kind 9: after a move of the project nothing could be told where the text is; its hash must agree."""
+    assert minigpt(f"train {TINY_RUN} --out run") == 0
+    (workplace / "text.txt").rename("moved.txt")
+    (workplace / "other.txt").write_text("am a tea ")
+    for words in ("evaluate run", "neurons run --tokens 64", "surgery run --out cut --prune dead"):
+        assert minigpt(f"{words} --corpus moved.txt") == 0
+    assert json.loads((workplace / "run/neurons.json").read_text())["corpus"] == str(workplace / "moved.txt")
+    (workplace / "run/summary.json").unlink()
+    (workplace / "other.txt").write_text((workplace / "moved.txt").read_text() * 2)
+    for words in ("evaluate run", "train --resume run"):
+        assert minigpt(f"{words} --corpus other.txt") == 4
+        assert "its hash differs" in capsys.readouterr().err
+    assert minigpt("train --resume run --corpus moved.txt") == 0
+    assert json.loads((workplace / "run/config.json").read_text())["corpus"] == str(workplace / "moved.txt")
+    assert minigpt("verify run") == 0
+
+
+def test_a_cell_is_evaluated_from_any_directory(
+    minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind 9: it kept the relative path of its text, and `~` in --cells-dir made a folder of that name."""
+    monkeypatch.setenv("HOME", str(workplace / "home"))
+    assert minigpt(f"ablate {TINY_RUN} --activations relu --seeds 1 --out ablation --cells-dir=~/cells") == 0
+    (cell,) = (workplace / "home/cells").iterdir()
+    assert json.loads((cell / "config.json").read_text())["corpus"] == str(workplace / "text.txt")
+    elsewhere = workplace / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert minigpt(f"evaluate {cell}") == 0
+    assert list(elsewhere.iterdir()) == []
+    assert minigpt("verify ../ablation") == 0
+    (cell / "environment.json").unlink()
+    assert minigpt("verify ../ablation") == 4
+
+
+def test_a_run_that_is_being_replaced_is_marked(
+    minigpt: Command, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kind 16: killed while it deletes the old run, --overwrite left half of it, which --resume took for a run."""
+    assert minigpt(f"train {TINY_RUN} --out run") == 0
+    marked = []
+    monkeypatch.setattr(run_directory, "_remove_files", lambda run: marked.append(run_directory.is_unfinished(run)))
+    assert minigpt(f"train {TINY_RUN} --out run --overwrite") == 0
+    assert marked == [True]
+    assert not run_directory.is_unfinished(workplace / "run")
 
 
 def test_names_that_are_no_utf8_are_names(minigpt: Command, workplace: Path) -> None:

@@ -34,7 +34,7 @@ PROJECT = Path(__file__).parents[2]
 def test_a_sample_is_the_prompt_and_its_continuation(command) -> None:
     """As many new characters as asked for, and a line end; nothing else on stdout, and nothing on disk changes."""
     before = tree_hash(Path())
-    code, output, error = command("sample --max-new-tokens 9 --prompt", "am a")
+    code, output, error = command("sample runs/first --max-new-tokens 9 --prompt", "am a")
     assert (code, error) == (0, "")
     assert output.startswith("am a")
     assert len(output) == len("am a") + 9 + 1
@@ -77,7 +77,7 @@ def test_the_seed_fixes_the_text_and_the_number_of_samples_does_not_matter(comma
 
 def test_temperature_zero_needs_no_seed(command) -> None:
     """Greedy, and so is --top-k 1; a top-k beyond the vocabulary is the same as none."""
-    sample = "sample --max-new-tokens 30"
+    sample = "sample runs/first --max-new-tokens 30"
     greedy = command(f"{sample} --temperature 0 --seed 1")[1]
     for flags in ("--temperature 0 --seed 2", "--top-k 1", "--temperature 1e-300", "--top-p 1e-9"):
         assert command(f"{sample} {flags}")[1] == greedy
@@ -86,7 +86,7 @@ def test_temperature_zero_needs_no_seed(command) -> None:
 
 def test_how_it_is_decoded_does_not_change_the_text(command) -> None:
     """Short texts are never worth compiling; weights in bfloat16 leave greedy text of a trained model nearly alone."""
-    sample = "sample --max-new-tokens 30 --temperature 0"
+    sample = "sample runs/first --max-new-tokens 30 --temperature 0"
     code, text, error = command(sample)
     assert (code, error) == (0, "note: past 16 tokens the model goes on from the last 8\n")
     for flags in ("--compile off", "--dtype float32", "--compile=off --dtype=float32"):
@@ -107,10 +107,10 @@ def test_compiling_without_a_compiler(command, monkeypatch: pytest.MonkeyPatch) 
 def test_bfloat16_where_it_is_emulated_is_slow_and_says_so(command, monkeypatch: pytest.MonkeyPatch) -> None:
     """It works, with a note on stderr; the default stays silent."""
     monkeypatch.setattr(runtime, "fastest_dtype", lambda device: "float32")
-    code, _, error = command("sample --max-new-tokens 5 --dtype bfloat16")
+    code, _, error = command("sample runs/first --max-new-tokens 5 --dtype bfloat16")
     assert code == 0
-    assert "no bfloat16" in error
-    assert command("sample --max-new-tokens 5")[2] == ""
+    assert "no native bfloat16" in error
+    assert command("sample runs/first --max-new-tokens 5")[2] == ""
 
 
 @pytest.mark.parametrize(("width", "samples", "threads"), [(16, 1, 1), (16, 8, 0), (1024, 1, 0)])
@@ -158,12 +158,12 @@ def test_a_gpu_records_a_step_only_if_asked() -> None:
 
 def test_characters_never_seen_are_named(command) -> None:
     """Exit 2, or with --skip-unknown a note and the rest of the prompt; all unknown is as good as empty."""
-    code, output, error = command("sample --prompt", "am é€ a\u202e")
+    code, output, error = command("sample runs/first --prompt", "am é€ a\u202e")
     assert (code, output) == (2, "")
     assert "'é', '€', '\\u202e'" in error
     assert "--skip-unknown" in error
     assert error.count("\n") == 1
-    code, output, error = command("sample --max-new-tokens 3 --skip-unknown --prompt", "am é€at")
+    code, output, error = command("sample runs/first --max-new-tokens 3 --skip-unknown --prompt", "am é€at")
     assert code == 0
     assert output.startswith("am at")
     assert "note: left out 'é', '€'" in error
@@ -173,14 +173,14 @@ def test_characters_never_seen_are_named(command) -> None:
 
 def test_an_empty_prompt_starts_a_line(command) -> None:
     """The documented start token; nothing of it is printed."""
-    code, output, _ = command("sample --max-new-tokens 5")
+    code, output, _ = command("sample runs/first --max-new-tokens 5")
     assert (code, len(output)) == (0, 6)
-    assert command("sample --max-new-tokens 0") == (0, "\n", "")
+    assert command("sample runs/first --max-new-tokens 0") == (0, "\n", "")
 
 
 def test_a_prompt_longer_than_the_context_is_noted(command) -> None:
     """All of it is printed, the last 16 characters are read: what stands before them cannot matter."""
-    code, output, error = command("sample --max-new-tokens 8 --prompt", "b" * 10 + "a" * 16)
+    code, output, error = command("sample runs/first --max-new-tokens 8 --prompt", "b" * 10 + "a" * 16)
     assert code == 0
     assert "the prompt has 26 tokens; the model reads the last 16" in error
     assert output.startswith("b" * 10 + "a" * 16)
@@ -303,7 +303,7 @@ def test_a_character_cut_short_becomes_a_replacement(capsys: Capture) -> None:
 def test_a_closed_pipe_ends_quietly(place: Path) -> None:
     """`sample | head -c 100` of an endless text: the reader leaves, and nobody complains."""
     program = "import sys; from minigpt.cli import main; sys.exit(main())"
-    words = [sys.executable, "-c", program, "sample", "--max-new-tokens", "999999999", "--compile", "off"]
+    words = [sys.executable, "-c", program, "sample", "runs/first", "--max-new-tokens", "999999999", "--compile", "off"]
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None

@@ -48,6 +48,14 @@ def test_linked_folders_and_files_are_read(tmp_path: Path, capsys: pytest.Captur
     assert read(tmp_path / "only") == ["b", "c"]
 
 
+def test_linked_files_have_a_fingerprint(tmp_path: Path) -> None:
+    """Kind 3: they were found and then refused as links when hashed; the hash is that of what they lead to."""
+    write(tmp_path / "real.txt")
+    (tmp_path / "link.txt").symlink_to("real.txt")
+    first, second = (open_corpus(str(tmp_path / name)).fingerprint([])["content"] for name in ("real.txt", "link.txt"))
+    assert first == second
+
+
 def test_loops_of_links_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A link to a folder above, to itself or to a neighbour reads no text twice."""
     write(tmp_path / "a/a.txt", "a")

@@ -135,7 +135,8 @@ def test_a_line_of_the_log_with_other_fields_is_named(command, place: Path, dama
     with pytest.raises(CheckpointError, match=rf"line {number + 1} "):
         run_directory.log_up_to(log, log.stat().st_size)
     code, _, error = command("report")
-    assert (code, error) == (0, "")
+    assert code == 0
+    assert f"note: lines of the log that are no records were skipped (1); line {number + 1}: " in error
     assert f"line {number + 1}:" in (place / "runs/first/report.html").read_text()
 
 
@@ -185,6 +186,14 @@ def test_a_huge_model_is_refused_before_it_is_built(
         code, output, error = command(words)
         assert code == 4, words
         assert "does not describe the model" in output + error
+
+
+def test_masks_that_no_memory_holds_are_refused(command, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kind 16: under rope no tensor tells the context, so a forged one reached the allocation of its masks."""
+    monkeypatch.setattr(storage, "memory_bytes", lambda: 1024)
+    code, _, error = command("sample runs/first")
+    assert code == 4
+    assert "causal masks need" in error
 
 
 @needs_fork
