@@ -31,7 +31,9 @@ from minigpt.training.inference import open_run
 
 NANOGPT_ENDINGS = (".pt", ".pth", ".ckpt")
 GGUF_ENDING = ".gguf"
-_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+# A name, or an owner and a name, as the Hub allows them.
+_HUB_PART = r"[A-Za-z0-9_](?!.*(?:--|\.\.))[A-Za-z0-9._-]*(?<![.-])"
+_HUB_NAME = re.compile(rf"(?=.{{1,96}}\Z)(?!.*\.git\Z){_HUB_PART}(?:/{_HUB_PART})?")
 _GPT2_VOCABULARIES = (50_257, 50_304)  # nanoGPT rounds up to a multiple of 64
 _MOST_NAMED = 3
 _HUB_PATIENCE = 1.5  # seconds

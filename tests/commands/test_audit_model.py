@@ -149,7 +149,8 @@ def test_what_is_no_model(workplace: Path, refused: Refused, monkeypatch: pytest
     (workplace / "bad.gguf").write_bytes(b"GGUF")
     refused(4, f"audit empty {SMALL}", says=("config.json",))
     refused(4, f"audit text.txt {SMALL}", says=("text.txt", "neither"))
-    refused(4, f"audit /nowhere/at/all {SMALL}", says=("does not exist",))
+    for name in ("/nowhere/at/all", "a--b", "a..b", "name.git", "owner/", "x" * 97):
+        refused(4, f"audit {name} {SMALL}", says=("does not exist, and no Hub name",))
     refused(4, f"audit someone/something {SMALL}", says=("Hub cannot be reached",))
     refused(4, f"audit bad.gguf {SMALL}", says=("bad.gguf",))
     refused(4, f"audit none.gguf {SMALL}", says=("does not exist",))
