@@ -31,7 +31,7 @@ FOUND = (
         "readers see one state or try again",
     ),
     Found(
-        "a FIFO or a device in the place of a run's file",
+        "a FIFO or a device in place of a run's file",
         "`report`, `verify`, `resume` and `evaluate` hung",
         "only regular files are opened",
     ),

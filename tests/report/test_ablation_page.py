@@ -86,7 +86,7 @@ def test_every_ablation_has_a_page_and_texts(example: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("example", ["usual", "all pairs, incomplete", "grid"])
 def test_every_number_of_the_comparisons_is_shown(example: str, tmp_path: Path) -> None:
-    """Mean, interval, p-values and verdict stand on the page and in the Markdown, and the forest draws them."""
+    """Mean, interval, p-values and verdict are on the page and in the Markdown, and the forest draws them."""
     analysis = EXAMPLES[example]()
     directory = written(analysis, tmp_path)
     shown = (Page(ablation_page(directory)).text, ablation_markdown(directory).replace("\\", ""))

@@ -147,7 +147,7 @@ def test_shares_are_written_in_per_cent(pages: dict[str, Page]) -> None:
 
 
 def test_the_summary_follows_from_the_verdicts() -> None:
-    """Each claim stands in exactly one part, and a refuted statement is never left standing as it is."""
+    """Each claim is in exactly one part, and a refuted statement is never left uncorrected."""
     true, false, unknown, undone, beyond = claims_summary.parts(LEDGER)
     named = [point.claim for part in (true, false, unknown, undone, beyond) for point in part.points if point.claim]
     assert sorted(named) == sorted(ENTRIES)

@@ -62,7 +62,7 @@ def test_what_is_not_measured_says_how_to_measure_it(tiny_run: Path) -> None:
 
 
 def test_the_figures_are_those_of_the_files(measured_run: Path) -> None:
-    """What the instrument found stands on the page, in words as well."""
+    """What the instrument found is on the page, in words as well."""
     text = " ".join(Page(run_page(measured_run)).text.split())
     assert "python -m minigpt neurons" not in text
     assert "5 of 128 neurons never fired on 161,316 tokens; of these proven dead by the weights: 1; truly dead" in text
