@@ -129,7 +129,7 @@ def fork_server() -> Iterator[Callable[[dict[str, Any]], Any]]:
 
 @pytest.fixture
 def start(fork_server: Callable[[dict[str, Any]], Any], workplace: Path) -> Iterator[Start]:
-    """Start a command in a process of its own; accidents are functions of fork_server.py and their arguments."""
+    """Start a command in a separate process; accidents are functions of fork_server.py and their arguments."""
     children: list[Child] = []
 
     def begin(command: str, **accidents: list[Any]) -> Child:

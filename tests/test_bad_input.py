@@ -203,7 +203,7 @@ def test_an_absent_device_is_refused(refused, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_an_occupied_place_is_refused(refused, minigpt: Command, tiny_run: Path, workplace: Path, capsys) -> None:
-    """A run, somebody's files, a file, a place below a file: what stands there stays."""
+    """A run, somebody's files, a file, a place below a file: what is there stays."""
     capsys.readouterr()
     refused(2, f"train {TINY_RUN} --out run", says=("run is not empty", "--resume", "--overwrite"))
     (workplace / "mine").mkdir()

@@ -36,7 +36,7 @@ WRITING_CALLS = {
 
 
 def aliases(tree: ast.AST) -> dict[str, str]:
-    """What each imported name stands for, so that `from torch import load` hides nothing."""
+    """What each imported name means, so that `from torch import load` hides nothing."""
     names: dict[str, str] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -5,14 +5,13 @@ Ceilings come first, since the others are compared with them. Nothing is written
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 
-from minigpt.base.errors import OutOfMemoryError, is_out_of_memory
 from minigpt.benchmarks import ceilings
 from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
 from minigpt.benchmarks.decoding_speed import measure_decoding
@@ -86,7 +85,7 @@ def _measure_preset(
     track: Track,
 ) -> Record:
     """Measure the parts for one configuration; a part that was not asked for is absent."""
-    with _memory_advice(config):
+    with runtime.memory_advice(config, accumulate=False):
         text = read_text(config)
         model = _shapes(config, text.vocab_size)
         tokens = config.tokens_per_step
@@ -146,16 +145,3 @@ def _measure_programs(
             bandwidth = {dtype: gemm[dtype]["read_bandwidth"] for dtype in ceilings.DTYPES if gemm[dtype]}
             found["decode"] = measure_decoding(workers, options, model, bandwidth, track)
     return found
-
-
-@contextmanager
-def _memory_advice(config: RunConfig) -> Iterator[None]:
-    """Say what to do where this process runs out of memory; programs in their own say it themselves."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        size, smaller = config.batch_size, max(1, config.batch_size // 2)
-        advice = f"batch-size {size} with block-size {config.block_size} does not fit; try --batch-size {smaller}"
-        raise OutOfMemoryError(f"out of memory; {advice}") from error

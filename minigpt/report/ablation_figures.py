@@ -2,20 +2,17 @@
 
 They are drawn as narrow as a telephone and may be magnified. Lines and letters take the colour of the surrounding text,
 so that they show on light and dark pages; an arm is told apart by the shape of its marks as well as by colour.
-What the figures mean stands in their captions, in `ablation_contents`.
+Their captions, in `ablation_contents`, say what they mean.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import re
 import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from html import escape
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
+
+from markupsafe import Markup
 
 from minigpt.base import formats
 from minigpt.report.ablation_contents import (
@@ -28,9 +25,10 @@ from minigpt.report.ablation_contents import (
     reaches_far,
 )
 from minigpt.report.ablation_tables import Record, comparison_name, ordered
+from minigpt.report.figures import INK, Paint, draw
 
 WIDTH = 4.2  # inches
-_INK = "#010203"  # stands for the colour of the text until the drawing is done
+_STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.15}
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b8579b", "#a67c00", "#3a95d0", "#8c564b", "#7a7a7a")  # ≥ 3:1 on both
 _MARKERS = "osD^vPX<>*"
 _LARGEST_LOSS = 20.0  # beyond it perplexity has no readable axis
@@ -47,63 +45,32 @@ def _style(index: int) -> Style:
     return Style(_COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)])
 
 
-@contextmanager
-def _drawing(name: str) -> Iterator[None]:
-    import matplotlib as mpl
-
-    ink = ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color")
-    settings = {
-        "svg.hashsalt": f"minigpt {name}",  # so that no two figures of a page share an id
-        "svg.fonttype": "none",
-        "font.size": 9,
-        "text.parse_math": False,  # NOTE: a dollar sign in an arm's name is no formula
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": True,
-        "grid.alpha": 0.15,
-        **dict.fromkeys(ink, _INK),
-    }
-    with mpl.rc_context(settings), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser's fonts draw the text
-        yield
-
-
-def _as_svg(figure: Any, label: str) -> str:
-    text = io.StringIO()
-    unsaid = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    figure.savefig(text, format="svg", transparent=True, metadata=unsaid)
-    drawing = "<svg" + text.getvalue().partition("<svg")[2]
-    drawing = re.sub(r'<g id="[^"]*"', "<g", drawing).replace(_INK, "currentColor")
-    return drawing.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-
-
 # Differences
 
 _VERDICT_STYLES = {  # colour, mark, filled
     "better": ("#0072b2", "o", True),
     "worse": ("#d55e00", "X", True),
     "equivalent": ("#009e73", "s", True),
-    "undecided": (_INK, "o", False),
+    "undecided": (INK, "o", False),
 }
-_NO_VERDICT = (_INK, "D", False)
+_NO_VERDICT = (INK, "D", False)
 _ROW, _LINE, _AXIS = 0.48, 0.15, 0.95  # inches: a row with one line of text, each further line, the axis below
 _NAME_WIDTH = 27  # characters
 
 
-def forest(analysis: Record) -> str:
+def forest(analysis: Record) -> Markup:
     """Draw one row a comparison: single seeds, mean, interval, and the verdict in words."""
-    from matplotlib.figure import Figure
-
     pairs = ordered(analysis["comparisons"])
     references = {pair["reference"] for pair in pairs}
     names = [pair["arm"] if len(references) == 1 else comparison_name(pair) for pair in pairs]
     lines = [_wrapped(name, _NAME_WIDTH) for name in names]
     heights = [_ROW + _LINE * (len(wrapped) - 1) for wrapped in lines]
-    with _drawing("forest"):
-        figure = Figure(figsize=(WIDTH, sum(heights) + _AXIS), layout="constrained")
+    than = f" from {_wrapped(references.pop(), 40)[0]}" if len(references) == 1 else ""
+
+    def paint(figure: Any) -> None:
         axes = figure.subplots()
-        axes.axvspan(-analysis["margin"], analysis["margin"], color=_INK, alpha=0.1, linewidth=0)
-        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.axvspan(-analysis["margin"], analysis["margin"], color=INK, alpha=0.1, linewidth=0)
+        axes.axvline(0, color=INK, linewidth=0.8)
         top = 0.0
         for pair, wrapped, height in zip(pairs, lines, heights, strict=True):
             _draw_comparison(axes, pair, "\n".join(wrapped), top, top + height)
@@ -112,9 +79,10 @@ def forest(analysis: Record) -> str:
         axes.set_yticks([])
         axes.spines["left"].set_visible(False)
         _label_differences(axes, analysis)
-        than = f" from {_wrapped(references.pop(), 40)[0]}" if len(references) == 1 else ""
         axes.set_xlabel(f"difference{than}, nats per token\n(in perplexity)   ← better | worse →")
-        return _as_svg(figure, "Forest plot: paired differences of loss, with 95 % intervals and verdicts")
+
+    title = "Forest plot: paired differences of loss, with 95 % intervals and verdicts"
+    return draw("forest", title, (WIDTH, sum(heights) + _AXIS), paint, _STYLE)
 
 
 def _draw_comparison(axes: Any, pair: Record, name: str, top: float, bottom: float) -> None:
@@ -122,10 +90,10 @@ def _draw_comparison(axes: Any, pair: Record, name: str, top: float, bottom: flo
     finding = pair["verdict"] if pair["mean"] is None else f"{formats.signed(pair['mean'])}, {pair['verdict']}"
     axes.text(0, top + 0.06, name, transform=across, va="top", fontweight="bold")
     axes.text(1, top + 0.06, finding, transform=across, va="top", ha="right")
-    axes.axhline(bottom, color=_INK, alpha=0.15, linewidth=0.6)
+    axes.axhline(bottom, color=INK, alpha=0.15, linewidth=0.6)
     height = bottom - 0.17
     seeds = [seed["difference"] for seed in pair["differences"] if seed["difference"] is not None]
-    axes.plot(seeds, [height + 0.08] * len(seeds), "o", color=_INK, alpha=0.55, markersize=2.5, markeredgewidth=0)
+    axes.plot(seeds, [height + 0.08] * len(seeds), "o", color=INK, alpha=0.55, markersize=2.5, markeredgewidth=0)
     if pair["mean"] is None:
         return
     colour, marker, filled = _VERDICT_STYLES.get(pair["verdict"], _NO_VERDICT)
@@ -180,8 +148,8 @@ class Plot(NamedTuple):
     perplexity: bool = True
 
 
-def _each_arm(names: Sequence[str], plot: Plot, x: str, below: Plot | None = None) -> Any:
-    """Draw all arms into one frame with a legend, or, if they are many, each into a small frame of its own.
+def _each_arm(names: Sequence[str], plot: Plot, x: str, below: Plot | None = None) -> tuple[float, Paint]:
+    """Height and paint of all arms in one frame with a legend, or, if they are many, each in its own small frame.
 
     The second plot is drawn only where all arms share a frame.
     """
@@ -190,45 +158,44 @@ def _each_arm(names: Sequence[str], plot: Plot, x: str, below: Plot | None = Non
     return _overlaid(names, [plot, below] if below else [plot], x)
 
 
-def _overlaid(names: Sequence[str], plots: Sequence[Plot], x: str) -> Any:
-    from matplotlib.figure import Figure
-
+def _overlaid(names: Sequence[str], plots: Sequence[Plot], x: str) -> tuple[float, Paint]:
     columns = max(1, min(4, 44 // (max(map(len, names)) + 6)))
-    legend = 0.2 * -(-len(names) // columns)
-    figure = Figure(figsize=(WIDTH, 0.6 + 2.3 * len(plots) + legend), layout="constrained")
-    frames = figure.subplots(len(plots), 1, sharex=True, squeeze=False)[:, 0]
-    for axes, plot in zip(frames, plots, strict=True):
-        for index in range(len(names)):
-            plot.draw(axes, index, _style(index))
-        axes.set_ylabel(plot.label)
-        if plot.perplexity:
-            _add_perplexity(axes)
-    frames[-1].set_xlabel(x)
-    figure.legend(handles=_legend(names), loc="outside lower center", frameon=False, labelspacing=0.3, ncols=columns)
-    return figure
+
+    def paint(figure: Any) -> None:
+        frames = figure.subplots(len(plots), 1, sharex=True, squeeze=False)[:, 0]
+        for axes, plot in zip(frames, plots, strict=True):
+            for index in range(len(names)):
+                plot.draw(axes, index, _style(index))
+            axes.set_ylabel(plot.label)
+            if plot.perplexity:
+                _add_perplexity(axes)
+        frames[-1].set_xlabel(x)
+        figure.legend(handles=_legend(names), loc="outside lower center", labelspacing=0.3, ncols=columns, fontsize=9)
+
+    return 0.6 + 2.3 * len(plots) + 0.2 * -(-len(names) // columns), paint
 
 
-def _panels(names: Sequence[str], plot: Plot, x: str) -> Any:
-    from matplotlib.figure import Figure
-
+def _panels(names: Sequence[str], plot: Plot, x: str) -> tuple[float, Paint]:
     columns = 3 if max(map(len, names)) <= 12 else 2
     count = -(-len(names) // columns)
-    figure = Figure(figsize=(WIDTH, 0.5 + 1.3 * count), layout="constrained")
-    frames = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
-    for index, axes in enumerate(frames.flat):
-        axes.tick_params(labelsize=7.5, labelbottom=index + columns >= len(names))
-        if index >= len(names):
-            axes.set_visible(False)
-            continue
-        if plot.context:
-            plot.context(axes)
-        plot.draw(axes, index, _style(index))
-        axes.set_title("\n".join(_wrapped(names[index], 60 // columns)), fontsize=8, loc="left", pad=3)
-    for row, axes in enumerate(frames[:, -1]):
-        _add_perplexity(axes, "" if row else "perplexity")
-    figure.supxlabel(x, fontsize=9)
-    figure.supylabel(plot.label, fontsize=9)
-    return figure
+
+    def paint(figure: Any) -> None:
+        frames = figure.subplots(count, columns, sharex=True, sharey=True, squeeze=False)
+        for index, axes in enumerate(frames.flat):
+            axes.tick_params(labelsize=7.5, labelbottom=index + columns >= len(names))
+            if index >= len(names):
+                axes.set_visible(False)
+                continue
+            if plot.context:
+                plot.context(axes)
+            plot.draw(axes, index, _style(index))
+            axes.set_title("\n".join(_wrapped(names[index], 60 // columns)), fontsize=8, loc="left", pad=3)
+        for row, axes in enumerate(frames[:, -1]):
+            _add_perplexity(axes, "" if row else "perplexity")
+        figure.supxlabel(x, fontsize=9)
+        figure.supylabel(plot.label, fontsize=9)
+
+    return 0.5 + 1.3 * count, paint
 
 
 def _legend(names: Sequence[str]) -> list[Any]:
@@ -254,36 +221,39 @@ def _add_perplexity(axes: Any, label: str = "perplexity") -> None:
     right.set_ylabel(label, fontsize=8)
 
 
-def dead_against_loss(analysis: Record) -> str:
+def dead_against_loss(analysis: Record) -> Markup:
     """Draw one mark a cell: its dead neurons across, its loss upwards."""
     cells = drawn_cells(analysis)
     names = [arm["name"] for arm in analysis["arms"] if any(cell["arm"] == arm["name"] for cell in cells)]
     places = [[(100 * c["dead_fraction"], c["loss"]) for c in cells if c["arm"] == name] for name in names]
 
-    def draw(axes: Any, index: int, style: Style) -> None:
+    def draw_arm(axes: Any, index: int, style: Style) -> None:
         dead, loss = zip(*places[index], strict=True)
         axes.plot(dead, loss, style.marker, color=style.colour, alpha=0.85, markersize=5, markeredgewidth=0)
 
     def context(axes: Any) -> None:
         means = [[sum(values) / len(values) for values in zip(*place, strict=True)] for place in places]
-        axes.plot(*zip(*means, strict=True), ".", color=_INK, alpha=0.3, markersize=3)
+        axes.plot(*zip(*means, strict=True), ".", color=INK, alpha=0.3, markersize=3)
 
-    with _drawing("dead against loss"):
-        figure = _each_arm(names, Plot(draw, "loss, nats per token", context), "dead neurons, %")
-        first = figure.axes[0]
-        largest = max(dead for place in places for dead, _ in place)
-        first.set_xlim(-0.04 * max(largest, 1.0), 1.05 * max(largest, 1.0))
-        return _as_svg(figure, "Scatter plot: dead neurons against loss, one mark for each training")
+    height, paint_arms = _each_arm(names, Plot(draw_arm, "loss, nats per token", context), "dead neurons, %")
+
+    def paint(figure: Any) -> None:
+        paint_arms(figure)
+        largest = max(1.0, *(dead for place in places for dead, _ in place))
+        figure.axes[0].set_xlim(-0.04 * largest, 1.05 * largest)
+
+    title = "Scatter plot: dead neurons against loss, one mark for each training"
+    return draw("dead", title, (WIDTH, height), paint, _STYLE)
 
 
-def curves(analysis: Record) -> str:
+def curves(analysis: Record) -> Markup:
     """Draw the mean loss of every arm over the steps with a band over seeds, and below it what separates the means."""
     arms, compared = drawn_arms(analysis), curves_reference(analysis)
     settled = [arm for arm in arms if arm["loss"] is not None] or arms  # a diverging curve may leave the frame
     loss_frame = _frame([(steps, line) for steps, *lines in map(_curve, settled) for line in lines])
     difference_frame = _frame([_minus(arm, compared) for arm in settled])
 
-    def draw(axes: Any, index: int, style: Style) -> None:
+    def draw_arm(axes: Any, index: int, style: Style) -> None:
         steps, mean, low, high = _curve(arms[index])
         axes.fill_between(steps, low, high, color=style.colour, alpha=0.2, linewidth=0)
         axes.plot(steps, mean, color=style.colour, marker=style.marker, markersize=3.5, linewidth=1.2)
@@ -296,14 +266,15 @@ def curves(analysis: Record) -> str:
 
     def context(axes: Any) -> None:
         steps, mean, _, _ = _curve(compared)
-        axes.plot(steps, mean, color=_INK, linewidth=0.9, alpha=0.7, dashes=(3, 2))
+        axes.plot(steps, mean, color=INK, linewidth=0.9, alpha=0.7, dashes=(3, 2))
 
-    with _drawing("curves"):
-        loss = Plot(draw, "validation loss, nats per token", context)
-        than = _wrapped(compared["name"], 24)[0]
-        difference = Plot(draw_difference, f"mean minus that of\n{than}, nats", perplexity=False)
-        figure = _each_arm([arm["name"] for arm in arms], loss, "step", difference if len(arms) > 1 else None)
-        return _as_svg(figure, "Loss curves: validation loss over the steps, mean and band over seeds")
+    loss = Plot(draw_arm, "validation loss, nats per token", context)
+    than = _wrapped(compared["name"], 24)[0]
+    difference = Plot(draw_difference, f"mean minus that of\n{than}, nats", perplexity=False)
+    names = [arm["name"] for arm in arms]
+    height, paint = _each_arm(names, loss, "step", difference if len(arms) > 1 else None)
+    title = "Loss curves: validation loss over the steps, mean and band over seeds"
+    return draw("curves", title, (WIDTH, height), paint, _STYLE)
 
 
 def _curve(arm: Record) -> tuple[list[int], list[float], list[float], list[float]]:
@@ -332,26 +303,29 @@ def _frame(lines: Sequence[tuple[list[int], list[float]]]) -> tuple[float, float
     return low - gap, high + gap
 
 
-def sensitivity(analysis: Record) -> str:
+def sensitivity(analysis: Record) -> Markup:
     """Draw the mean loss of every arm over the learning rates, the chosen ones ringed."""
     points = [point for point in analysis["sensitivity"] if point["mean"] is not None]
     names = list(dict.fromkeys(point["arm"] for point in analysis["sensitivity"]))
 
-    def draw(axes: Any, index: int, style: Style) -> None:
+    def draw_arm(axes: Any, index: int, style: Style) -> None:
         own = [point for point in analysis["sensitivity"] if point["arm"] == names[index]]
         _draw_rates(axes, sorted(own, key=lambda point: point["lr"]), style)
 
     def context(axes: Any) -> None:
-        axes.plot([p["lr"] for p in points], [p["mean"] for p in points], ".", color=_INK, alpha=0.3, markersize=3)
+        axes.plot([p["lr"] for p in points], [p["mean"] for p in points], ".", color=INK, alpha=0.3, markersize=3)
 
-    with _drawing("sensitivity"):
-        figure = _each_arm(names, Plot(draw, "mean loss, nats per token", context), "learning rate")
+    height, paint_arms = _each_arm(names, Plot(draw_arm, "mean loss, nats per token", context), "learning rate")
+
+    def paint(figure: Any) -> None:
+        paint_arms(figure)
         rates = sorted({point["lr"] for point in analysis["sensitivity"]})
         for axes in figure.axes:
             axes.set_xscale("log")
             axes.set_xticks(rates, [f"{rate:g}" for rate in rates], rotation=0 if len(rates) <= 6 else 45)
             axes.minorticks_off()
-        return _as_svg(figure, "Loss over the learning rate, for each arm")
+
+    return draw("sensitivity", "Loss over the learning rate, for each arm", (WIDTH, height), paint, _STYLE)
 
 
 def _draw_rates(axes: Any, points: list[Record], style: Style) -> None:
@@ -372,7 +346,7 @@ def _wrapped(name: str, width: int) -> list[str]:
     return textwrap.wrap(name, width, break_on_hyphens=False) or [name]
 
 
-FIGURES: dict[str, Callable[[Record], str]] = {
+FIGURES: dict[str, Callable[[Record], Markup]] = {
     "forest": forest,
     "dead_against_loss": dead_against_loss,
     "curves": curves,

@@ -17,8 +17,6 @@ def ablation_page(directory: Path) -> str:
     Raises:
         CheckpointError: there is no analysis that can be read.
     """
-    from markupsafe import Markup
-
     analysis = read_analysis(directory)
     contents = sections(analysis)
     return (
@@ -31,9 +29,7 @@ def ablation_page(directory: Path) -> str:
             sections=contents,
             verdicts=VERDICTS,
             figures={
-                section.figure: Markup(FIGURES[section.figure](analysis))  # figures escape what they are given
-                for section in contents
-                if section.figure is not None
+                section.figure: FIGURES[section.figure](analysis) for section in contents if section.figure is not None
             },
         )
     )

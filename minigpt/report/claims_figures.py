@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import textwrap
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -37,7 +36,7 @@ def strip(entry: Record, index: int) -> Markup:
         _draw_effects(axes, condition)
 
     title = f"{words.finding(entry)}: {condition['name']}: {words.against_margin(condition)}"
-    return _drawn(f"{entry['id']}-strip-{index}", title, _STRIP, paint)
+    return figures.draw(f"{entry['id']}-strip-{index}", title, _STRIP, paint)
 
 
 def effects(entry: Record) -> Markup:
@@ -54,7 +53,7 @@ def effects(entry: Record) -> Markup:
             axes.locator_params(axis="x", nbins=6)
 
     title = f"Effects of {entry['id']} by seed, with mean, 90 % interval and margin"
-    return _drawn(f"{entry['id']}-effects", title, (_WIDTH, 0.2 + 1.2 * len(conditions)), paint)
+    return figures.draw(f"{entry['id']}-effects", title, (_WIDTH, 0.2 + 1.2 * len(conditions)), paint)
 
 
 def series(entry: Record, index: int) -> Markup:
@@ -76,16 +75,7 @@ def series(entry: Record, index: int) -> Markup:
             drawing.legend(loc="outside lower center", ncols=2 if len(picture["lines"]) < 7 else 3)
 
     height = 3.4 + 0.12 * len(picture["lines"])
-    return _drawn(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
-
-
-def _drawn(name: str, title: str, size: tuple[float, float], paint: figures.Paint) -> Markup:
-    import matplotlib as mpl
-
-    # NOTE: a dollar sign in a name is no formula; the browser's fonts have what matplotlib's lack.
-    with mpl.rc_context({"text.parse_math": False}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")
-        return figures.draw(name, title, size, paint)
+    return figures.draw(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
 
 
 # Effects

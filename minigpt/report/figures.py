@@ -9,7 +9,8 @@ from __future__ import annotations
 import io
 import itertools
 import re
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup, escape
@@ -31,6 +32,7 @@ _STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 11,
+    "text.parse_math": False,  # NOTE: a dollar sign in a name is no formula
     "axes.spines.top": False,
     "axes.spines.right": False,
     "grid.alpha": 0.18,
@@ -42,16 +44,17 @@ _STYLE = {
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
-def draw(name: str, title: str, size: tuple[float, float], paint: Paint) -> Markup:
+def draw(name: str, title: str, size: tuple[float, float], paint: Paint, style: Mapping[str, Any] = {}) -> Markup:
     """Return what `paint` puts on a matplotlib figure as an SVG element whose text equivalent is `title`.
 
-    `name` keeps the ids of several drawings on one page apart.
+    `name` keeps the ids of several drawings on one page apart; `style` changes settings of matplotlib.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     text = io.StringIO()
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context({**_STYLE, **style}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # the browser's fonts draw the text
         drawing = Figure(figsize=size, layout="constrained")
         paint(drawing)
         drawing.savefig(text, format="svg", transparent=True, metadata=_NO_METADATA)

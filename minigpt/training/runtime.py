@@ -254,18 +254,17 @@ def peak_memory_bytes(device: str) -> int | None:
 
 
 @contextlib.contextmanager
-def memory_advice(config: RunConfig) -> Iterator[None]:
-    """Turn the several ways of running out of memory into one that says what to do."""
+def memory_advice(config: RunConfig, accumulate: bool = True) -> Iterator[None]:
+    """Turn the several ways of running out of memory into one that says what to do; to `accumulate` is one of them."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        smaller = max(1, config.batch_size // 2)
-        raise OutOfMemoryError(
-            f"out of memory; batch-size {config.batch_size} with block-size {config.block_size} does not fit; "
-            f"try --batch-size {smaller} --grad-accumulation {2 * config.grad_accumulation}"
-        ) from error
+        remedy = f"--batch-size {max(1, config.batch_size // 2)}"
+        remedy += f" --grad-accumulation {2 * config.grad_accumulation}" if accumulate else ""
+        got = f"batch-size {config.batch_size} with block-size {config.block_size}"
+        raise OutOfMemoryError(f"out of memory; {got} does not fit; try {remedy}") from error
 
 
 def _processor_name() -> str:

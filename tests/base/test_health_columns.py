@@ -57,7 +57,7 @@ def test_reasons_are_said_once_for_all_layers_that_share_them() -> None:
 
 
 def test_the_glossary_has_a_row_for_every_figure() -> None:
-    """With its key as it stands in the files, and every row whole."""
+    """With its key as the files have it, and every row whole."""
     lines = health_columns.glossary_markdown().splitlines()
     assert len(lines) == 2 + len(HEALTH)
     for line, figure in zip(lines[2:], HEALTH, strict=True):

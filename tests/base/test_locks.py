@@ -115,7 +115,7 @@ def test_a_directory_that_cannot_be_flushed_is_used_and_recorded(
 def test_advice_fits_the_reason_and_the_flag(
     tmp_path: Path, code: int, advice: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Space is to be freed only where it is short; the flag is the one that chose the place."""
+    """The advice is to free space only where it is short; the flag is the one that chose the place."""
 
     def refuse(*arguments: object) -> None:
         raise OSError(code, os.strerror(code))

@@ -19,7 +19,7 @@ READERS = (storage.read_bytes, storage.read_json, storage.sha256_file)
 def test_a_refusal_to_read_names_the_reason_and_is_no_damage(
     tmp_path: Path, name: str, code: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It used to be the caller's error, which says of weights that they are damaged, and has them trained anew."""
+    """It used to be the caller's error, which says of weights that they are damaged, and has them trained again."""
     path = tmp_path / "file.json"
     path.write_text("{}")
     for read in READERS:
@@ -51,7 +51,7 @@ def test_a_call_that_a_signal_cut_short_is_made_again(tmp_path: Path, monkeypatc
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "folder"])
 def test_what_is_no_regular_file_is_named_and_never_waited_for(tmp_path: Path, kind: str) -> None:
-    """A FIFO in the place of a file used to hang for ever whoever hashed it."""
+    """A FIFO in place of a file used to hang forever whoever hashed it."""
     path = tmp_path / "file.json"
     (tmp_path / "target").write_text("{}")
     make = {

@@ -9,7 +9,7 @@ CHECKPOINTS, RECOVERY = "tests/training/test_checkpoints.py::", "tests/training/
 CRASHES, PROCESS = "tests/training/test_crashes.py::", "tests/training/test_process.py::"
 ABLATION, RANKS = "tests/experiments/test_ablation_crashes.py::", "tests/training/test_ranks.py::"
 SAMPLE, SAMPLING = "tests/commands/test_sample.py::", "tests/sampling/test_sampling.py::"
-STOPS, REPORT = "tests/commands/test_sample_stops.py::", "tests/report/test_report.py::"
+STOPS, REPORT = "tests/commands/test_sample_stops.py::", "tests/report/test_run_page.py::"
 FLAG, FILE = (
     BAD_INPUT + "test_a_mistake_in_a_flag_is_named",
     BAD_INPUT + "test_a_mistake_in_a_configuration_file_is_named",

@@ -31,7 +31,7 @@ FOUND = (
         "a checkpoint that was pruned meanwhile is left out, and `best` is chosen anew",
     ),
     Found(
-        "a FIFO or a device in the place of a run's file",
+        "a FIFO or a device in place of a run's file",
         "`report`, `verify`, `resume` and `evaluate` hung",
         "only regular files are opened, without waiting; another kind of file is exit 4",
     ),

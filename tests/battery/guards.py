@@ -10,7 +10,7 @@ class Guard:
     """What protects; the change of a source file that takes it away; and the test that turns red then.
 
     `old` is a regular expression that matches once in all of `minigpt/`; one that begins with `def` and names a
-    function stands for its body. `also` are further changes of the same file.
+    function means its body. `also` are further changes of the same file.
     """
 
     name: str

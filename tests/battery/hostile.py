@@ -48,7 +48,7 @@ def altered_bytes(data: bytes, chance: random.Random) -> bytes:
 
 
 def altered_json(data: bytes, chance: random.Random) -> bytes:
-    """Some value replaced by a hostile one, dropped, or said twice; or JSON that is none, in the place of a value."""
+    """Some value replaced by a hostile one, dropped, or said twice; or JSON that is none, in place of a value."""
     document = json.loads(data)
     if chance.random() < 0.05:
         return json.dumps(chance.choice(VALUES)).encode()

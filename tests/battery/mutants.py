@@ -58,7 +58,7 @@ def without(guard: Guard, package: Path) -> tuple[Path, str, str]:
 
 
 def _spans(old: str, source: str) -> list[tuple[int, int]]:
-    """Where a source has what is to be replaced: a piece of text, or the body of a function."""
+    """Where a source has what a mutant replaces: a piece of text, or the body of a function."""
     if not old.startswith("def "):
         return [match.span() for match in re.finditer(old, source)]
     if f"{old}(" not in source:

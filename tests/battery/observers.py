@@ -70,7 +70,7 @@ def _fault(patch: pytest.MonkeyPatch, on: list[str], expected: str, out: Path) -
 
 
 def _disturb(patch: pytest.MonkeyPatch, watch: Callable[[], None]) -> None:
-    """Before each step draw from the global generators and seed them anew; before one, also do something else."""
+    """Before each step draw from the global generators and reseed them; before one, also do something else."""
     take_step, calls = loop.take_step, itertools.count(1)
 
     def disturbed(*arguments: Any, **options: Any) -> Any:

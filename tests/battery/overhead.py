@@ -28,7 +28,7 @@ def run(count: int, seed: int, place: Path) -> list[Figure]:
     tally = Tally("overhead", "steps of the default preset: time in storage and checkpoints below 2 %", seed)
     fsync = os.fsync
     with workplace(place) as patch:
-        patch.setattr(os, "fsync", fsync)  # here flushes are what is to be measured
+        patch.setattr(os, "fsync", fsync)  # here flushes are what is measured
         commits, records = _clock(patch, COMMITS), _clock(patch, RECORDS)
         surely(f"train --corpus text.txt --steps {count} --checkpoint-every {max(1, count // 4)} --out run")
         seconds = summary(place / "run")["seconds"]

@@ -62,7 +62,7 @@ def test_the_error_is_that_of_the_formula() -> None:
 
 @pytest.mark.parametrize(("norm", "leaks"), [("layernorm", False), ("batchnorm", True)])
 def test_batchnorm_fails_the_test_of_causality_in_training_alone(norm: str, leaks: bool) -> None:
-    """Its statistics of a batch contain the tokens that are to be predicted."""
+    """Its statistics of a batch contain the tokens to predict."""
     model = lively_model(norm=norm, dropout=0.1)
     before = copy.deepcopy(model.state_dict())
     figures = input_dependence.causality(opened(model), store())

@@ -40,7 +40,7 @@ def claim(number: int, effects: np.ndarray, margin: float = DELTA, conditions: i
 
 @pytest.fixture
 def verdicts_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Spare what stands beside a verdict and enters none."""
+    """Spare what is shown beside a verdict and enters none."""
     monkeypatch.setattr(judging, "seeds_to_decide", lambda condition, margin, alpha: None)
 
 
@@ -100,7 +100,7 @@ def test_claims_that_were_not_run_only_make_a_verdict_harder() -> None:
 
 
 def test_the_seeds_that_would_decide_have_the_power_that_is_promised() -> None:
-    """Simulated: so many seeds decide four times in five, if the mean and the spread are the true ones."""
+    """Simulated: this number of seeds decides four times in five, if the mean and the spread are the true ones."""
     random = np.random.default_rng(5)
     for mean in (0.02, 0.0):
         condition = replace(judge_condition(dict.fromkeys(SEEDS, 0.0), DELTA), mean=mean, sd=SD)

@@ -151,7 +151,7 @@ def test_ngram_probabilities_sum_to_one(order: int) -> None:
 
 
 def _witten_bell(text: list[int], context: tuple[int, ...], letter: int, vocabulary: int) -> float:
-    """The recursion as it stands in the literature, by counting in a list."""
+    """The recursion as the literature has it, by counting in a list."""
     shorter = _witten_bell(text, context[1:], letter, vocabulary) if context else 1 / vocabulary
     size = len(context)
     followed = Counter(text[i + size] for i in range(len(text) - size) if tuple(text[i : i + size]) == context)
@@ -173,7 +173,7 @@ def test_ngrams_agree_with_counting_in_a_list(vocabulary: int) -> None:
 
 
 def test_a_text_that_repeats_itself_is_predicted_by_its_past(tmp_path: Path) -> None:
-    """`abcabc…`: hardly any loss after the first token, and no better than 1/3 without a context."""
+    """`abcabc…`: almost no loss after the first token, and no better than 1/3 without a context."""
     (tmp_path / "text.txt").write_text("abc" * 2000, encoding="utf-8")
     text = prepare(open_corpus(str(tmp_path / "text.txt")), "char", tmp_path / "data", 10)
     found = prediction.ngrams(opened(lively_model(), text.tokenizer), text)

@@ -205,7 +205,7 @@ def test_windows_know_their_number():
 
 
 def test_the_doctor_finds_this_machine_well(capsys: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Every check passes, expected stands beside measured, and nothing is left behind."""
+    """Every check passes, expected is shown beside measured, and nothing is left behind."""
     monkeypatch.chdir(tmp_path)
     assert main(["doctor", "--device", "cpu", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -179,7 +179,7 @@ def test_an_empty_prompt_starts_a_line(command) -> None:
 
 
 def test_a_prompt_longer_than_the_context_is_noted(command) -> None:
-    """All of it is printed, the last 16 characters are read: what stands before them cannot matter."""
+    """All of it is printed, the last 16 characters are read: what precedes them cannot matter."""
     code, output, error = command("sample runs/first --max-new-tokens 8 --prompt", "b" * 10 + "a" * 16)
     assert code == 0
     assert "the prompt has 26 tokens; the model reads the last 16" in error

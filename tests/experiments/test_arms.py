@@ -30,7 +30,7 @@ def question(activations: str = "relu,gelu", **varied: object) -> Question:
 
 
 def without(varied: dict) -> dict:
-    """The toy model's flags, but for those that are varied."""
+    """The toy model's flags, without those that are varied."""
     return {name: value for name, value in TOY.items() if name not in varied}
 
 

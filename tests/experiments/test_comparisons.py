@@ -25,7 +25,7 @@ def judged(arm: list[float], reference: list[float], rule: Rule = RULE) -> dict[
 
 
 def steps(n: int, shift: float = 0.0) -> list[float]:
-    """Losses that differ from seed to seed, the same for every arm but for its shift."""
+    """Losses that differ from seed to seed, the same for every arm except its shift."""
     return [1.5 + 0.03 * seed + shift for seed in range(n)]
 
 

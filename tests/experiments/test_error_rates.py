@@ -30,7 +30,7 @@ Verdicts = list[list[str]]
 
 @contextmanager
 def verdicts_only() -> Iterator[pytest.MonkeyPatch]:
-    """Spare what stands beside a verdict and enters none: the sign-flip test, and seeds to decide."""
+    """Spare what is shown beside a verdict and enters none: the sign-flip test, and seeds to decide."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(paired_statistics, "sign_flip_p", lambda differences: 1.0)
         patch.setattr(paired_statistics, "seeds_to_decide", lambda mean, sd, margin, alpha: None)
@@ -133,7 +133,7 @@ def test_a_planted_effect_is_found_at_the_promised_rate(
 ):
     """Among as many comparisons of equal arms: the rate that Bonferroni promises, which Holm may only exceed.
 
-    It exceeds it only where a comparison without effect has the smaller p, so hardly ever.
+    It exceeds it only where a comparison without effect has the smaller p, so almost never.
     """
     idle = iter([comparison for ablation in without_effect for comparison in ablation] * 3)
     with verdicts_only():

@@ -48,7 +48,7 @@ def test_rates_are_tuned_and_confirmed_apart(start: Start, workplace: Path) -> N
 
 
 def test_arms_can_be_given_equal_time(start: Start, workplace: Path) -> None:
-    """Steps follow from measured durations, stand in the plan, and are taken from there the next time."""
+    """Steps follow from measured durations, are kept in the plan, and are taken from there the next time."""
     command = "ablate --match time --vary n-layer=1,6 --seeds 1 --workers 1 --corpus text.txt --steps 60 --out a"
     command += " --eval-every 50 --threads 1 --n-head 2 --n-embd 16 --block-size 16 --batch-size 4 --dtype float32"
     assert start(f"{command} --cells-dir cells").wait() == 0
@@ -123,7 +123,7 @@ def test_another_question_does_not_replace_an_answer(finished: Path, refused: Co
 def test_cells_of_another_version_are_shown_and_not_used(
     finished: Path, start: Start, workplace: Path, minigpt: Command, capsys: Capture
 ) -> None:
-    """After a change of the code every cell is trained anew; the old ones are listed as stale."""
+    """After a change of the code every cell is trained again; the old ones are listed as stale."""
     old = {path.name for path in (workplace / "cells").glob("*")}
     assert start(f"{SMALL} --steps 10", change_the_code=["another version"]).wait() == 0
     analysis = analysis_of(finished)

@@ -26,7 +26,7 @@ WIDTH = 24
 
 
 def random_block(norm: str = "layernorm", activation: str = "relu", bias: bool = True, seed: int = 0) -> Block:
-    """A block whose every parameter is drawn anew, so that no term of the bound is 0 by chance."""
+    """A block whose every parameter is redrawn, so that no term of the bound is 0 by chance."""
     model = GPT(
         GPTConfig(
             vocab_size=29, block_size=16, n_layer=1, n_head=2, n_embd=WIDTH, norm=norm, activation=activation, bias=bias

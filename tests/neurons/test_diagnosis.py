@@ -277,7 +277,7 @@ def test_passages_are_those_of_the_largest_h(explored: tuple[GPT, list[Batch], D
 
 
 def test_the_explorer_is_bounded(explored: tuple[GPT, list[Batch], Diagnosis], monkeypatch: pytest.MonkeyPatch):
-    """So many strong ones, so many of the rest, so many dead; none twice, and the dead have no passages."""
+    """A fixed number of strong ones, of the rest and of dead ones; none twice, and the dead have no passages."""
     _, _, found = explored
     for layer in found.explored:
         numbers = [neuron["neuron"] for neuron in layer["neurons"]]

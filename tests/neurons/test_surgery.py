@@ -37,7 +37,7 @@ def planted(activation: str = "relu", **changes: object) -> GPT:
     gated = model.blocks[0].mlp.act.branches == 2
     with torch.no_grad():
         for block in model.blocks:
-            block.mlp.w_in.weight *= 20  # else the logits would hardly depend on the MLP
+            block.mlp.w_in.weight *= 20  # else the logits would barely depend on the MLP
             block.mlp.w_out.weight *= 20
         first, second = model.blocks[0].mlp.w_in, model.blocks[1].mlp.w_in
         first.weight[[2, 5]] = 0
@@ -100,7 +100,7 @@ def test_the_chosen_are_those_meant() -> None:
 
 
 def test_random_living_ones_are_as_many_as_are_dead() -> None:
-    """The control of recycling the dead: another set of equal size, drawn anew for each step and layer."""
+    """The control of recycling the dead: another set of equal size, drawn again for each step and layer."""
     model = planted()
     _, statistics = watched(model)
     dead = choose(parse_choice("dead"), model, statistics, 1, 0)

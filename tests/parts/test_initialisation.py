@@ -66,7 +66,7 @@ def test_arms_of_a_seed_share_their_initial_weights():
 
 
 def test_adding_a_layer_or_a_bias_keeps_the_other_weights():
-    """Each tensor has a generator of its own, so nothing depends on the order of construction."""
+    """Each tensor has its own generator, so nothing depends on the order of construction."""
     base = GPT(small_config(init="matched"), 7).state_dict()
     other = GPT(small_config(init="matched", norm="rmsnorm", bias=False, tie_embeddings=False), 7).state_dict()
     shared = [name for name in base.keys() & other.keys() if name.endswith("weight") and name != "lm_head.weight"]

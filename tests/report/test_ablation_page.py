@@ -6,16 +6,12 @@ import csv
 import io
 import json
 import re
-import shutil
-import subprocess
-from collections import Counter
-from html import escape
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ablation_examples import EFFECTS, Record, analysis_of
+from html_whitelist import BROWSER, Page, opened, width_on_a_phone
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
@@ -31,34 +27,6 @@ from minigpt.report.ablation_texts import (
 )
 
 HOSTILE = '"><script>alert(1)</script>'
-OURS = {
-    "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "section", "nav", "main",
-    "a", "figure", "figcaption", "details", "summary", "div", "table", "thead", "tbody", "tr", "th", "td", "b",
-    "span", "code", "pre", "svg", "defs", "g", "path", "text", "tspan", "use", "clippath", "rect",
-}  # fmt: skip
-ATTRIBUTES = {
-    "lang", "charset", "name", "content", "http-equiv", "scope", "class", "href", "colspan", "id", "aria-label",
-    "role", "tabindex", "style", "xmlns", "xmlns:xlink", "width", "height", "viewbox", "version", "type", "d",
-    "transform", "x", "y", "xlink:href", "clip-path",
-}  # fmt: skip
-
-
-class Page(HTMLParser):
-    """Collects tags, attributes and the text that a reader sees."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: set[str] = set()
-        self.attributes: list[tuple[str, str | None]] = []
-        self.text = ""
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.attributes += attrs
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def arms(*names: str) -> dict[str, tuple[float, float]]:
@@ -112,16 +80,13 @@ def test_every_ablation_has_a_page_and_texts(example: str, tmp_path: Path) -> No
         assert not re.search(r"\b(None|nan|inf|null)\b", text)
         for arm in analysis["arms"]:
             assert arm["name"] in text
-    assert page.tags <= OURS
-    assert {name for name, _ in page.attributes} <= ATTRIBUTES
-    ids = Counter(value for name, value in page.attributes if name == "id")
-    assert max(ids.values()) == 1
+    page.assert_whitelisted()
     assert ("Incomplete" in page.text) == (not analysis["complete"])
 
 
 @pytest.mark.parametrize("example", ["usual", "all pairs, incomplete", "grid"])
 def test_every_number_of_the_comparisons_is_shown(example: str, tmp_path: Path) -> None:
-    """Mean, interval, p-values and verdict stand on the page and in the Markdown, and the forest draws them."""
+    """Mean, interval, p-values and verdict are on the page and in the Markdown, and the forest draws them."""
     analysis = EXAMPLES[example]()
     directory = written(analysis, tmp_path)
     shown = (Page(ablation_page(directory)).text, ablation_markdown(directory).replace("\\", ""))
@@ -143,10 +108,10 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     analysis["cells"][1]["directory"] = "//elsewhere.example/cells"
     text = ablation_page(written(analysis, tmp_path))
     page = Page(text)
-    links = {value for name, value in page.attributes if name in ("href", "src", "xlink:href")}
+    links = set(page.values("href", "src", "xlink:href"))
     cells = {f"{cell['directory']}/" for cell in analysis["cells"][2:]}
     assert {link for link in links if link and not link.startswith("#")} == cells
-    anchors = {value for name, value in page.attributes if name == "id"}
+    anchors = set(page.values("id"))
     assert {str(link)[1:] for link in links if link and link.startswith("#")} <= anchors
     assert "default-src 'none'; style-src 'unsafe-inline'" in text
 
@@ -161,8 +126,7 @@ def test_text_is_inert(tmp_path: Path) -> None:
     analysis["stale"] = [{"id": HOSTILE, "arm": HOSTILE, "seed": 1, "code": HOSTILE}]
     directory = written(analysis, tmp_path)
     page = Page(ablation_page(directory))
-    assert page.tags <= OURS
-    assert {attribute for attribute, _ in page.attributes} <= ATTRIBUTES
+    page.assert_whitelisted()
     assert page.text.count(HOSTILE) > 20
     outside_code = re.sub(r"^(`{3,})sh\n.*?^\1$", "", ablation_markdown(directory), flags=re.DOTALL | re.MULTILINE)
     assert "<script" not in outside_code.replace("\\<", "")
@@ -283,29 +247,10 @@ def test_what_is_no_analysis_is_refused(content: str | None, tmp_path: Path) -> 
             draw(tmp_path)
 
 
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 def test_a_browser_shows_it_without_complaint_and_within_a_phone(tmp_path: Path) -> None:
     """In headless Chromium, where there is one: a silent console, and at 360 pixels nothing sticks out sideways."""
-    browser = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no Chromium here")
-    (tmp_path / "report.html").write_text(ablation_page(written(EXAMPLES["grid"](), tmp_path)), encoding="utf-8")
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    measure = "document.title = 'wide: ' + frames[0].document.documentElement.scrollWidth"
-    frame = (
-        f'<!doctype html><body onload="{measure}"><iframe width="360" height="800" srcdoc="{escape(page)}"></iframe>'
-    )
-    (tmp_path / "phone.html").write_text(frame, encoding="utf-8")
-    assert f"<h1>{EXAMPLES['grid']()['name']}</h1>" in dumped(browser, tmp_path / "report.html", tmp_path)
-    width = re.search(r"<title>wide: (\d+)", dumped(browser, tmp_path / "phone.html", tmp_path))
-    assert width is not None
-    assert int(width[1]) <= 360
-
-
-def dumped(browser: str, page: Path, folder: Path) -> str:
-    """The document as the browser has it, and no word from its console."""
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert not re.findall(r"CONSOLE.*", done.stderr)
-    return done.stdout
+    page = ablation_page(written(EXAMPLES["grid"](), tmp_path))
+    (tmp_path / "report.html").write_text(page, encoding="utf-8")
+    assert f"<h1>{EXAMPLES['grid']()['name']}</h1>" in opened(tmp_path / "report.html")
+    assert width_on_a_phone(page, 360, tmp_path) <= 360

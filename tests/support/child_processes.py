@@ -60,7 +60,7 @@ def serving() -> Iterator[Server]:
 
 
 def begin_child(ask: Server, place: Path, command: str, **accidents: list[Any]) -> Child:
-    """Start a command in a process of its own; accidents are functions of `fork_server.py` and their arguments."""
+    """Start a command in a separate process; accidents are functions of `fork_server.py` and their arguments."""
     return Child(ask({"argv": command.split(), "place": str(place), "accidents": accidents}), ask)
 
 

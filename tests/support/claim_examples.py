@@ -95,7 +95,7 @@ def lively_model(spread: float = 10.0, **settings: Any) -> GPT:
 
 
 def with_planted_dead(planted: int) -> GPT:
-    """A lively model of which so many neurons of the first layer can never open."""
+    """A lively model of which this number of neurons of the first layer can never open."""
     model = lively_model()
     with torch.no_grad():
         mlp = plain_blocks(model)[0].mlp

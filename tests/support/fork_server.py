@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch  # noqa: F401  (imported here, not anew in every child)
+import safetensors.torch  # noqa: F401  (imported here, not again in every child)
 import torch
 import tqdm  # noqa: F401
 from markupsafe import Markup

@@ -97,7 +97,7 @@ class Disk:
         self._log("unlink", self._path(path, dir_fd))
 
     def after_power_loss(self, length: int, manner: str, chance: random.Random) -> dict[str, bytes | None]:
-        """Path -> content (None: a directory) if power fails after so many operations.
+        """Path -> content (None: a directory) if power fails after this number of operations.
 
         Of what was not flushed: `lost` keeps nothing, `names` keeps names without content, `torn` names and half of
         the content, `content` what was written but no name, `random` any part of it.

@@ -20,7 +20,7 @@ ENVIRONMENT = {
 
 
 def noisy(offset: float = 0.0, sd: float = 0.002, seed: int = 0, n: int = 8) -> list[float]:
-    """Losses of one arm: an effect of each seed that all arms share, the arm's offset, and noise of its own."""
+    """Losses of one arm: an effect of each seed that all arms share, the arm's offset, and its noise."""
     shared = np.random.default_rng(99).normal(1.5, 0.02, n)
     return [float(loss) for loss in shared + offset + np.random.default_rng(seed).normal(0, sd, n)]
 

@@ -1,4 +1,4 @@
-"""Corpora: which text a name stands for, how it is split and streamed, and how bad sources are refused."""
+"""Corpora: which text a name means, how it is split and streamed, and how bad sources are refused."""
 
 from __future__ import annotations
 
@@ -247,7 +247,7 @@ def test_bad_sources_are_named(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_bad_names_are_refused(spec: str, kind: type[MinigptError], message: str) -> None:
-    """A name that stands for nothing is refused at once, with what is allowed."""
+    """A name that means nothing is refused at once, with what is allowed."""
     with pytest.raises(kind, match=message):
         open_corpus(spec)
 

@@ -133,7 +133,7 @@ def test_directory_names_are_safe(tmp_path: Path) -> None:
 
 
 def test_grammar_records_how_surprising_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The exact code length of the validation text stands in the manifest: no honest model can beat it."""
+    """The exact code length of the validation text is in the manifest: no honest model can beat it."""
     monkeypatch.setattr("minigpt.text.corpora.GENERATED_CHARACTERS", 20_000)
     store = prepare(open_corpus("grammar:1"), "byte", tmp_path, 257)
     record = store.manifest["splits"]["val"]
@@ -265,7 +265,7 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 def test_damaged_files_are_rebuilt_with_a_notice(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
-    """Prepared tokens are a cache: whatever happened to them, one line says so and they are made anew."""
+    """Prepared tokens are a cache: whatever happened to them, one line says so and they are made again."""
     path = text_file(tmp_path)
     first = prepared(path, "char")
     before = tree(tmp_path)

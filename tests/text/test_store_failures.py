@@ -79,14 +79,14 @@ def test_validation_can_be_switched_off(tmp_path: Path) -> None:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process."""
+    """Simulates the end of the process."""
 
 
 @pytest.mark.parametrize("survivor", ["train.bin", "val.bin", "test.bin", "tokenizer.json"])
 def test_crash_before_the_manifest_leaves_not_prepared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, survivor: str
 ) -> None:
-    """Wherever a rebuild dies, no manifest stands beside a mixture of old and new files."""
+    """Wherever a rebuild dies, no manifest lies beside a mixture of old and new files."""
     path = text_file(tmp_path)
     first = prepared(path, "char")
     directory = first.directory

@@ -59,7 +59,7 @@ def test_what_is_called_is_what_torch_will_call(programs: Path, monkeypatch: pyt
 
 
 def test_no_place_for_what_is_built(programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file in the place of the folder; the flag that may help is named."""
+    """A file in place of the folder; the flag that may help is named."""
     program(programs / "g++", "never called")
     (tmp_path / "file").touch()
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "file/cache"))

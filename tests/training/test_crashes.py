@@ -49,7 +49,7 @@ def test_a_kill_at_any_operation_of_a_save(start: Start, minigpt: Command, workp
 
 @needs_fork
 def test_a_kill_at_any_operation_before_the_first_step(start: Start, minigpt: Command, workplace: Path) -> None:
-    """A directory that holds only the beginning of a run is begun anew with the same command."""
+    """A directory that holds only the beginning of a run is begun again by the same command."""
     flags = f"train {TINY_RUN} --steps 1 --eval-every 0"
     assert minigpt(f"{flags} --out whole") == 0
     assert start(f"{flags} --out run", cut_setup=[]).wait() == 0

@@ -76,7 +76,7 @@ def test_a_limit_measures_whole_windows_spread_over_the_text(model: GPT):
 
 
 def test_bits_per_byte_weighs_tokens_by_their_bytes(model: GPT):
-    """Nats of all tokens, in bits, over the bytes that the predicted tokens stand for."""
+    """Nats of all tokens, in bits, over the bytes of the predicted tokens."""
     ids = text(500)
     lengths = np.arange(VOCAB) % 4
     expected = offline_losses(model, ids).sum().item() / math.log(2) / lengths[ids[1:]].sum()

@@ -129,7 +129,7 @@ def test_arms_of_one_fork_differ_in_what_they_claim(minigpt: Command, parent: Pa
 def test_a_stop_anywhere_ends_in_the_same_bits(
     minigpt: Command, parent: Path, monkeypatch: pytest.MonkeyPatch, check_number: int
 ) -> None:
-    """Before the first checkpoint all begins anew; after it nothing is inherited or operated on twice."""
+    """Before the first checkpoint all begins again; after it nothing is inherited or operated on twice."""
     flags = f"{CHILD} --init-surgery dead --init-moments --dropout 0.1"
     assert minigpt(f"{flags} --out whole") == 0
     with monkeypatch.context() as patch:

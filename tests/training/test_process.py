@@ -87,7 +87,7 @@ def test_a_signal_during_preparation_leaves_nothing(start: Start, workplace: Pat
 def test_a_second_training_is_locked_out(
     start: Start, minigpt: Command, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Exit 7 names the process that holds the run, whether it is to be made, continued or replaced."""
+    """Exit 7 names the process that holds the run, whether the command makes, continues or replaces it."""
     flags = f"train {TINY_RUN} --steps 100000 --eval-every 0 --log-every 0 --checkpoint-every 0"
     child = start(f"{flags} --out run", announce=["phases"])
     await_that(lambda: "training" in told(workplace / "phases"), "the training")
@@ -165,7 +165,7 @@ assert main(["train", "--resume", "disk/run"]) == 0
 
 
 def can_mount() -> bool:
-    """Whether a user may have a file system of their own here."""
+    """Whether a user may have a private file system here."""
     if not shutil.which("unshare"):
         return False
     words = ["unshare", "-rm", "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"]

@@ -63,7 +63,7 @@ def test_a_link_or_fifo_never_means_older_weights(place: Path, name: str, kind: 
 def test_a_checkpoint_that_cannot_be_read_is_not_replaced_by_an_older_one(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It may be whole: exit 5 names the reason, and nothing advises to train anew."""
+    """It may be whole: exit 5 names the reason, and nothing advises to train again."""
     original = os.read
 
     def broken(descriptor: int, size: int) -> bytes:

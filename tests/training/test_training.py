@@ -173,7 +173,7 @@ def test_the_best_checkpoint_is_kept(minigpt: Command, workplace: Path) -> None:
 
 
 def test_the_test_part_is_opened_on_purpose_and_recorded(minigpt: Command, tiny_run: Path) -> None:
-    """Each opening is an event of the log, and one that stands after the last checkpoint survives a resume."""
+    """Each opening is an event of the log, and one after the last checkpoint survives a resume."""
     assert minigpt("evaluate run --split test") == 0
     assert minigpt("evaluate run --split test") == 0
     assert openings(tiny_run) == 2

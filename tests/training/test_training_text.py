@@ -26,7 +26,7 @@ from minigpt.training.step import Trainee, take_step
 
 
 def test_trains_on_the_first_tokens_only(minigpt: Command, workplace: Path, haste: None) -> None:
-    """Whatever stands behind them has no influence on the weights, and all of the validation text is still used."""
+    """What comes after them has no influence on the weights, and all of the validation text is still used."""
     text = Path("text.txt").read_text()
     flags = f"{TINY_RUN} --train-tokens 5000 --eval-every 0 --tokenizer byte"
     assert minigpt(f"train {flags} --out run") == 0

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from html_whitelist import BROWSER, opened
 from neuron_files import HOSTILE, add_life, write_neuron_files
 
 from minigpt.report.run_page import run_page
-
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
@@ -51,42 +47,37 @@ def page(haste: None, tiny_run: Path) -> Path:
     return path
 
 
-def opened(page: Path, fragment: str = "") -> Shown:
-    """The document after its script has run; a word on the console, a refused script among them, is a failure."""
-    assert BROWSER is not None
-    command = [BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={page.parent.parent / 'profile'}", "--dump-dom", page.as_uri() + fragment]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert not re.findall(r"CONSOLE.*", done.stderr)
-    assert "<h1>run</h1>" in done.stdout
-    return Shown(done.stdout)
+def shown(page: Path, fragment: str = "") -> Shown:
+    """The document after its script has run."""
+    document = opened(page, fragment)
+    assert "<h1>run</h1>" in document
+    return Shown(document)
 
 
 def test_a_fragment_selects_a_neuron(page: Path) -> None:
     """`#neuron=1/7` shows that neuron of that layer, its tokens and its passages."""
-    shown = opened(page, "#neuron=1/7").text
-    assert "Layer 1, neuron 7" in shown
-    assert "the file is read by a context manager ; an exception ( see below ) closes it↵ n7p0" in shown
-    assert "n7p2" in shown
-    assert "␣the" in shown
+    text = shown(page, "#neuron=1/7").text
+    assert "Layer 1, neuron 7" in text
+    assert "the file is read by a context manager ; an exception ( see below ) closes it↵ n7p0" in text
+    assert "n7p2" in text
+    assert "␣the" in text
 
 
 def test_hostile_tokens_are_characters(page: Path) -> None:
     """Markup in a token is text in the browser too, and nothing of it runs."""
-    shown = opened(page, "#neuron=0/2")
-    assert HOSTILE in shown.text
-    assert "img" not in shown.tags
-    assert shown.tags.count("script") == 2
+    document = shown(page, "#neuron=0/2")
+    assert HOSTILE in document.text
+    assert "img" not in document.tags
+    assert document.tags.count("script") == 2
 
 
 def test_other_choices(page: Path) -> None:
     """Without a fragment the first neuron; a dead one without passages; one that is not there."""
-    assert "Layer 0, neuron" in opened(page).text
-    assert "No passages are kept" in opened(page, "#neuron=0/1").text
-    assert "Neuron 9 of layer 9 is not among those kept" in opened(page, "#neuron=9/9").text
+    assert "Layer 0, neuron" in shown(page).text
+    assert "No passages are kept" in shown(page, "#neuron=0/1").text
+    assert "Neuron 9 of layer 9 is not among those kept" in shown(page, "#neuron=9/9").text
 
 
 def test_a_page_without_neurons_is_silent(tiny_run: Path) -> None:
     """As training leaves it: no script, and nothing on the console."""
-    assert "script" not in opened(tiny_run / "report.html").tags
+    assert "script" not in shown(tiny_run / "report.html").tags
