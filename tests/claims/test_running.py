@@ -17,6 +17,7 @@ SCALE = f"{BASE} --steps 20"
 CLAIMS = "C6 C7"  # share two of their six arms; C7 is measured on the trained cells
 
 pytestmark = needs_fork
+PACE = [0.01, 1e-5]  # seconds that a step and an evaluated token take, where a test is about what follows from it
 
 
 def entry(place: Path, claim: str) -> dict:
@@ -99,16 +100,16 @@ def test_other_code_and_another_text_make_an_entry_stale(start: Start, run_ledge
 
 def test_a_budget_takes_what_fits(start: Start, workplace: Path) -> None:
     """Too small a one says what the cheapest claim costs; nothing is trained then."""
-    assert start(f"claims run {CLAIMS} {SCALE} --budget 0.0001").wait() == 2
+    assert start(f"claims run {CLAIMS} {SCALE} --budget 0.0001", keep_pace=PACE).wait() == 2
     refusal = (workplace / "child.err").read_text()
     assert re.search(r"budget is too small; got 0.0001 minutes; the cheapest claim, C[67], takes about [\d.]+", refusal)
     assert not finished(workplace)
-    assert start(f"claims run {CLAIMS} {SCALE} --dry-run --json").wait() == 0
+    assert start(f"claims run {CLAIMS} {SCALE} --dry-run --json", keep_pace=PACE).wait() == 0
     seconds = json.loads((workplace / "child.out").read_text())["seconds"]
     assert set(seconds) == set(CLAIMS.split())
     assert not finished(workplace)
     between = sum(seconds.values()) / 60 * 0.6  # both together cost three quarters of the sum
-    assert start(f"claims run {CLAIMS} {SCALE} --budget {between}").wait() == 0
+    assert start(f"claims run {CLAIMS} {SCALE} --budget {between}", keep_pace=PACE).wait() == 0
     assert {entry(workplace, claim)["status"] for claim in CLAIMS.split()} == {"judged", "not run"}
 
 

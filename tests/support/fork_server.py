@@ -26,9 +26,9 @@ import tqdm  # noqa: F401
 from markupsafe import Markup
 
 from minigpt.base import storage
-from minigpt.claims import ledger
+from minigpt.claims import ledger, running
 from minigpt.cli import main
-from minigpt.experiments import analysis, arms_to_cells, grid, record  # noqa: F401
+from minigpt.experiments import analysis, arms_to_cells, grid, record, timing  # noqa: F401
 from minigpt.neurons import health  # noqa: F401
 from minigpt.report import ablation_page, ablation_texts, claims_figures, claims_page  # noqa: F401
 from minigpt.training import checkpoints, inference, loop, milestones, operate_on_run, tensorboard, verification  # noqa: F401
@@ -213,6 +213,15 @@ def change_the_code(version: str) -> None:
         module.code_hash = lambda: version  # type: ignore[attr-defined]
 
 
+def keep_pace(step: float, evaluated_token: float) -> None:
+    """Let every short training find the same speed, whatever else the machine does."""
+
+    def measured(config: Any, flops_per_token: int, *others: Any) -> timing.Pace:
+        return timing.Pace(step, evaluated_token, config.tokens_per_step, flops_per_token)
+
+    running.measure_together = measured
+
+
 def take_part(rank: int, size: int, port: int) -> None:
     """Be one of the processes that torchrun would start, with output of one's own."""
     for descriptor, name in ((1, "out"), (2, "err")):
@@ -248,6 +257,7 @@ ACCIDENTS = {
         slow_preparation,
         limit_files,
         change_the_code,
+        keep_pace,
         take_part,
         stray,
     )
