@@ -84,6 +84,8 @@ def run(count: int, seed: int, place: Path) -> list[Figure]:
                 inside += training.is_saving()
                 fault = training.fault()
                 kills.judge(not fault, f"{where}: {fault}")
+                if (training.run / "summary.json").exists():  # it had ended, but for the page that it draws
+                    training = _next(training, 0, ends, place / "whole")
             else:
                 training = _next(training, ended, ends, place / "whole")
         _next(training, training.begin().wait(), ends, place / "whole")
