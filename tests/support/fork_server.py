@@ -291,6 +291,7 @@ def serve() -> None:
     torch.set_num_threads(1)
     # NOTE: a shell starts what runs in its background deaf to Ctrl-C, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # else tests under nohup would test its respect of nohup
     os.fsync = lambda descriptor: None  # a kill cannot tell a flush from none, and the disk takes its time
     for figure in ablation_page.FIGURES:  # drawing takes seconds, and other tests look at it
         ablation_page.FIGURES[figure] = lambda drawn: ""
