@@ -239,6 +239,9 @@ def _report_unforeseen(error: Exception) -> int:
         place = f" {error.filename!r:.200}" if error.filename is not None else ""
         what = f"the system refused{place}; {error.strerror or error}"
         return _report(f"error: {what}; check the path and its permissions", StorageError.exit_code)
+    if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "minigpt":
+        what = f"the package {error.name!r} is not installed in this Python; this is {sys.executable}"
+        return _report(f"error: {what}; activate minigpt's environment, or pip install -e .", UsageError.exit_code)
     kind = type(error).__name__
     return _report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
 

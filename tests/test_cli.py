@@ -158,8 +158,10 @@ def value_of(item: dataclasses.Field[Any], hint: Any) -> st.SearchStrategy[Any]:
         int: st.integers(0, 2**62),
         float: st.floats(allow_nan=False, allow_infinity=False),
         bool: st.booleans(),
-        # NOTE: argparse drops a value that is `--`; none of our flags has a use for it.
-        str: st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(lambda text: text != "--"),
+        # NOTE: argparse drops a value that is `--`; none of our flags has a use for it. A leading `~` means a home.
+        str: st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs"])).filter(
+            lambda text: text != "--" and not text.startswith("~")
+        ),
         type(None): st.none(),
     }
     if item.name == "preset":
@@ -291,3 +293,13 @@ def test_a_bug_is_one_line_and_debug_shows_where(refused, minigpt: Command, monk
         minigpt("train --debug")
     with pytest.raises(UsageError):
         minigpt("train --lr abc --debug")
+
+
+def test_a_python_without_our_dependencies_is_no_bug(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who forgot to activate the environment hears so."""
+
+    def missing(config: RunConfig) -> RunConfig:
+        raise ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
+
+    monkeypatch.setattr(runtime, "resolve", missing)
+    refused(2, "train", says=("'tqdm' is not installed", "pip install"))
