@@ -108,7 +108,7 @@ WITH_PLUGIN = frozenset({"train", "sample", "evaluate", "neurons", "verify", "re
 
 
 def console(*command: str) -> NoReturn:
-    """Entry point of the `minigpt` script, and of scripts that are one command of it."""
+    """Run the command line of this process, the words of `command` before its own, and end with its exit code."""
     signals = Signals()
     signals.install()  # for good: a second signal must not cut off what the first one had us say
     try:
