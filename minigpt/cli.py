@@ -74,7 +74,11 @@ COMMANDS = {
     "bench": Command(
         "how fast it is here, against what the machine can do and other programs", run_bench.add_flags, run_bench.run
     ),
-    "verify": Command("check that a run's files are whole", inspect_run.add_verify_flags, inspect_run.run_verify),
+    "verify": Command(
+        "check that what a run, an ablation, a ledger or an audit left is whole",
+        inspect_run.add_verify_flags,
+        inspect_run.run_verify,
+    ),
     "report": Command(
         "draw a run, an ablation or a ledger, or a site of pages", inspect_run.add_report_flags, inspect_run.run_report
     ),
