@@ -103,7 +103,7 @@ FOUND = (
     Found(
         "leftover RANK variables, and another program at their port",
         "torch waited for its answer without end, deaf to Ctrl-C and SIGTERM",
-        "the wait is in a thread, so signals work, and it ends after five minutes; a rank beyond their number is refused",
+        "the wait is in a thread: signals work, it ends after five minutes; a rank beyond their number is refused",
     ),
     Found(
         "`verify` of a ledger, an audit, a model for Hugging Face, a folder of runs",
