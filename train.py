@@ -1,6 +1,6 @@
 """Train a GPT: `python train.py --help`. The same as `python -m minigpt train`."""
 
-from minigpt.cli import console
+from minigpt.__main__ import console
 
 if __name__ == "__main__":
     console("train")

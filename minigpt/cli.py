@@ -74,7 +74,11 @@ COMMANDS = {
     "bench": Command(
         "how fast it is here, against what the machine can do and other programs", run_bench.add_flags, run_bench.run
     ),
-    "verify": Command("check that a run's files are whole", inspect_run.add_verify_flags, inspect_run.run_verify),
+    "verify": Command(
+        "check that what a run, an ablation, a ledger or an audit left is whole",
+        inspect_run.add_verify_flags,
+        inspect_run.run_verify,
+    ),
     "report": Command(
         "draw a run, an ablation or a ledger, or a site of pages", inspect_run.add_report_flags, inspect_run.run_report
     ),
@@ -108,7 +112,7 @@ WITH_PLUGIN = frozenset({"train", "sample", "evaluate", "neurons", "verify", "re
 
 
 def console(*command: str) -> NoReturn:
-    """Entry point of the `minigpt` script, and of scripts that are one command of it."""
+    """Run the command line of this process, the words of `command` before its own, and end with its exit code."""
     signals = Signals()
     signals.install()  # for good: a second signal must not cut off what the first one had us say
     try:

@@ -8,16 +8,12 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from minigpt.base.errors import MinigptError, StopRequestedError, UsageError
+from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
-
-if TYPE_CHECKING:
-    from minigpt.training.verification import Finding
 
 DOCS = Path("docs")
 
@@ -73,42 +69,24 @@ def _warn_of_openings(run: Path) -> None:
 
 
 def add_verify_flags(parser: Parser) -> None:
-    """The run to check."""
-    add_run(parser)
+    """What to check."""
+    help_ = "a run, an ablation, a ledger or an audit [the newest run under runs/]"
+    parser.add_argument("run", nargs="?", type=user_path, metavar="DIRECTORY", help=help_)
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
 
 
 def run_verify(values: argparse.Namespace) -> int:
     """Print every finding; returns 0, or the exit code of the first failure."""
-    from minigpt.experiments import record
+    from minigpt.commands.verify_folder import verify_folder
     from minigpt.training.run_directory import newest_run
-    from minigpt.training.verification import verify
 
-    directory = values.run or newest_run()
-    findings = _verify_cells(directory) if (directory / record.PLAN).is_file() else verify(directory)
+    findings = verify_folder(values.run or newest_run())
     if values.json:
         print(to_json({finding.what: str(finding.error) if finding.error else "ok" for finding in findings}))
     else:
         for finding in findings:
             print(f"{finding.what}: {finding.error or 'ok'}")
     return next((finding.error.exit_code for finding in findings if finding.error), 0)
-
-
-def _verify_cells(directory: Path) -> list[Finding]:
-    """What `verify` finds in an ablation: its plan is unaltered, and of each training the first fault."""
-    from minigpt.experiments import record
-    from minigpt.training.verification import Finding, verify
-
-    findings = [Finding("plan", None)]
-    for cell in record.read_plan(directory)["cells"]:
-        try:
-            error = next((found.error for found in verify(directory / cell["directory"]) if found.error), None)
-        except StopRequestedError:
-            raise
-        except MinigptError as reason:
-            error = reason
-        findings.append(Finding(f"{cell['arm']}, seed {cell['seed']} ({cell['id']})", error))
-    return findings
 
 
 def add_report_flags(parser: Parser) -> None:

@@ -108,7 +108,7 @@ def _healed(prompt: str, tokenizer: Tokenizer) -> str:
 
     healed = without_open_space(tokenizer, prompt)
     if healed != prompt:
-        print(f"note: the prompt's last space is left to the next word, as {tokenizer.spec} has it", file=sys.stderr)
+        print(f"note: the prompt's last space is dropped; {tokenizer.spec} has it begin the next word", file=sys.stderr)
     return healed
 
 

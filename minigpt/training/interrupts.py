@@ -1,6 +1,7 @@
 """Ctrl-C, SIGTERM and a closed terminal ask the run to stop at the next safe point.
 
-A second Ctrl-C leaves at once.
+While torch compiles, which takes up to a minute, every point is one: nothing is updated then. A second Ctrl-C leaves at
+once.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from types import FrameType
 
 from minigpt.base.errors import StopRequestedError
 from minigpt.training.ranks import ALONE, Ranks
+
+# What runs while a graph is translated, of the forward pass and of the backward one, and not when it is called.
+_COMPILERS = ("torch._dynamo.convert_frame", "torch._inductor.compile_fx")
 
 
 class StopFlag:
@@ -39,6 +43,25 @@ class StopFlag:
             line = f"\n{signal.Signals(signal_number).name}: stopping at the next safe point\n"
             with contextlib.suppress(OSError):  # a terminal that was closed takes no words
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, line.encode())
+        if self.ranks.size == 1 and _is_compiling(frame):  # several ranks must stop at the same point
+            raise StoppedWhileCompiling(self.signal_number)
+
+
+class StoppedWhileCompiling(BaseException):
+    """Passes through torch's compiler, which makes an error of its own of every `Exception`."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.exit_code = 128 + signal_number
+
+
+def _is_compiling(frame: FrameType | None) -> bool:
+    """Whether torch's compiler is what a signal interrupted, and not code that it has made."""
+    while frame is not None:
+        if frame.f_globals.get("__name__") in _COMPILERS:
+            return True
+        frame = frame.f_back
+    return False
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 from minigpt.training.inheritance import inherit, load_parent
-from minigpt.training.interrupts import StopFlag, stop_on_signals
+from minigpt.training.interrupts import StopFlag, StoppedWhileCompiling, stop_on_signals
 from minigpt.training.milestones import commit, evaluate_on_the_way, log_step, write_summary
 from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.recycling import recycle_neurons
@@ -120,7 +120,7 @@ def _train_to_the_end(
         terminal.say(describe(run))
         try:
             _loop(run, progress, stop, terminal, board, callbacks)
-        except StopRequestedError as request:
+        except (StopRequestedError, StoppedWhileCompiling) as request:
             commit(run, progress)
             write_summary(run, progress, "stopped")
             done = f"stopped at step {progress.step} of {run.config.steps}"

@@ -16,7 +16,9 @@ import contextlib
 import datetime
 import io
 import os
+import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -35,7 +37,7 @@ MEETING_SECONDS = 300.0  # for the start of programs on other machines
 _SILENT_SECONDS = 2.0  # nothing is said of so short a wait
 _POLL_SECONDS = 0.1
 _LINGER_SECONDS = 2.0
-_CONNECT_SECONDS = 2  # how long a signal may have to wait for its answer
+_CONNECT_SECONDS = 2.0
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 NOTE, GONE = "minigpt/failure", "minigpt/gone"
 ARRIVED, DONE = "minigpt/arrived", "minigpt/leader"
@@ -193,7 +195,7 @@ def _announced() -> Ranks:
     """What torchrun's variables say of this process; `ALONE` if one of them is missing.
 
     Raises:
-        UsageError: one is not a number.
+        UsageError: one is not a number, or a rank is too large.
     """
     found = [os.environ.get(name, "") for name in VARIABLES]
     if not all(found):
@@ -202,6 +204,9 @@ def _announced() -> Ranks:
         given = " ".join(f"{name}={value}" for name, value in zip(VARIABLES, found, strict=True))
         raise UsageError(f"the variables that torchrun sets must be numbers; got {given}; start with torchrun")
     rank, size, local_rank, local_size = map(int, found)
+    if rank >= max(size, 1) or local_rank >= max(local_size, 1):
+        got = f"rank {rank} of {size}, {local_rank} of {local_size} on this machine"
+        raise UsageError(f"a rank must be below the number of processes; got {got}; start with torchrun")
     return Ranks(rank, size, local_rank, local_size)
 
 
@@ -228,21 +233,17 @@ def _wait_for_all(ranks: Ranks) -> Any:
 
     torchrun keeps the store itself, and says so by a variable; without that rank 0 does.
     """
-    from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]
+    from torch.distributed import PrefixStore
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    if not 0 < port < 1 << 16:
+        raise ValueError(f"MASTER_PORT is {port}")
     kept_by_torchrun = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     hosts = ranks.leads and not kept_by_torchrun
     patience = _Patience(f"{ranks.size} processes at {address}:{port}, of which this is rank {ranks.rank}")
-    while True:
-        try:
-            timeout = datetime.timedelta(seconds=_CONNECT_SECONDS)
-            shared = TCPStore(address, port, None, hosts, timeout, wait_for_workers=False)
-            break
-        except (RuntimeError, TimeoutError):
-            if hosts:
-                raise
-            patience.go_on()
+    while not hosts and not _somebody_listens(address, port):
+        patience.go_on()
+    shared = _store_at(address, port, hosts, patience)
     shared.set_timeout(PATIENCE)
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     store = PrefixStore(f"minigpt/{attempt}", shared)
@@ -251,6 +252,42 @@ def _wait_for_all(ranks: Ranks) -> Any:
         time.sleep(_POLL_SECONDS)
         patience.go_on()
     return store
+
+
+def _somebody_listens(address: str, port: int) -> bool:
+    """Whether the other end is there; torch, which asks again and again, would show a stack for each refusal."""
+    try:
+        socket.create_connection((address, port), _CONNECT_SECONDS).close()
+    except OSError:
+        time.sleep(_POLL_SECONDS)
+        return False
+    return True
+
+
+def _store_at(address: str, port: int, hosts: bool, patience: _Patience) -> Any:
+    """The store that is kept here or there.
+
+    NOTE: in a thread, because torch waits without end, and deaf to signals, for a program that is no store to answer.
+    """
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    outcome: list[Any] = []
+
+    def connect() -> None:
+        timeout = datetime.timedelta(seconds=MEETING_SECONDS)
+        try:
+            outcome.append(TCPStore(address, port, None, hosts, timeout, wait_for_workers=False))
+        except Exception as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(_POLL_SECONDS)
+        patience.go_on()
+    if isinstance(outcome[0], Exception):
+        raise outcome[0]
+    return outcome[0]
 
 
 class _Patience:

@@ -220,7 +220,8 @@ def describe(run: Run) -> str:
     size = store.size("train") + store.size("val")
     text = f"corpus {config.corpus}, {config.tokenizer}: {size:,} tokens of {store.tokenizer.vocab_size:,} kinds"
     model = f"{run.model.parameter_count() / 1e6:.2f} M parameters, {config.activation}"
-    threads = f", {torch.get_num_threads()} threads" if config.device == "cpu" else ""
+    count = torch.get_num_threads()
+    threads = f", {count} thread{'s' * (count > 1)}" if config.device == "cpu" else ""
     processes = f", {run.ranks.size} processes" if run.ranks.size > 1 else ""
     compiled = {"on": ", compiled", "graphs": ", compiled, CUDA graphs"}.get(config.compile, "")
     idle = " (this torch is built for CUDA and finds no usable GPU or driver)" if _lacks_its_gpu(config) else ""

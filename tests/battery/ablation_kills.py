@@ -29,7 +29,7 @@ def run(count: int, seed: int, place: Path) -> list[Figure]:
     ends = Tally("ablation_kills", "ablations that ended after kills, their tables compared byte for byte", seed)
     chance, parents = random.Random(seed), 0
     with workplace(place), serving() as ask:
-        assert _begin(ask, grid, "whole").wait() == 0
+        assert _end(_begin(ask, grid, "whole")) == 0
         parent, found = _begin(ask, grid, "cut-0"), 0
         while kills.count < count:
             time.sleep(chance.uniform(0.01, 0.1))
@@ -46,7 +46,7 @@ def run(count: int, seed: int, place: Path) -> list[Figure]:
                     _kill(chance.choice(workers))
                 before, found = found, _done(place / name)
                 kills.judge(found >= before, f"kill {kills.count} of seed {seed}: {before} cells done, now {found}")
-        _judge_end(ends, parent.wait(), place, f"cut-{ends.count}")
+        _judge_end(ends, _end(parent), place, f"cut-{ends.count}")
     kills.note = f"{parents} of the parent"
     return [kills.figure(), ends.figure()]
 
@@ -60,6 +60,13 @@ def _begin(ask: Server, grid: str, name: str) -> Child:
     return begin_child(ask, Path.cwd(), f"{grid} --out {name}/ablation --cells-dir {name}/cells")
 
 
+def _end(child: Child) -> int | str:
+    """Wait for the end of a child as long as it takes; its exit code."""
+    while is_running(child.pid):
+        time.sleep(0.05)
+    return child.wait()
+
+
 def _kill(pid: int) -> None:
     try:
         os.kill(pid, signal.SIGKILL)
@@ -71,7 +78,7 @@ def _done(place: Path) -> int:
     return sum(read_result(cell) is not None for cell in (place / "cells").glob("*"))
 
 
-def _judge_end(ends: Tally, code: int, place: Path, name: str) -> None:
+def _judge_end(ends: Tally, code: int | str, place: Path, name: str) -> None:
     """Compare an ablation that has ended with the undisturbed one."""
     fault = f"it ended with {code}"
     if code == 0:

@@ -58,7 +58,7 @@ FOUND = (
     Found(
         "SIGINT while modules load; a second stop of `verify`",
         "`a bug of minigpt`; an end by signal 15 without its message",
-        "exit 130 and 143, each with its line, once Python has loaded the command line; before that the signal ends it",
+        "exit 130 and 143, each with its line, from the first line of ours on, about 50 ms after Python has started",
     ),
     Found(
         "a kill while `--overwrite` deletes the old run",
@@ -94,5 +94,30 @@ FOUND = (
         "a checkpoint with a header of 100,000 tensors",
         "1.2 s and 200 MB until it was refused",
         "a header of more than 1 MB is refused before it is parsed",
+    ),
+    Found(
+        "SIGTERM while torch compiles",
+        "it was heard when the compiler was done, up to a minute later",
+        "it ends the compiler at once; the state before the step is committed",
+    ),
+    Found(
+        "leftover RANK variables, and another program at their port",
+        "torch waited for its answer without end, deaf to Ctrl-C and SIGTERM",
+        "the wait is in a thread: signals work, it ends after five minutes; a rank beyond their number is refused",
+    ),
+    Found(
+        "`verify` of a ledger, an audit, a model for Hugging Face, a folder of runs",
+        "`no run`",
+        "ledgers and audits are checked; of the others it says what they are",
+    ),
+    Found(
+        "power_loss: states before the first commit",
+        "the battery counted them without a look at them",
+        "whatever is found there must not be taken for a damaged run",
+    ),
+    Found(
+        "fuzz_inputs: `audit nan`",
+        "the battery itself asked the network for a model of that name",
+        "the network is cut off in this group",
     ),
 )

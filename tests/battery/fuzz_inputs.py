@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -59,14 +60,18 @@ def run(count: int, seed: int, place: Path) -> list[Figure]:
 
 
 def _refuse_work(patch: pytest.MonkeyPatch, prepares: bool) -> None:
-    """Train nothing, measure nothing; at most prepare the text."""
+    """Train nothing, measure nothing, ask no other machine; at most prepare the text."""
 
     def not_here(config: RunConfig, *arguments: object, **options: object) -> None:
         if prepares:
             loop.prepare_text(config)
         raise UsageError("training is not what is tested here")
 
+    def unreachable(*arguments: object, **options: object) -> None:
+        raise OSError("no network is what is tested here")
+
     patch.setattr(loop, "train", not_here)
+    patch.setattr(socket, "create_connection", unreachable)
 
 
 def _judged(code: int, printed: str, what: str) -> str:

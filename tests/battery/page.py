@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from battery.found import FOUND
+from battery.groups import GROUPS
 
 TOP = """# Reliability
 
@@ -69,6 +70,8 @@ def _table(kept: dict[str, Any]) -> str:
     minutes = sum(record["seconds"] for record in kept.values()) / 60
     on = f"{'; '.join(machines)}; seed {', '.join(map(str, seeds))}"
     where = f"Measured on {on}, in {minutes:.0f} minutes." if kept else "Nothing was run yet."
+    missing = [name for name in GROUPS if kept.get(name, {}).get("run") != "full"]
+    where += f" Not run in full yet: {', '.join(missing)}." if missing else ""
     return "## What was tried\n\n" + "\n".join(rows) + f"\n\n{where}\n\n"
 
 

@@ -93,7 +93,7 @@ def test_percentiles(share: float, value: float) -> None:
 
 def test_the_page_holds_what_was_kept(tmp_path: Path) -> None:
     """Figures of groups that were run at different times are on one page, and the file they are kept in repeats it."""
-    page = tmp_path / "page.md"
+    page = tmp_path / "not there yet" / "page.md"
     first = record_of([Figure("cuts", "a cut", 1100, 0, 12.3, 1, "22 activations")], "full", 13.0)
     second = record_of([Figure("kills", "a kill", 30, 2, 4.0, 1)], "quick", 5.0)
     write_figures(page, {"cuts": first})

@@ -32,6 +32,7 @@ from minigpt.experiments import analysis, arms_to_cells, grid, record, timing  #
 from minigpt.neurons import health  # noqa: F401
 from minigpt.report import ablation_page, ablation_texts, claims_figures, claims_page  # noqa: F401
 from minigpt.training import checkpoints, inference, loop, milestones, operate_on_run, tensorboard, verification  # noqa: F401
+from minigpt.training.code_version import code_hash
 from minigpt.training.interrupts import StopFlag
 
 PATIENCE = 60.0
@@ -296,6 +297,7 @@ def serve() -> None:
     for figure in ablation_page.FIGURES:  # drawing takes seconds, and other tests look at it
         ablation_page.FIGURES[figure] = lambda drawn: ""
     claims_figures._drawn = lambda name, title, size, paint: Markup("<svg></svg>")
+    code_hash()  # every child would read all of the source for it again
     gc.freeze()  # else each child's first collection copies every page of torch's modules, for a tenth of a second
     for line in sys.stdin:
         request = json.loads(line)

@@ -159,10 +159,19 @@ def disk_states(disk: Disk, seed: int, rounds: int = 1) -> Iterator[tuple[str, i
                 acknowledged = disk.operations[length - 1][1]
             for manner in MANNERS if turn == 0 else ("random",):
                 tree = disk.after_power_loss(length, manner, chance)
-                key = hashlib.sha256(repr((acknowledged, sorted(tree.items()))).encode()).digest()
+                key = _key(acknowledged, tree)
                 if key not in seen:
                     seen.add(key)
                     yield f"{manner} after operation {length}, round {turn} of seed {seed}", acknowledged, tree
+
+
+def _key(acknowledged: int, tree: dict[str, bytes | None]) -> bytes:
+    """What two states have in common only if they are equal."""
+    digest = hashlib.sha256(f"{acknowledged}".encode())
+    for path, content in sorted(tree.items()):
+        digest.update(f"\0{path}\0{'directory' if content is None else len(content)}\0".encode())
+        digest.update(content or b"")
+    return digest.digest()
 
 
 def rebuild(tree: dict[str, bytes | None], root: str, place: Path) -> None:
@@ -176,15 +185,17 @@ def rebuild(tree: dict[str, bytes | None], root: str, place: Path) -> None:
 
 
 def is_lost(run: Path, acknowledged: int) -> bool:
-    """Whether an acknowledged checkpoint, or what is needed to go on from it, cannot be read any more."""
-    if acknowledged < 0:
-        return False
+    """Whether an acknowledged checkpoint, or what is needed to go on from it, cannot be read any more.
+
+    Before the first is acknowledged a run may be anything that is not taken for a damaged one.
+    """
+    damaged: list[str] = []
     try:
-        newest = checkpoints.newest(run, lambda notice: None)
-        findings = verify(run)
+        newest = checkpoints.newest(run, damaged.append)
+        findings = verify(run) if newest else []
     except CheckpointError:
         return True
-    if newest is None or newest.step < acknowledged:
+    if damaged or (newest.step if newest else -1) < acknowledged:
         return True
-    needed = {"configuration", "tokenizer", "log", f"checkpoint of step {newest.step}"}
+    needed = {"configuration", "tokenizer", "log", f"checkpoint of step {newest.step}"} if newest else set()
     return any(finding.error for finding in findings if finding.what in needed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -73,6 +74,32 @@ def test_prepared_tokens_replaced_meanwhile_change_nothing(
     monkeypatch.setattr(loop, "evaluate_on_the_way", replaced)
     assert minigpt(f"train {TINY_RUN} --out run") == 0
     assert comparable(Path("run")) == comparable(Path("undisturbed"))
+
+
+def test_a_folder_that_grows_and_tokens_that_go_meanwhile_change_nothing(
+    minigpt: Command, workplace: Path, haste: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file comes into the folder, somebody prepares that, and all of `data/` is deleted: the run holds its text."""
+    Path("texts").mkdir()
+    TEXT.rename("texts/a.txt")
+    flags = TINY_RUN.replace("text.txt", "texts")
+    assert minigpt(f"train {flags} --out undisturbed") == 0
+    evaluate = loop.evaluate_on_the_way
+
+    def disturbed(run, progress, stop):  # type: ignore[no-untyped-def]
+        if progress.step == 4:
+            Path("texts/b.txt").write_text("something else entirely\n" * 99)
+            prepare_text(run.config)
+            shutil.rmtree("data")
+        return evaluate(run, progress, stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "evaluate_on_the_way", disturbed)
+        assert minigpt(f"train {flags} --out run") == 0
+    assert comparable(Path("run")) == comparable(Path("undisturbed"))
+    assert minigpt("evaluate run") == 4
+    Path("texts/b.txt").unlink()
+    assert minigpt("evaluate run") == 0
 
 
 @pytest.mark.parametrize("begun", [False, True], ids=["not begun", "half done"])

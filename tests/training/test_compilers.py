@@ -67,6 +67,24 @@ def test_no_place_for_what_is_built(programs: Path, tmp_path: Path, monkeypatch:
     assert "TORCHINDUCTOR_CACHE_DIR" in compilers.obstacle()
 
 
+def test_what_is_built_must_run(programs: Path) -> None:
+    """A compiler that answers well and builds what cannot be loaded, as on a file system mounted noexec."""
+    script = programs / "g++"
+    script.write_text('#!/bin/sh\nfor word; do last=$word; done\necho "no library" > "$last"\n')
+    script.chmod(0o755)
+    assert "does not run" in compilers.obstacle()
+    assert "--compile off" in compilers.obstacle()
+
+
+def test_a_compiler_that_hangs_is_not_waited_for(programs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that waits for a licence."""
+    monkeypatch.setattr(compilers, "_PATIENCE", 0.1)
+    script = programs / "g++"
+    script.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    script.chmod(0o755)
+    assert "timed out" in compilers.obstacle()
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no compiler here")
 def test_a_good_answer_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For this compiler as it is now; asked again, nothing is compiled."""

@@ -26,10 +26,10 @@ from run_files import records, summary
 from torch import Tensor
 
 from minigpt.base import randomness, storage
-from minigpt.base.errors import UsageError
+from minigpt.base.errors import RankError, UsageError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.probe import LayerStatistics
-from minigpt.training import evaluation
+from minigpt.training import evaluation, ranks
 from minigpt.training.config import RunConfig
 from minigpt.training.ranks import Ranks
 
@@ -270,6 +270,25 @@ def test_weights_that_differ_are_noticed(launch: Launch, workplace: Path) -> Non
     (line,) = errors(workplace)
     assert "no longer have the same weights" in line
     assert newest_step(workplace / "run") == 4
+
+
+def test_a_program_that_is_no_store_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens at the port of leftover variables and never answers: torch waited for ever, deaf to all signals."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("MASTER_PORT", str(other.getsockname()[1]))
+        monkeypatch.setattr(ranks, "MEETING_SECONDS", 0.3)
+        with pytest.raises(RankError, match=r"2 processes at 127\..*unset RANK"):
+            ranks._wait_for_all(Ranks(1, 2, 1, 2))
+
+
+@pytest.mark.parametrize("found", ["2 2 0 2", "0 2 2 2", "0 0 0 1"])
+def test_variables_that_contradict_each_other(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rank beyond their number would be awaited by nobody."""
+    for name, value in zip(ranks.VARIABLES, found.split(), strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="a rank must be below the number of processes"):
+        ranks._announced()
 
 
 def test_more_processes_than_windows_is_refused_by_count() -> None:
