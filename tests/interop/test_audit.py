@@ -115,7 +115,7 @@ def test_a_killed_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
     out.mkdir()
     whole = audit(place, RAW, out)
     monkeypatch.setattr(count_sites, "COMMIT_SECONDS", 0.0)
-    original, runs = count_sites.run, 0
+    original, runs = count_sites.run_model, 0
 
     def run(body: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
         nonlocal runs
@@ -124,7 +124,7 @@ def test_a_killed_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
             raise Killed
         return original(body, batch)
 
-    monkeypatch.setattr(count_sites, "run", run)
+    monkeypatch.setattr(count_sites, "run_model", run)
     with pytest.raises(Killed):
         audit(place, RAW, out)
     assert (out / count_sites.PARTIAL).exists()
@@ -190,7 +190,7 @@ def test_a_stopped_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatc
     """Ctrl-C ends at the next batch, with everything counted so far committed."""
     place, out = saved("opt"), Path("out")
     out.mkdir()
-    original, runs = count_sites.run, 0
+    original, runs = count_sites.run_model, 0
 
     def run(body: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
         nonlocal runs
@@ -199,7 +199,7 @@ def test_a_stopped_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatc
             signal.raise_signal(signal.SIGINT)
         return original(body, batch)
 
-    monkeypatch.setattr(count_sites, "run", run)
+    monkeypatch.setattr(count_sites, "run_model", run)
     with pytest.raises(StopRequestedError, match="after 2 of 7 batches; the same command goes on"):
         audit(place, RAW, out)
     again = audit(place, RAW, out)
