@@ -37,7 +37,7 @@ def add_flags(parser: Parser) -> None:
         help="a corpus as in training, or a .bin of raw ids; may be repeated [stdlib, or the run's]",
     )
     text.add_argument("--text-field", metavar="NAME", help="which field of rows is the text")
-    text.add_argument("--split", choices=("train", "val"), help="part of the text [val, or train if val is too short]")
+    text.add_argument("--split", choices=("train", "val", "all"), help="part of the text [all; val for a run of ours]")
     text.add_argument("--tokens", type=int, metavar="N", help="count on at most N tokens [1048576]")
     text.add_argument(
         "--context", type=int, default=0, metavar="N", help="tokens of a window [the model's, up to 2048]"

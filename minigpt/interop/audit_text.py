@@ -81,8 +81,8 @@ def read_text(
 
     Besides, about `held_out` ids are held out; no more than half of a short text.
 
-    No `specs` means the run's own text, or the default corpus. `split` None is val, or train if val is too short for
-    the tokens; a run is looked at on val, as `minigpt neurons` does, unless a number of `tokens` is asked for.
+    No `specs` means the run's own text, or the default corpus. `split` None is the whole text, since nothing is trained
+    on it; for a run of ours val, as `minigpt neurons` does, or train if more `tokens` are asked for than val has.
 
     Raises:
         DataError: there is no tokenizer, an id is outside the vocabulary, or the text is shorter than one context.
@@ -92,7 +92,7 @@ def read_text(
     start = opened.tokenizer.window_start if isinstance(opened.tokenizer, TheirTokenizer) else ()
     spare = min(context, LOSS_CONTEXT) - len(start)
     limit = wanted + context + 1 + (held_out + spare if held_out else 0)
-    parts = [split] if split else ["val"] if opened.own_text and tokens is None else ["val", "train"]
+    parts = [split] if split else _parts(opened.own_text is None, tokens is None)
     if any(spec.endswith(RAW_ENDING) for spec in specs):
         if len(specs) > 1 or split or text_field:
             raise UsageError("raw ids are one file without parts and fields; got more; leave the other options out")
@@ -115,6 +115,13 @@ def read_text(
     return AuditText(corpus, chosen, ids, start, context, wanted, held)
 
 
+def _parts(whole: bool, as_many_as_there_are: bool) -> list[str]:
+    """The parts of the text to try, in this order, until there are tokens enough."""
+    if whole:
+        return ["all"]
+    return ["val"] if as_many_as_there_are else ["val", "train"]
+
+
 def _hold_out(ids: np.ndarray, length: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
     """Take windows of `length` ids, each with the id that follows, evenly out of a text; return the rest, and them."""
     windows = (len(ids) - 1) // length
@@ -133,12 +140,13 @@ def _encoded(
             f"{opened.name} has no tokenizer; give one with --tokenizer, or raw 16-bit ids with --text FILE.bin"
         )
     own, val, test = opened.own_text or (DEFAULT_CORPUS, 0.10, 0.05)
-    corpora = [open_corpus(spec, val, test, text_field=text_field) for spec in specs or [own]]
     for part in parts:
+        read, held = ("train" if part == "all" else part), (0.0, 0.0) if part == "all" else (val, test)
+        corpora = [open_corpus(spec, *held, text_field=text_field) for spec in specs or [own]]
         pieces: list[np.ndarray] = []
         for corpus in corpora:
             separator = [np.array(opened.tokenizer.separator, dtype=np.int64)] if pieces else []
-            pieces += [*separator, encode_split(corpus, opened.tokenizer, part, limit - sum(map(len, pieces)))]
+            pieces += [*separator, encode_split(corpus, opened.tokenizer, read, limit - sum(map(len, pieces)))]
         ids = np.concatenate(pieces)
         if len(ids) >= limit:
             break

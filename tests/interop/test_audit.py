@@ -59,6 +59,17 @@ def test_an_exported_run_counts_as_the_run(minigpt: Command, tiny_run: Path) -> 
             assert {key: other[key] for key in SHARED} == {key: mine[key] for key in SHARED}
 
 
+def test_the_whole_text_of_a_foreign_model_is_counted(tiny_run: Path) -> None:
+    """No part of a text is held back for a model that was not trained on it; a run is looked at on its val."""
+    run = open_run(tiny_run, device="cpu")
+    export_hf(run.model, run.tokenizer, Path("exported"))
+    found = audit("exported", AuditOptions(texts=("text.txt",), context=16, device="cpu"), Path("out")).record
+    known = len(run.tokenizer.encode(Path("text.txt").read_text()))
+    assert found["split"] == "all"
+    assert known - 17 <= found["tokens"] <= known
+    assert audit("run", AuditOptions(context=16, device="cpu"), Path("out")).record["split"] == "val"
+
+
 @pytest.mark.parametrize("model_type", ["opt", "llama", "gpt2", "qwen3_moe"])
 def test_counts_are_those_of_a_plain_loop(model_type: str, ids: np.ndarray) -> None:
     """h is caught by hooks written here, window by window, and compared neuron by neuron."""
