@@ -179,6 +179,15 @@ HEALTH = (
         f"{100 * ALLOWED_RISE:g} % more perplexity",
         EXPENDABLE,
     ),
+    HealthColumn(
+        "expendable_interval/low",
+        "at least",
+        "the largest of these sets that was tried and is surely within that; 95 %, over the sequences predicted",
+        EXPENDABLE,
+    ),
+    HealthColumn(
+        "expendable_interval/high", "at most", "the smallest that was tried and surely costs more", EXPENDABLE
+    ),
     HealthColumn("expendable_random/mean", "at random", "the same in a random order, on average", EXPENDABLE),
     HealthColumn("expendable_random/low", "lowest", "the lowest of the random orders", EXPENDABLE),
     HealthColumn("expendable_random/high", "highest", "the highest of the random orders", EXPENDABLE),
@@ -197,12 +206,13 @@ TRAINING = (
 NEURONS = (
     *TRAINING, "dead_upper_sequences", "certified_dead_fraction", "chao1/never", "chao1/truly_dead", "effective_width",
     "saturated_fraction", "linear_fraction", "saturated_and_linear_fraction", "trapped_fraction",
-    "expendable_fraction", "expendable_random/mean", "expendable_random/low",
+    "expendable_fraction", "expendable_interval/low", "expendable_interval/high", "expendable_random/mean",
 )  # fmt: skip
 """The tables of `minigpt neurons`."""
 AUDIT = (
     "dead_fraction", "dead_upper", "certified_dead_fraction", "chao1/truly_dead", "never_positive_fraction", "density",
-    "rare_fraction", "always_fraction", DORMANT, "inert_fraction", "effective_width",
+    "rare_fraction", "always_fraction", DORMANT, "inert_fraction", "effective_width", "expendable_fraction",
+    "expendable_interval/low", "expendable_interval/high", "expendable_random/mean",
 )  # fmt: skip
 """The tables of `minigpt audit`: what a count at any model's sites tells."""
 ABLATION = ("dead_fraction", DORMANT, "inert_fraction", "density", "never_positive_fraction", "dead_upper")

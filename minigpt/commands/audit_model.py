@@ -11,7 +11,7 @@ from typing import Any
 from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
-from minigpt.base.health_columns import AUDIT, TRUSTED_TOKENS, by_question, legend, reasons_for_missing
+from minigpt.base.health_columns import AUDIT, EXPENDABLE, TRUSTED_TOKENS, by_question, legend, reasons_for_missing
 from minigpt.base.storage import lock_directory, remove_tree, to_json, write_text
 from minigpt.base.tables import Column, Table, terminal_width, wrapped
 
@@ -37,7 +37,7 @@ def add_flags(parser: Parser) -> None:
         help="a corpus as in training, or a .bin of raw ids; may be repeated [stdlib, or the run's]",
     )
     text.add_argument("--text-field", metavar="NAME", help="which field of rows is the text")
-    text.add_argument("--split", choices=("train", "val"), help="part of the text [val, or train if val is too short]")
+    text.add_argument("--split", choices=("train", "val", "all"), help="part of the text [all; val for a run of ours]")
     text.add_argument("--tokens", type=int, metavar="N", help="count on at most N tokens [1048576]")
     text.add_argument(
         "--context", type=int, default=0, metavar="N", help="tokens of a window [the model's, up to 2048]"
@@ -50,6 +50,17 @@ def add_flags(parser: Parser) -> None:
         choices=("include", "exclude", "both"),
         default="include",
         help="whether the first token of a window counts, where many models park attention [include]",
+    )
+    text.add_argument(
+        "--expendable",
+        action="store_true",
+        help="also search which neurons could be replaced by their means for 1 %% more perplexity",
+    )
+    text.add_argument(
+        "--expendable-tokens",
+        type=int,
+        metavar="N",
+        help="the same, predicting N tokens that were held out of the count [8192]",
     )
     machine = parser.add_argument_group("machine")
     machine.add_argument(
@@ -75,6 +86,7 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.interop.audit import AuditOptions, audit, write
     from minigpt.report.audit_page import audit_page
     from minigpt.training import runtime
+    from minigpt.training.diagnose_run import LOSS_TOKENS
 
     runtime.set_up_process(values.threads)
     options = AuditOptions(
@@ -85,6 +97,7 @@ def run(values: argparse.Namespace) -> int:
         context=values.context,
         dtype=values.dtype,
         position_0=values.position_0,
+        expendable=values.expendable_tokens or (LOSS_TOKENS if values.expendable else 0),
         tokenizer=values.tokenizer,
         device=values.device,
         batch_tokens=values.batch_tokens,
@@ -105,9 +118,9 @@ def run(values: argparse.Namespace) -> int:
 
 
 def _check(values: argparse.Namespace) -> None:
-    for name, least in (("tokens", 1), ("context", 2), ("batch_tokens", 1)):
+    for name, least in (("tokens", 1), ("context", 2), ("batch_tokens", 1), ("expendable_tokens", 1)):
         number = getattr(values, name)
-        if (number and number < least) or (name == "tokens" and number == 0):
+        if (number and number < least) or (name.endswith("tokens") and name != "batch_tokens" and number == 0):
             raise UsageError(f"{name.replace('_', '-')} is too small; got {number}; at least {least}")
     from minigpt.training.config import MOST_THREADS
 
@@ -133,7 +146,7 @@ def _refuse_occupied(out: Path, overwrite: bool) -> None:
 
 
 def _clear(out: Path) -> None:
-    for name in ("audit.json", "audit.csv", PAGE, "partial.safetensors"):
+    for name in ("audit.json", "audit.csv", PAGE, "partial.safetensors", "partial-expendable.json"):
         remove_tree(out / name)
 
 
@@ -158,6 +171,10 @@ def _tables(record: dict[str, Any]) -> Iterable[Table]:
     keys = [key for key in AUDIT if record["model"]["dead"] or not key.startswith("chao1/")]
     for question, figures in by_question(keys).items():
         shown = [figure for figure in figures if any(figure.of(layer) is not None for layer in layers)]
+        if not shown:
+            continue
+        if question == EXPENDABLE:
+            layers = [*layers, {**record["model"], "layer": "all"}]
         columns = (Column.name("layer", "layer"), *which, *(figure.column(mark=mark) for figure in shown))
         yield Table(question, columns, layers, (legend(shown),))
         which = ()

@@ -8,8 +8,6 @@ site's name, block and expert. What it cannot give is absent, or None with the r
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,17 +21,20 @@ from minigpt.base import storage
 from minigpt.base.errors import DivergedError, UsageError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.interop.audit_answer import answer, published
+from minigpt.interop.audit_table import audit_table
 from minigpt.interop.audit_text import AuditText, read_text
-from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, run
+from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_partial
 from minigpt.interop.open_model import OpenedModel, open_model
+from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.census import judge
 from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram
-from minigpt.neurons.find_mlps import MLPSite, find_mlps
-from minigpt.neurons.health import LayerHealth, as_record, contribution
+from minigpt.neurons.expendable import as_record as expendable_record
+from minigpt.neurons.find_mlps import MLPSite, find_mlps, run_model
+from minigpt.neurons.health import LayerHealth, as_record
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import LayerStatistics
-from minigpt.neurons.site_health import outgoing_norms_of, site_certificate, sites_health
+from minigpt.neurons.site_health import site_certificate, sites_health
 from minigpt.training import runtime
 
 FORMAT_VERSION = 1
@@ -42,10 +43,6 @@ LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
 _BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
 _ROUNDINGS = 64  # by which another last token may change what comes before it
 _TRACED = (1, 16)  # windows and tokens that show where the neurons are
-_COLUMNS = (
-    "layer", "name", "neuron", "verdict", "firing_rate", "open_rate", "mean_h", "sd_h", "mean_abs_h", "outgoing_norm",
-    "contribution",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,6 +50,7 @@ class AuditOptions:
     """What is counted on, and how; None and 0 leave the choice to the model or the machine.
 
     position_0   `include`, `exclude` or `both`: whether the first token of a window counts
+    expendable   tokens that are predicted to find which neurons could go; 0 for not
     """
 
     texts: tuple[str, ...] = ()
@@ -62,6 +60,7 @@ class AuditOptions:
     context: int = 0
     dtype: str = "float32"
     position_0: str = "include"
+    expendable: int = 0
     tokenizer: str | None = None
     device: str = "auto"
     batch_tokens: int = 0
@@ -89,11 +88,13 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
     context = options.context or min(opened.context, LONGEST_CONTEXT)
     if context > opened.context:
         raise UsageError(f"context is too large; got {context}; {opened.name} was made for {opened.context}")
-    text = read_text(opened, options.texts, options.split, options.text_field, options.tokens, context)
+    text = read_text(
+        opened, options.texts, options.split, options.text_field, options.tokens, context, options.expendable
+    )
     example = next(text.batches(_TRACED[0]))[:, : _TRACED[1]].to(device)
     _refuse_not_finite(opened, example)
     _refuse_looking_ahead(opened, example)
-    places = _places(opened, example, options.position_0)
+    places = _places(opened, example, options)
     batch_size = max(1, (options.batch_tokens or _BATCH_TOKENS[device.type]) // context)
     identity = {
         "model": _weights_hash(opened.model),
@@ -108,14 +109,21 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
     }
     body = opened.body if _holds(opened.body, places) else opened.model
     tally = count_sites(body, places, text, batch_size, options.position_0, out / PARTIAL, identity)
-    return _found(opened, text, places, tally, options, identity)
+    spared = None
+    if options.expendable:
+        storage.make_directory(out)
+        write_partial(out / PARTIAL, identity, tally)
+        assert tally.with_position_0 is not None, "the means are those of every position"
+        spared = spare_sites(opened, places, text, tally.with_position_0, out / SEARCHED, identity)
+    return _found(opened, text, places, tally, spared, options, identity)
 
 
 def write(found: Audit, out: Path) -> list[Path]:
     """Leave what was found in a directory and return the paths of the files; nothing unfinished stays there."""
     files = {TABLE: storage.write_text(out / TABLE, found.table)}
     storage.write_sealed(out / RECORD, {**found.record, "files": files})
-    storage.remove_tree(out / PARTIAL)
+    for name in (PARTIAL, SEARCHED):
+        storage.remove_tree(out / name)
     return [out / RECORD, out / TABLE]
 
 
@@ -136,7 +144,7 @@ def _refuse_not_finite(opened: OpenedModel, ids: Tensor) -> None:
 
     leaves = ((name, module) for name, module in opened.body.named_modules() if not any(module.children()))
     with hooked((module, watch(name)) for name, module in leaves):
-        run(opened.body, ids)
+        run_model(opened.body, ids)
     if found:
         advice = "check the weights, or use --dtype float32"
         raise DivergedError(f"{opened.name} computes values that are not finite; the first in {found[0]}; {advice}")
@@ -147,21 +155,30 @@ def _refuse_looking_ahead(opened: OpenedModel, ids: Tensor) -> None:
     """Raise `UsageError` if another last token changes what a model makes of earlier ones: then it is an encoder."""
     other = ids.clone()
     other[:, -1] = (other[:, -1] + 1) % opened.vocab_size
-    ours, theirs = run(opened.body, ids)[:, :-1].float(), run(opened.body, other)[:, :-1].float()
+    ours, theirs = run_model(opened.body, ids)[:, :-1].float(), run_model(opened.body, other)[:, :-1].float()
     rounding = min(_ROUNDINGS * torch.finfo(next(opened.model.parameters()).dtype).eps, 1e-2)
     if (ours - theirs).abs().max() > rounding * ours.abs().max():
         raise UsageError(f"{opened.name} ({opened.family}) reads later tokens too; an audit needs a causal model")
 
 
-def _places(opened: OpenedModel, example: Tensor, position_0: str) -> dict[str, MLPSite]:
+def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict[str, MLPSite]:
     """The sites by name, an expert's with its number."""
     sites = find_mlps(opened.model, example)
     for site in sites:
         if not site.weight.is_floating_point():
             raise UsageError(f"{site.name} has no float weight (it is quantised); give the model before quantisation")
     experts = [site for site in sites if is_expert(site)]
-    if experts and position_0 != "include":
-        raise UsageError(f"experts see tokens without their positions; got position-0 {position_0}; use include")
+    if experts and options.position_0 != "include":
+        raise UsageError(
+            f"experts see tokens without their positions; got position-0 {options.position_0}; use include"
+        )
+    if experts and options.expendable:
+        raise UsageError(
+            f"{opened.name} has {len(experts)} experts, which see a part of the tokens each; what one of them could "
+            "spare cannot be told from this text; leave out --expendable"
+        )
+    if options.expendable and options.position_0 == "exclude":
+        raise UsageError("--expendable replaces neurons at every position; got --position-0 exclude; use both")
     switch = getattr(opened.model, "set_experts_implementation", None)
     if experts and switch is not None:
         switch("eager")  # one product for each expert, where it can be seen
@@ -196,6 +213,7 @@ def _found(
     text: AuditText,
     places: Mapping[str, MLPSite],
     tally: Tally,
+    spared: Spared | None,
     options: AuditOptions,
     identity: Mapping[str, Any],
 ) -> Audit:
@@ -204,6 +222,8 @@ def _found(
     counted = everywhere if everywhere is not None else later
     assert counted is not None
     layers = _layers(places, counted, certified)
+    if spared:
+        layers = [layer | expendable_record(one) for layer, one in zip(layers, spared.layers, strict=True)]
     without = _layers(places, later, certified) if everywhere is not None and later is not None else None
     # NOTE: not what a site counted: an expert sees some of the tokens, a layer that is shared sees each several times.
     first = 1 if everywhere is None else 0
@@ -230,13 +250,15 @@ def _found(
         "trusted": tokens >= TRUSTED_TOKENS,
         "layers": layers,
         "without_position_0": without,
-        "model": {"neurons": neurons, "dead": dead, "dead_fraction": dead / neurons},
+        "model": {"neurons": neurons, "dead": dead, "dead_fraction": dead / neurons}
+        | (expendable_record(spared.model) if spared else {}),
+        "expendable_tokens": spared.tokens if spared else None,
         "seconds": tally.seconds,
         "tokens_per_second": tokens / tally.seconds,
         "environment": runtime.environment(),
     }
     record |= {"published": published(record), "answer": answer(record)}
-    return Audit(record, _table(places, counted, certified))
+    return Audit(record, audit_table(places, counted, certified, spared))
 
 
 def _layers(
@@ -259,7 +281,7 @@ def _layer(
         return {**place, **figures, "undefined": {"dead_fraction": "no token was sent to this expert"}}
     never, once, twice = (int((found.fired == times).sum()) for times in (0, 1, 2))
     verdicts = judge(found, certified)
-    contributions = _contribution(site, found)
+    (contributions,) = contributions_of({name: site}, [found])
     undefined = {}
     if certified is None:
         undefined["certified_dead_fraction"] = "its activation is not exactly 0 for z <= 0, or no norm bounds its input"
@@ -284,36 +306,3 @@ def _known(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _known(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def _contribution(site: MLPSite, found: LayerStatistics) -> Tensor:
-    outgoing = outgoing_norms_of(site)
-    assert outgoing is not None, "a site has what its neurons write"
-    return contribution(found, outgoing)
-
-
-def _table(
-    places: Mapping[str, MLPSite], counted: Sequence[LayerStatistics], certified: Mapping[str, Tensor | None]
-) -> str:
-    """All neurons as CSV, one row each; what is not known is an empty field."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(_COLUMNS)
-    for layer, ((name, site), found) in enumerate(zip(places.items(), counted, strict=True)):
-        if not found.tokens:
-            continue
-        outgoing = outgoing_norms_of(site)
-        assert outgoing is not None
-        opened = (found.opened.double() / found.tokens).tolist() if found.z_known else [""] * site.neurons
-        figures = (
-            found.fired.double() / found.tokens,
-            found.sum_h / found.tokens,
-            contribution(found, torch.ones_like(outgoing)),
-            found.sum_abs_h / found.tokens,
-            outgoing,
-            contribution(found, outgoing),
-        )
-        rate, *others = (figure.tolist() for figure in figures)
-        rows = zip(judge(found, certified[name]), rate, opened, *others, strict=True)
-        writer.writerows([layer, name, neuron, *row] for neuron, row in enumerate(rows))
-    return text.getvalue()

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigpt.base import formats
-from minigpt.base.health_columns import INERT_SHARE, TRUSTED_TOKENS
+from minigpt.base.health_columns import ALLOWED_RISE, INERT_SHARE, TRUSTED_TOKENS
 
 # Where computed values of these become exactly 0 (measured); everything else has its zeros at z <= 0 or nowhere.
 _ZEROS_MOVE = (
@@ -91,7 +91,21 @@ def _does_it_matter(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any
         f"at most {100 * INERT_SHARE:g} % of their layer's mean; the narrowest layer is {narrow['layer']}, with an "
         f"effective width of {formats.fixed(narrow['effective_width'], 1)} of {narrow['neurons']:,}."
     )
-    return sentences
+    return [*sentences, *_what_could_go(record, layers)]
+
+
+def _what_could_go(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not record["expendable_tokens"]:
+        return []
+    model, most = record["model"], max(layers, key=lambda layer: layer["expendable_fraction"])
+    between = " to ".join(formats.percent(model["expendable_interval"][end]) for end in ("low", "high"))
+    return [
+        f"{formats.percent(model['expendable_fraction'])} ({between}) of all neurons could be replaced by their means "
+        f"for {100 * ALLOWED_RISE:g} % more perplexity on {record['expendable_tokens']:,} other tokens, and "
+        f"{formats.percent(model['expendable_random']['mean'])} if picked at random; of a single layer, the most in "
+        f"layer {most['layer']}: {formats.percent(most['expendable_fraction'])}, at random "
+        f"{formats.percent(most['expendable_random']['mean'])}."
+    ]
 
 
 def _of_the_first_token(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -1,13 +1,14 @@
 """The text of an audit: ids of one part of a corpus in the model's own vocabulary, dealt into windows of one context.
 
 Windows lie side by side, as in an evaluation, and are spread over the part if there are more than asked for. A model
-whose tokenizer begins every text with a token of its own gets that token at the start of each window.
+whose tokenizer begins every text with a token of its own gets that token at the start of each window. Windows that are
+held out, spread evenly too, are not counted on: what is lost without some neurons is measured there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -23,13 +24,16 @@ from minigpt.training.diagnose_run import DEFAULT_TOKENS, Windows
 
 RAW_ENDING = ".bin"
 DEFAULT_CORPUS = "stdlib"
+LOSS_CONTEXT = (
+    512  # tokens of a window that is held out, at most: many short ones sample a text better than few long ones
+)
 
 
 @dataclass(frozen=True)
 class AuditText:
     """Windows of `context` ids, `start` at the beginning of each, and where they come from.
 
-    Shapes: ids (N,).
+    Shapes: ids (N,), held_out (windows,T+1).
     """
 
     corpus: str
@@ -38,6 +42,7 @@ class AuditText:
     start: tuple[int, ...]
     context: int
     limit: int
+    held_out: np.ndarray = field(default_factory=lambda: np.empty((0, 0), dtype=np.int64))
 
     @property
     def sha256(self) -> str:
@@ -51,8 +56,16 @@ class AuditText:
     def batches(self, batch_size: int) -> Iterator[Tensor]:
         """Yield ids (B,T), always the same ones in the same order; the last window may be short."""
         for inputs, _ in self.windows(batch_size):
-            start = torch.tensor(self.start, dtype=torch.int64).expand(len(inputs), len(self.start))
-            yield torch.cat([start, inputs], dim=1)
+            yield self._started(inputs)
+
+    def held_out_batches(self, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield ids (B,T) of windows that were held out, and the ids that follow (B,T) without those of a `start`."""
+        for windows in torch.split(torch.from_numpy(self.held_out.astype(np.int64)), batch_size):
+            yield self._started(windows[:, :-1]), windows[:, 1:]
+
+    def _started(self, inputs: Tensor) -> Tensor:
+        start = torch.tensor(self.start, dtype=torch.int64).expand(len(inputs), len(self.start))
+        return torch.cat([start, inputs], dim=1)
 
 
 def read_text(
@@ -62,19 +75,24 @@ def read_text(
     text_field: str | None,
     tokens: int | None,
     context: int,
+    held_out: int = 0,
 ) -> AuditText:
     """Read what is to be counted on: about `tokens` ids of the corpora `specs`, one after the other.
 
-    No `specs` means the run's own text, or the default corpus. `split` None is val, or train if val is too short for
-    the tokens; a run is looked at on val, as `minigpt neurons` does, unless a number of `tokens` is asked for.
+    Besides, about `held_out` ids are held out; no more than half of a short text.
+
+    No `specs` means the run's own text, or the default corpus. `split` None is the whole text, since nothing is trained
+    on it; for a run of ours val, as `minigpt neurons` does, or train if more `tokens` are asked for than val has.
 
     Raises:
         DataError: there is no tokenizer, an id is outside the vocabulary, or the text is shorter than one context.
         UsageError: options that do not fit together.
     """
     wanted = tokens or DEFAULT_TOKENS
-    limit = wanted + context + 1
-    parts = [split] if split else ["val"] if opened.own_text and tokens is None else ["val", "train"]
+    start = opened.tokenizer.window_start if isinstance(opened.tokenizer, TheirTokenizer) else ()
+    spare = min(context, LOSS_CONTEXT) - len(start)
+    limit = wanted + context + 1 + (held_out + spare if held_out else 0)
+    parts = [split] if split else _parts(opened.own_text is None, tokens is None)
     if any(spec.endswith(RAW_ENDING) for spec in specs):
         if len(specs) > 1 or split or text_field:
             raise UsageError("raw ids are one file without parts and fields; got more; leave the other options out")
@@ -86,13 +104,31 @@ def read_text(
         raise DataError(
             f"{corpus} has id {int(ids.max())}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer"
         )
-    start = opened.tokenizer.window_start if isinstance(opened.tokenizer, TheirTokenizer) else ()
+    ids, held = _hold_out(ids, spare, held_out)
     if len(ids) - 1 < context - len(start):
         raise DataError(
             f"{corpus} ({chosen}) has {len(ids):,} tokens; fewer than one context of {context:,}; "
             "give more --text or a shorter --context"
         )
-    return AuditText(corpus, chosen, ids, start, context, wanted)
+    if held_out and not len(held):
+        raise DataError(f"{corpus} ({chosen}) leaves no window to hold out; it is too short; give more --text")
+    return AuditText(corpus, chosen, ids, start, context, wanted, held)
+
+
+def _parts(whole: bool, as_many_as_there_are: bool) -> list[str]:
+    """The parts of the text to try, in this order, until there are tokens enough."""
+    if whole:
+        return ["all"]
+    return ["val"] if as_many_as_there_are else ["val", "train"]
+
+
+def _hold_out(ids: np.ndarray, length: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """Take windows of `length` ids, each with the id that follows, evenly out of a text; return the rest, and them."""
+    windows = (len(ids) - 1) // length
+    number = min(-(-tokens // length), windows // 2)
+    starts = np.arange(number) * windows // max(number, 1) * length
+    places = starts[:, None] + np.arange(length + 1)
+    return np.delete(ids, places[:, :-1]), ids[places]
 
 
 def _encoded(
@@ -104,12 +140,13 @@ def _encoded(
             f"{opened.name} has no tokenizer; give one with --tokenizer, or raw 16-bit ids with --text FILE.bin"
         )
     own, val, test = opened.own_text or (DEFAULT_CORPUS, 0.10, 0.05)
-    corpora = [open_corpus(spec, val, test, text_field=text_field) for spec in specs or [own]]
     for part in parts:
+        read, held = ("train" if part == "all" else part), (0.0, 0.0) if part == "all" else (val, test)
+        corpora = [open_corpus(spec, *held, text_field=text_field) for spec in specs or [own]]
         pieces: list[np.ndarray] = []
         for corpus in corpora:
             separator = [np.array(opened.tokenizer.separator, dtype=np.int64)] if pieces else []
-            pieces += [*separator, encode_split(corpus, opened.tokenizer, part, limit - sum(map(len, pieces)))]
+            pieces += [*separator, encode_split(corpus, opened.tokenizer, read, limit - sum(map(len, pieces)))]
         ids = np.concatenate(pieces)
         if len(ids) >= limit:
             break

@@ -7,7 +7,6 @@ goes on from there, and its counts are those of an audit that was never interrup
 from __future__ import annotations
 
 import contextlib
-import inspect
 import json
 import sys
 import time
@@ -25,7 +24,7 @@ from tqdm import tqdm
 from minigpt.base import formats, storage
 from minigpt.base.errors import CheckpointError, StopRequestedError
 from minigpt.interop.audit_text import AuditText
-from minigpt.neurons.find_mlps import MLPSite
+from minigpt.neurons.find_mlps import MLPSite, run_model
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.training.interrupts import stop_on_signals
@@ -98,7 +97,7 @@ def count_sites(
                 continue
             for part, probe in probes.items():
                 probe.mask = _mask(part, ids)
-            run(body, ids.to(device))
+            run_model(body, ids.to(device))
             done = number + 1
             if number == 0 or flag.signal_number or time.monotonic() - committed >= COMMIT_SECONDS:
                 so_far, committed = tally(), time.monotonic()
@@ -116,14 +115,6 @@ def merged(first: Sequence[LayerStatistics], second: Sequence[LayerStatistics]) 
     return [one.merge(other) for one, other in zip(first, second, strict=True)]
 
 
-def run(body: nn.Module, ids: Tensor) -> Tensor:
-    """What the model makes of ids (B,T), without keeping keys and values for later tokens."""
-    cached = "use_cache" in inspect.signature(body.forward).parameters
-    output = body(ids, use_cache=False) if cached else body(ids)
-    made: Tensor = output if isinstance(output, Tensor) else output[0]
-    return made
-
-
 def _mask(part: str, ids: Tensor) -> Tensor | None:
     """Which tokens (B,T) a part counts; None for all."""
     if part == "all":
@@ -137,9 +128,9 @@ def _announce(body: nn.Module, text: AuditText, batch_size: int, device: torch.d
     """Say on stderr how long it will take, and how to take less where that is long; costs one batch."""
     ids = next(text.batches(batch_size)).to(device)
     with torch.no_grad():
-        run(body, ids[:1])
+        run_model(body, ids[:1])
         begun = time.perf_counter()
-        run(body, ids)
+        run_model(body, ids)
     seconds = time.perf_counter() - begun
     if batches * seconds < 10:
         return

@@ -20,7 +20,8 @@ from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.census import NeuronTable, neuron_table
 from minigpt.neurons.certificate import inapplicable
 from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram, never_versus_tokens
-from minigpt.neurons.expendable import Expendable, LeastActive, expendable, spread, zero_least_active
+from minigpt.neurons.expendable import Expendable, LeastActive, expendable, zero_least_active
+from minigpt.neurons.expendable import as_record as expendable_record
 from minigpt.neurons.explorer import Passages, explore, find_passages
 from minigpt.neurons.health import as_record, model_health
 from minigpt.neurons.knockout import Batch, mean_hidden, perplexity, read_up_to, zero
@@ -99,7 +100,7 @@ def diagnose(
             **_certainty(statistics[layer], table),
             **_slopes(statistics[layer]),
             "trapped_fraction": _share(trapped[layer]),
-            **_expendable_record(spared[layer]),
+            **expendable_record(spared[layer]),
             **_curves(statistics[layer], table),
             "undefined": _undefined(model, layer, texts),
         }
@@ -110,7 +111,7 @@ def diagnose(
     dead = sum(int((table.firing_rate == 0).sum()) for table in tables)
     whole = {
         "dead_fraction": dead / sum(len(table.verdict) for table in tables),
-        **_expendable_record(spared[-1]),
+        **expendable_record(spared[-1]),
         "dead_zeroed": without_dead,
         "least_active_zeroed": None if least is None else [_least_active_record(point) for point in least],
     }
@@ -209,15 +210,6 @@ def _curves(counted: LayerStatistics, table: NeuronTable) -> dict[str, Any]:
         "never_versus_tokens": never_versus_tokens(counted),
         "firing_rate_histogram": firing_rate_histogram(counted),
         "contribution_curve": contribution_curve(table.contribution),
-    }
-
-
-def _expendable_record(spared: Expendable | None) -> dict[str, Any]:
-    if spared is None:
-        return {"expendable_fraction": None, "expendable_random": None}
-    return {
-        "expendable_fraction": spared.fraction,
-        "expendable_random": {**spread(spared.random), "perplexity_rise": spread(spared.random_rise)},
     }
 
 

@@ -8,7 +8,8 @@ The static analogue of CETT-PPL-1% (Luo et al. 2024, "Sparsing Law"), which thre
 
 NOTE: The search is by bisection, as if perplexity never fell when one more neuron goes. So a fraction that is found is
 feasible, but a larger one may be too; it is resolved to 1/2^`SEARCH_STEPS` of the neurons at best. The text that is
-predicted is a sample: from one of 8,192 tokens to the next the fraction changes by a hundredth or two.
+predicted is a sample: the interval holds the counts whose rise of the perplexity, with its 95 % interval over the
+sequences, lies on neither side of the allowed one, as far as the search has tried them.
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,12 +27,18 @@ from torch import Tensor
 from minigpt.base import randomness
 from minigpt.base.health_columns import ALLOWED_RISE
 from minigpt.model import GPT
-from minigpt.neurons.knockout import TextAtLayer, loss_without
+from minigpt.neurons.knockout import SequenceLosses, TextAtLayer, loss_without, losses_without
 
 SEARCH_STEPS = 8
 RANDOM_SEARCH_STEPS = 5
 RANDOM_ORDERS = 3
+EVALUATIONS = 2 + SEARCH_STEPS + RANDOM_ORDERS * (2 + RANDOM_SEARCH_STEPS)
+"""How often a search predicts the text, at most."""
 LEAST_ACTIVE_SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5)
+
+
+Losses = Callable[[list[Tensor]], SequenceLosses]
+"""Predicts a text while the neurons of a mask (F,) for each layer have their means."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +46,14 @@ class Expendable:
     """The expendable fraction, that of each random order, and how much random sets as large as the first cost.
 
     fraction     EF@1 % of the neurons in question
-    random       the same if neurons leave in a random order
+    low, high    the fractions that the sampled text cannot tell from it, as far as they were tried
+    random       the same as `fraction` if neurons leave in a random order
     random_rise  relative rise of the perplexity when random sets of the size of `fraction` leave
     """
 
     fraction: float
+    low: float
+    high: float
     random: tuple[float, ...]
     random_rise: tuple[float, ...]
 
@@ -53,28 +65,79 @@ def expendable(
 
     `means` should come from another text than the one that is predicted here.
     """
+    return search(lambda removed: losses_without(model, text, removed, means), contributions, layer)
+
+
+def search(losses: Losses, contributions: Sequence[Tensor], layer: int | None = None) -> Expendable:
+    """Search the expendable fraction of one layer, or of the whole model, of whatever makes the `losses`."""
     widths = [len(scores) for scores in contributions]
-    candidates = _positions(widths, layer)
-    scores = torch.cat([_relative(scores) for scores in contributions])
-    least_first = candidates[scores[candidates].argsort(stable=True)]
-    base = loss_without(model, text, _masks(widths, least_first[:0]), means)
+    order = least_first(contributions, layer)
+    base = losses(_masks(widths, order[:0]))
+    size, tried = len(order), {0: Rise(0.0, 0.0, 0.0)}
 
-    def rise(chosen: Tensor) -> float:
-        loss = loss_without(model, text, _masks(widths, chosen), means) if len(chosen) else base
-        return math.expm1(min(loss - base, 100.0))
+    def rise(chosen: Tensor) -> Rise:
+        return relative_rise(base, losses(_masks(widths, chosen)) if len(chosen) else base)
 
-    def feasible(order: Tensor) -> Callable[[int], bool]:
-        return lambda count: rise(order[:count]) <= ALLOWED_RISE
+    def prefix_feasible(count: int) -> bool:
+        tried[count] = rise(order[:count])
+        return tried[count].mean <= ALLOWED_RISE
 
-    size = len(candidates)
-    count = largest_feasible(0, size, feasible(least_first), SEARCH_STEPS)
+    count = largest_feasible(0, size, prefix_feasible, SEARCH_STEPS)
+    candidates = order.sort().values
     orders = [candidates[_shuffled(size, seed)] for seed in range(RANDOM_ORDERS)]
-    rises = [rise(order[:count]) for order in orders]
+    rises = [rise(shuffled[:count]).mean for shuffled in orders]
     random = []
-    for order, cost in zip(orders, rises, strict=True):
+    for shuffled, cost in zip(orders, rises, strict=True):
         low, high = (count, size) if cost <= ALLOWED_RISE else (0, count - 1)
-        random.append(largest_feasible(low, high, feasible(order), RANDOM_SEARCH_STEPS) / size)
-    return Expendable(count / size, tuple(random), tuple(rises))
+        feasible = partial(_feasible, rise, shuffled)
+        random.append(largest_feasible(low, high, feasible, RANDOM_SEARCH_STEPS) / size)
+    surely = [number for number, found in tried.items() if found.high <= ALLOWED_RISE]
+    hardly = [number for number, found in tried.items() if found.low > ALLOWED_RISE]
+    return Expendable(
+        count / size, max(surely, default=0) / size, min(hardly, default=size) / size, tuple(random), tuple(rises)
+    )
+
+
+def least_first(contributions: Sequence[Tensor], layer: int | None = None) -> Tensor:
+    """Numbers of a layer's neurons, or of all by C_j over its layer's mean, all layers counted through; least first."""
+    candidates = _positions([len(scores) for scores in contributions], layer)
+    scores = torch.cat([_relative(scores) for scores in contributions])
+    return candidates[scores[candidates].argsort(stable=True)]
+
+
+@dataclass(frozen=True)
+class Rise:
+    """The relative rise of a perplexity, and its 95 % interval over the sequences that were predicted."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def relative_rise(before: SequenceLosses, after: SequenceLosses) -> Rise:
+    """Compare the same sequences twice; of a single one nothing is known but the rise.
+
+    Source: the ratio estimator and its linearised variance (Cochran 1977, Sampling Techniques, eq. 6.4).
+    """
+    change, tokens = after.sums - before.sums, before.tokens
+    mean = (change.sum() / tokens.sum()).item()
+    sequences = len(tokens)
+    half = math.inf
+    if sequences > 1:
+        residual = (change - mean * tokens).square().sum() * sequences / (sequences - 1)
+        half = _student_95(sequences - 1) * (residual.sqrt() / tokens.sum()).item()
+    return Rise(*(math.expm1(min(value, 100.0)) for value in (mean, mean - half, mean + half)))
+
+
+def _student_95(freedom: int) -> float:
+    """Student's t that 95 % of all values lie within, on both sides."""
+    from scipy import special
+
+    return float(special.stdtrit(freedom, 0.975))
+
+
+def _feasible(rise: Callable[[Tensor], Rise], order: Tensor, count: int) -> bool:
+    return rise(order[:count]).mean <= ALLOWED_RISE
 
 
 def largest_feasible(low: int, high: int, feasible: Callable[[int], bool], steps: int) -> int:
@@ -121,7 +184,18 @@ def zero_least_active(model: GPT, text: TextAtLayer, activities: Sequence[Tensor
     return found
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
+def as_record(spared: Expendable | None) -> dict[str, Any]:
+    """What `neurons.json` and `audit.json` hold of it."""
+    if spared is None:
+        return {"expendable_fraction": None, "expendable_interval": None, "expendable_random": None}
+    return {
+        "expendable_fraction": spared.fraction,
+        "expendable_interval": {"low": spared.low, "high": spared.high},
+        "expendable_random": {**_spread(spared.random), "perplexity_rise": _spread(spared.random_rise)},
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
     """Mean, smallest and largest of a few values."""
     return {"mean": fmean(values), "low": min(values), "high": max(values)}
 

@@ -134,7 +134,7 @@ def _trace(model: nn.Module, ids: Tensor) -> _Trace:
             makers.setdefault(tag.root, module)
 
     with hooked((module, made) for module in model.modules()), provenance:
-        _run(model, ids)
+        run_model(model, ids)
     owners: dict[int, tuple[str, str, nn.Module]] = {}
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -142,10 +142,12 @@ def _trace(model: nn.Module, ids: Tensor) -> _Trace:
     return _Trace(provenance, provenance.calls, owners, makers)
 
 
-def _run(model: nn.Module, ids: Tensor) -> Any:
-    """One forward pass, without a cache where the model has one."""
+def run_model(model: nn.Module, ids: Tensor) -> Tensor:
+    """What a model makes of ids (B,T), without keeping keys and values for later tokens."""
     cached = "use_cache" in inspect.signature(model.forward).parameters
-    return model(ids, use_cache=False) if cached else model(ids)
+    output = model(ids, use_cache=False) if cached else model(ids)
+    made: Tensor = output if isinstance(output, Tensor) else output[0]
+    return made
 
 
 def _site(model: nn.Module, trace: _Trace, call: LinearCall) -> MLPSite | None:
@@ -334,14 +336,14 @@ def _test(model: nn.Module, ids: Tensor, sites: Sequence[MLPSite]) -> None:
         weight = weight if site.expert is None else weight[site.expert]
         neuron = site.neurons // 2
         with _Silenced(weight, neuron) as silenced:
-            by_value = _logits(model, ids)
+            by_value = run_model(model, ids).float()
         if not silenced.met:
             continue  # an expert that the example did not reach
         column = weight[:, neuron] if site.rows_are_outputs else weight[neuron]
         kept = column.clone()
         try:
             column.zero_()
-            by_weight = _logits(model, ids)
+            by_weight = run_model(model, ids).float()
         finally:
             column.copy_(kept)
         difference = (by_value - by_weight).abs().max().item()
@@ -350,9 +352,3 @@ def _test(model: nn.Module, ids: Tensor, sites: Sequence[MLPSite]) -> None:
                 f"{site.name} is not where its neurons are read; silencing one changes logits by {difference:.2g} more "
                 f"than clearing its column; {REMEDY}"
             )
-
-
-def _logits(model: nn.Module, ids: Tensor) -> Tensor:
-    output = _run(model, ids)
-    logits: Tensor = output if isinstance(output, Tensor) else output[0]
-    return logits.detach().float()

@@ -23,6 +23,33 @@ Batch = tuple[Tensor, Tensor]  # input ids and the ids that follow them, each (B
 
 
 @dataclass(frozen=True)
+class SequenceLosses:
+    """What each of S sequences costs in nats, summed over its `tokens`.
+
+    Shapes: (S,), float64, on the CPU.
+    """
+
+    sums: Tensor
+    tokens: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Nats per token."""
+        return (self.sums.sum() / self.tokens.sum()).item()
+
+
+def sequence_losses(logits: Tensor, targets: Tensor) -> SequenceLosses:
+    """The losses of a batch, logits (B,T,V) against targets (B,T)."""
+    losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    return SequenceLosses(losses.cpu().double().sum(1), torch.full((len(targets),), float(targets.size(1))))
+
+
+def joined(batches: Sequence[SequenceLosses]) -> SequenceLosses:
+    """The sequences of all batches."""
+    return SequenceLosses(torch.cat([one.sums for one in batches]), torch.cat([one.tokens for one in batches]))
+
+
+@dataclass(frozen=True)
 class TextAtLayer:
     """A text on its way through a model, up to the input of one block: what comes before need not be computed again.
 
@@ -46,19 +73,26 @@ def read_up_to(model: GPT, layer: int, batches: Iterable[Batch]) -> TextAtLayer:
     return text
 
 
-@torch.no_grad()
 def loss_without(model: GPT, text: TextAtLayer, removed: Sequence[Tensor], instead: Sequence[Tensor]) -> float:
     """Mean loss in nats per token while the neurons `removed` of each layer have the values `instead`.
 
     Shapes: of each layer (F,), a mask and the values.
     """
-    total, tokens = 0.0, 0
+    return losses_without(model, text, removed, instead).mean
+
+
+@torch.no_grad()
+def losses_without(
+    model: GPT, text: TextAtLayer, removed: Sequence[Tensor], instead: Sequence[Tensor]
+) -> SequenceLosses:
+    """The same for each sequence."""
     with replaced(model, removed, instead):
-        for stream, targets in zip(text.streams, text.targets, strict=True):
-            logits = model.logits(stream, first_block=text.layer).float().flatten(0, 1)  # (B·T,V)
-            total += F.cross_entropy(logits, targets.flatten(), reduction="sum").item()
-            tokens += targets.numel()
-    return total / tokens
+        return joined(
+            [
+                sequence_losses(model.logits(stream, first_block=text.layer), targets)
+                for stream, targets in zip(text.streams, text.targets, strict=True)
+            ]
+        )
 
 
 @contextlib.contextmanager

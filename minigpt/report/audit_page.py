@@ -35,6 +35,9 @@ def audit_page(folder: Path) -> str:
             missing="–",
             neuron_table="audit.csv" if (folder / "audit.csv").exists() else None,
             without=layer_tables.health_tables(record["without_position_0"] or [], judged=False),
+            expendable=layer_tables.expendable_table(record["layers"], record["model"])
+            if record.get("expendable_tokens")
+            else None,
             **layer_sections(record["layers"], judged=False),
         )
     )

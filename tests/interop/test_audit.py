@@ -59,6 +59,17 @@ def test_an_exported_run_counts_as_the_run(minigpt: Command, tiny_run: Path) -> 
             assert {key: other[key] for key in SHARED} == {key: mine[key] for key in SHARED}
 
 
+def test_the_whole_text_of_a_foreign_model_is_counted(tiny_run: Path) -> None:
+    """No part of a text is held back for a model that was not trained on it; a run is looked at on its val."""
+    run = open_run(tiny_run, device="cpu")
+    export_hf(run.model, run.tokenizer, Path("exported"))
+    found = audit("exported", AuditOptions(texts=("text.txt",), context=16, device="cpu"), Path("out")).record
+    known = len(run.tokenizer.encode(Path("text.txt").read_text()))
+    assert found["split"] == "all"
+    assert known - 17 <= found["tokens"] <= known
+    assert audit("run", AuditOptions(context=16, device="cpu"), Path("out")).record["split"] == "val"
+
+
 @pytest.mark.parametrize("model_type", ["opt", "llama", "gpt2", "qwen3_moe"])
 def test_counts_are_those_of_a_plain_loop(model_type: str, ids: np.ndarray) -> None:
     """h is caught by hooks written here, window by window, and compared neuron by neuron."""
@@ -115,7 +126,7 @@ def test_a_killed_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
     out.mkdir()
     whole = audit(place, RAW, out)
     monkeypatch.setattr(count_sites, "COMMIT_SECONDS", 0.0)
-    original, runs = count_sites.run, 0
+    original, runs = count_sites.run_model, 0
 
     def run(body: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
         nonlocal runs
@@ -124,7 +135,7 @@ def test_a_killed_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
             raise Killed
         return original(body, batch)
 
-    monkeypatch.setattr(count_sites, "run", run)
+    monkeypatch.setattr(count_sites, "run_model", run)
     with pytest.raises(Killed):
         audit(place, RAW, out)
     assert (out / count_sites.PARTIAL).exists()
@@ -190,7 +201,7 @@ def test_a_stopped_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatc
     """Ctrl-C ends at the next batch, with everything counted so far committed."""
     place, out = saved("opt"), Path("out")
     out.mkdir()
-    original, runs = count_sites.run, 0
+    original, runs = count_sites.run_model, 0
 
     def run(body: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:
         nonlocal runs
@@ -199,7 +210,7 @@ def test_a_stopped_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatc
             signal.raise_signal(signal.SIGINT)
         return original(body, batch)
 
-    monkeypatch.setattr(count_sites, "run", run)
+    monkeypatch.setattr(count_sites, "run_model", run)
     with pytest.raises(StopRequestedError, match="after 2 of 7 batches; the same command goes on"):
         audit(place, RAW, out)
     again = audit(place, RAW, out)

@@ -37,7 +37,7 @@ LAYER_KEYS = {
     "dead_upper_sequences", "never_positive_fraction", "density", "rare_fraction",
     "always_fraction", "dormant_fraction", "inert_fraction", "saturated_fraction",
     "linear_fraction", "saturated_and_linear_fraction", "trapped_fraction", "certified_dead_fraction",
-    "expendable_fraction", "expendable_random", "effective_width", "dormancy_curve",
+    "expendable_fraction", "expendable_interval", "expendable_random", "effective_width", "dormancy_curve",
     "never_versus_tokens", "chao1", "verdicts", "firing_rate_histogram",
     "contribution_curve", "undefined",
 }  # fmt: skip
