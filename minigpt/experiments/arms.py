@@ -68,6 +68,7 @@ class AblationOptions:
     tune_rates: str = flag("", "ablation", "rates to begin with; default: --lr times 1/4, 1/2, 1, 2")
     tune_seeds: int = flag(2, "ablation", "seeds for each rate", at_least=1, below=1 << 16)
     workers: int = flag(0, "ablation", "trainings at a time; 0: one for each core, or GPU", at_least=0, below=1 << 12)
+    cohort: int = flag(1, "ablation", "models of one shape to train as one; more than 1 is for GPUs", at_least=1)
     cells_dir: str = flag("runs/cells", "ablation", "where trainings are kept, shared by all ablations", path=True)
 
 

@@ -43,7 +43,7 @@ def run_ablation(question: Question, directory: Path, executor: Executor, thread
         tuned, rates, tuning = tune(question, arms, store.sha256, executor, stop)
     cells = [*tuned, *cells_of(question, arms, store.sha256, rates)]
     record.write_plan(directory, _plan(question, directory, store, arms, cells, tuning, steps))
-    train_all(cells, executor, stop)
+    train_all(cells, executor, stop, question.options.cohort)
 
 
 def expectation(

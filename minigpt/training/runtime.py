@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,8 @@ COMPILE_SECONDS = 25.0
 COMPILE_SAVING = 0.2
 CPU_FLOPS = 2.5e11
 GPU_COMPILE_STEPS = 500
+
+Compilable = TypeVar("Compilable", bound=Callable[..., Any])
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -130,7 +132,12 @@ def missing_compiler() -> str:
 
 
 def forward_of(model: nn.Module, how: str) -> Callable[[Tensor], Tensor]:
-    """The model, or its compiled form, which shares its parameters; compiling happens at the first call.
+    """The model, or its compiled form, which shares its parameters."""
+    return compiled(model, how, next(model.parameters()).device)
+
+
+def compiled(function: Compilable, how: str, device: torch.device) -> Compilable:
+    """A function or model, or its compiled form; compiling happens at the first call.
 
     With `graphs` the kernels of a GPU are launched as CUDA graphs too. Their gradients are overwritten by the next
     forward pass, which is why there must be one in a step (github.com/pytorch/pytorch/issues/169545).
@@ -140,12 +147,12 @@ def forward_of(model: nn.Module, how: str) -> Callable[[Tensor], Tensor]:
     The setting belongs to the process, since the graph is cut when the model is first called.
     """
     if how == "off":
-        return model
+        return function
     if how == "graphs":
-        return torch.compile(model, dynamic=False, mode="reduce-overhead")
-    if next(model.parameters()).device.type == "cpu":
+        return cast("Compilable", torch.compile(function, dynamic=False, mode="reduce-overhead"))
+    if device.type == "cpu":
         functorch_config.ban_recompute_materialized_backward = False
-    return torch.compile(model, dynamic=False)
+    return cast("Compilable", torch.compile(function, dynamic=False))
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:
