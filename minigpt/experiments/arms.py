@@ -18,6 +18,9 @@ from minigpt.base.flags import flag, parsed, typed
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 
 MOST_CELLS = 1000
+# In an evaluation on the way: half of what a single run takes. Those were a sixth of a cell's time, and an ablation
+# judges by the last one, which is complete.
+EVAL_TOKENS = 32_768
 MATCHES = ("parameters", "width", "time")
 COMPARISONS = ("reference", "all")
 
@@ -89,8 +92,8 @@ class Question:
 
     @property
     def base(self) -> dict[str, Any]:
-        """Flags that all arms share: the preset's, and over them those asked for."""
-        return with_preset(self.asked)
+        """Flags that all arms share: the preset's, over them those asked for, and smaller evaluations on the way."""
+        return {"eval_tokens": EVAL_TOKENS, **with_preset(self.asked)}
 
     @property
     def seeds(self) -> list[int]:

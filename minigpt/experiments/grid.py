@@ -36,7 +36,7 @@ def run_ablation(question: Question, directory: Path, executor: Executor, thread
     """
     store = record.open_text(question)
     steps = _equal_time(question, directory, store, executor, threads, stop)
-    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps)
+    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps, store.sha256)
     tuned: list[Cell] = []
     rates, tuning = None, None
     if question.options.tune_lr:
@@ -51,7 +51,7 @@ def expectation(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The cells of an ablation, each with its state and expected seconds, and what a short training measured."""
     store = record.open_text(question)
-    arms = resolve_arms(question, store.tokenizer.vocab_size, threads)
+    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, data=store.sha256)
     pace = measure_together(arms[0].config, arms[0].flops_per_token, executor, stop)
     cells = cells_of(question, arms, store.sha256)
     if question.options.tune_lr:

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from minigpt.base import storage
 from minigpt.base.errors import LockedError, MinigptError, StopRequestedError, error_of
 from minigpt.experiments.cells import Cell, packed, read_result, share_done, train_cell, train_pack
+from minigpt.experiments.compile_once import compile_once
 from minigpt.experiments.processes import Ended, Executor, Job
 from minigpt.training.interrupts import StopFlag
 
@@ -64,10 +65,12 @@ def train_all(cells: Sequence[Cell], executor: Executor, stop: StopFlag, cohort:
         StopRequestedError: a signal arrived; the running cells have committed.
         MinigptError: a cell cannot be trained; the others have committed.
     """
+    todo = [cell for cell in cells if read_result(cell.directory) is None]
     if cohort == 1:
+        if executor.forks:
+            compile_once(todo, stop)
         run_all([_training(cell) for cell in cells], executor, stop, "cells")
         return
-    todo = [cell for cell in cells if read_result(cell.directory) is None]
     run_all([_training_as_one(pack) for pack in packed(todo, cohort)], executor, stop, "cohorts")
 
 

@@ -36,6 +36,8 @@ WRITTEN_ATTENTION_CONTEXT = 512
 COMPILE_SECONDS = 25.0
 COMPILE_SAVING = 0.2
 CPU_FLOPS = 2.5e11
+CORE_FLOPS = 1e11
+WAITING_CORES = 2
 GPU_COMPILE_STEPS = 500
 
 Compilable = TypeVar("Compilable", bound=Callable[..., Any])
@@ -117,6 +119,21 @@ def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
     if obstacle:
         print(f"note: not compiled; {obstacle}", file=sys.stderr)
     return replace(config, compile="on" if repaid and not obstacle else "off")
+
+
+def compiling_once_repays(config: RunConfig, flops: int, models: int) -> bool:
+    """Whether one-thread trainings of this work in all repay compiling their models, each once, while cores wait.
+
+    The number of cores that wait must not decide how a model is trained, so it is taken to be `WAITING_CORES`.
+    """
+    # NOTE: compiled code draws dropout's random numbers more slowly than it saves elsewhere.
+    saved = 0.0 if config.dropout else COMPILE_SAVING * flops / CORE_FLOPS
+    if saved <= 2 * WAITING_CORES * COMPILE_SECONDS * models:
+        return False
+    obstacle = _obstacle_to_compiling(config, torch.device(config.device))
+    if obstacle:
+        print(f"note: not compiled; {obstacle}", file=sys.stderr)
+    return not obstacle
 
 
 def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
