@@ -247,20 +247,19 @@ def _count_done(question: Question, arms: list[ResolvedArm], data: str) -> int:
 def _compiling_repays(question: Question, arms: list[ResolvedArm]) -> bool:
     """Whether to compile the cells of a grid, by the grid alone: how many there are of each architecture, how long.
 
-    With one thread on a CPU each architecture is compiled once for all its cells (`compile_once.py`); else each cell
-    compiles for itself, and has to repay that itself.
+    On a CPU each architecture is compiled once for all its cells (`compile_once.py`); elsewhere every cell compiles,
+    and has to repay that itself.
     """
-    seeds = len(question.seeds)
+    flops = [arm.flops_per_token * tokens_per_step(arm.config) for arm in arms]
+    if arms[0].config.device != "cpu":
+        chosen = [runtime.resolve_compile(arm.config, each) for arm, each in zip(arms, flops, strict=True)]
+        return all(config.compile == "on" for config in chosen)
+    cells = len(question.seeds)
     if question.options.tune_lr:
-        seeds += question.options.tune_seeds * len(tuning_rates(question))
-    shared = all((arm.config.device, arm.config.threads) == ("cpu", 1) for arm in arms)
-    steps = [arm.flops_per_token * tokens_per_step(arm.config) for arm in arms]
-    if shared:
-        models = {(arm.config.activation, tuple(arm.shapes.items()), arm.config.batch_size) for arm in arms}
-        work = sum(seeds * arm.config.steps * flops for arm, flops in zip(arms, steps, strict=True))
-        return runtime.compiling_once_repays(arms[0].config, work, len(models))
-    chosen = [runtime.resolve_compile(arm.config, flops) for arm, flops in zip(arms, steps, strict=True)]
-    return all(config.compile == "on" for config in chosen)
+        cells += question.options.tune_seeds * len(tuning_rates(question))
+    work = cells * sum(arm.config.steps * each for arm, each in zip(arms, flops, strict=True))
+    models = {(arm.config.activation, tuple(arm.shapes.items()), arm.config.batch_size) for arm in arms}
+    return runtime.compiling_once_repays([arm.config for arm in arms], work, len(models))
 
 
 def _with_rate(config: RunConfig, rate: float | None) -> RunConfig:

@@ -12,7 +12,7 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -121,19 +121,19 @@ def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
     return replace(config, compile="on" if repaid and not obstacle else "off")
 
 
-def compiling_once_repays(config: RunConfig, flops: int, models: int) -> bool:
-    """Whether one-thread trainings of this work in all repay compiling their models, each once, while cores wait.
+def compiling_once_repays(configs: Sequence[RunConfig], flops: int, models: int) -> bool:
+    """Whether trainings on single cores, of this work in all, repay compiling their models once each while cores wait.
 
     The number of cores that wait must not decide how a model is trained, so it is taken to be `WAITING_CORES`.
     """
+    saved = COMPILE_SAVING * flops / CORE_FLOPS
     # NOTE: compiled code draws dropout's random numbers more slowly than it saves elsewhere.
-    saved = 0.0 if config.dropout else COMPILE_SAVING * flops / CORE_FLOPS
-    if saved <= 2 * WAITING_CORES * COMPILE_SECONDS * models:
+    if any(config.dropout for config in configs) or saved <= 2 * WAITING_CORES * COMPILE_SECONDS * models:
         return False
-    obstacle = _obstacle_to_compiling(config, torch.device(config.device))
-    if obstacle:
-        print(f"note: not compiled; {obstacle}", file=sys.stderr)
-    return not obstacle
+    obstacles = [found for config in configs if (found := _obstacle_to_compiling(config, torch.device(config.device)))]
+    if obstacles:
+        print(f"note: not compiled; {obstacles[0]}", file=sys.stderr)
+    return not obstacles
 
 
 def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
