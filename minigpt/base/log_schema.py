@@ -42,6 +42,7 @@ NUMBER: tuple[str, Check] = ("a number", _is_number)
 FIGURE: tuple[str, Check] = ("a number or null", _is_figure)
 TEXT: tuple[str, Check] = ("text", lambda value: isinstance(value, str))
 COUNTS: tuple[str, Check] = ("a list of whole numbers", lambda value: _is_list(value, _is_whole))
+TEXTS: tuple[str, Check] = ("a list of texts", lambda value: _is_list(value, lambda one: isinstance(one, str)))
 FIGURES: tuple[str, Check] = ("a list of numbers or nulls", lambda value: _is_list(value, _is_figure))
 LAYERS: tuple[str, Check] = ("a list of layers", lambda value: _is_list(value, _is_layer))
 
@@ -74,6 +75,7 @@ _EVENTS: dict[str, Schema] = {
     "neurons_revived": _CHANGE,
     "neurons_recycled": {"counts": COUNTS},
     "test_opened": _EVALUATION,
+    "cohort": {"size": COUNT, "members": TEXTS},
 }
 _IF_THERE: Schema = {"silent": FIGURES, "trapped": FIGURES, "again": COUNTS, "last_fired": FIGURES}
 _PROGRESS: Schema = {

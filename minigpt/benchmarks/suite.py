@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from minigpt.benchmarks import ceilings
+from minigpt.benchmarks.ablation_speed import measure_ablation
 from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
 from minigpt.benchmarks.decoding_speed import measure_decoding
 from minigpt.benchmarks.instrument import measure_instrument
@@ -29,7 +30,7 @@ from minigpt.training.config import RunConfig, with_preset
 from minigpt.training.run import model_config
 
 FORMAT_VERSION = 1
-COMPARED_WITH_CEILINGS = frozenset({"gemm", "train", "decode", "scaling"})
+COMPARED_WITH_CEILINGS = frozenset({"gemm", "train", "decode", "scaling", "ablation"})
 Record = dict[str, Any]
 
 
@@ -101,6 +102,9 @@ def _measure_preset(
             found["start"] = measure_start(config, {**asked, "preset": config.preset})
         if "scaling" in parts:
             found["scaling"] = measure_scaling(config, text, found["gemm"][config.dtype]["large"], options, track)
+        if "ablation" in parts:
+            ceiling, flops = found["gemm"][config.dtype]["ceiling"], model.flops_per_token()
+            found["ablation"] = measure_ablation(config, asked, peers, options, flops, ceiling, track)
         if "parity" in parts:
             found["parity"] = measure_parity(config, options, track)
     return found

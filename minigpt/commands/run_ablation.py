@@ -12,7 +12,7 @@ from minigpt.base import formats, streams
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
-from minigpt.experiments.arms import AblationOptions, Question, VariedFlags, ask, check_size
+from minigpt.experiments.arms import EVAL_TOKENS, AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.training.config import RunConfig
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 def add_flags(parser: Parser) -> None:
     """The grid, how to compare, and every training flag as the base of all cells."""
     parser.usage = "minigpt ablate --activations A,B,… [--seeds N] [--vary FLAG=A,B …] [--flag VALUE …]"
+    parser.epilog = f"Here --eval-tokens is {EVAL_TOKENS} unless given; the last evaluation is complete all the same."
     add_fields(parser, AblationOptions)
     group = parser.add_argument_group("what is done")
     group.add_argument(

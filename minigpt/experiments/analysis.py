@@ -22,7 +22,7 @@ MEASURE = "validation loss at the last step, nats per token"
 DORMANT_TAU = "0.025"
 SHARES = ("dead_fraction", "dormant_fraction", "inert_fraction", "density", "never_positive_fraction")
 FAIRNESS = ("parameters", "d_ff", "flops_per_token", "steps", "tokens", "same_windows", "same_start")
-PROVENANCE = ("commit", "dirty", "torch", "processor", "accelerator", "platform", "python", "threads")
+PROVENANCE = ("commit", "dirty", "torch", "processor", "accelerator", "platform", "python", "threads", "cohort")
 COPIED = ("name", "command", "margin", "alpha", "seeds", "compare", "base", "factors", "corpus", "tuning", "stale")
 
 Record = dict[str, Any]
@@ -211,16 +211,18 @@ def _provenance(plan: Mapping[str, Any], results: Mapping[str, Record]) -> Recor
 
 
 def _cost(plan: Mapping[str, Any], results: Mapping[str, Record]) -> Record:
-    """What each arm cost, tuning included."""
+    """What each arm cost, tuning included; of models trained as one, each is given its share."""
     arms = {}
     for arm in plan["arms"]:
         done = [results[cell["id"]] for cell in plan["cells"] if cell["arm"] == arm["name"] and cell["id"] in results]
-        paces = [result["seconds_per_step"] for result in done if result["seconds_per_step"] is not None]
+        shares = [1 / result["environment"]["cohort"] for result in done]
+        timed = zip([result["seconds_per_step"] for result in done], shares, strict=True)
+        paces = [pace * share for pace, share in timed if pace is not None]
         peaks = [result["peak_memory_bytes"] for result in done if result["peak_memory_bytes"] is not None]
         arms[arm["name"]] = {
             "seconds_per_step": median(paces) if paces else None,
             "peak_memory_bytes": max(peaks, default=None),
-            "seconds": sum(result["seconds"] for result in done),
+            "seconds": sum(result["seconds"] * share for result, share in zip(done, shares, strict=True)),
         }
     return {"arms": arms, "seconds": sum(cost["seconds"] for cost in arms.values())}
 

@@ -18,6 +18,9 @@ from minigpt.base.flags import flag, parsed, typed
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 
 MOST_CELLS = 1000
+# In an evaluation on the way: half of what a single run takes. Those were a sixth of a cell's time, and an ablation
+# judges by the last one, which is complete.
+EVAL_TOKENS = 32_768
 MATCHES = ("parameters", "width", "time")
 COMPARISONS = ("reference", "all")
 
@@ -68,6 +71,7 @@ class AblationOptions:
     tune_rates: str = flag("", "ablation", "rates to begin with; default: --lr times 1/4, 1/2, 1, 2")
     tune_seeds: int = flag(2, "ablation", "seeds for each rate", at_least=1, below=1 << 16)
     workers: int = flag(0, "ablation", "trainings at a time; 0: one for each core, or GPU", at_least=0, below=1 << 12)
+    cohort: int = flag(1, "ablation", "models of one shape to train as one; more than 1 is for GPUs", at_least=1)
     cells_dir: str = flag("runs/cells", "ablation", "where trainings are kept, shared by all ablations", path=True)
 
 
@@ -88,8 +92,8 @@ class Question:
 
     @property
     def base(self) -> dict[str, Any]:
-        """Flags that all arms share: the preset's, and over them those asked for."""
-        return with_preset(self.asked)
+        """Flags that all arms share: the preset's, over them those asked for, and smaller evaluations on the way."""
+        return {"eval_tokens": EVAL_TOKENS, **with_preset(self.asked)}
 
     @property
     def seeds(self) -> list[int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.base.errors import UsageError
-from minigpt.experiments.arms import Arm, Question, train_command
+from minigpt.experiments.arms import Arm, Question, train_command, tuning_rates
 from minigpt.experiments.cells import MAIN, TUNE, Cell, read_result
 from minigpt.model import GPT
 from minigpt.text.preparation import prepare_text
@@ -143,12 +143,15 @@ def arm_configs(question: Question, threads: int, steps: Mapping[str, int] | Non
 
 
 def resolve_arms(
-    question: Question, vocab_size: int, threads: int, steps: Mapping[str, int] | None = None
+    question: Question, vocab_size: int, threads: int, steps: Mapping[str, int] | None = None, data: str = ""
 ) -> list[ResolvedArm]:
-    """Resolve every arm as `arm_configs` does, and build each model once to see what it amounts to."""
+    """Resolve every arm as `arm_configs` does, and build each model once to see what it amounts to.
+
+    `data` is the hash of the text, by which cells are found that are trained already.
+    """
     configs = arm_configs(question, threads, steps)
     described = [_described(name, arm, configs[name], vocab_size) for name, arm in question.arms().items()]
-    return _compiled_alike(described)
+    return _compiled_alike(question, described, data)
 
 
 def cells_of(
@@ -220,12 +223,43 @@ def _described(name: str, arm: Arm, config: RunConfig, vocab_size: int) -> Resol
     return ResolvedArm(name, arm.settings, config, model.parameter_count(), flops, widths, shapes)
 
 
-def _compiled_alike(arms: list[ResolvedArm]) -> list[ResolvedArm]:
-    """Compile all arms or none: compiled models round differently."""
-    chosen = [runtime.resolve_compile(arm.config, arm.flops_per_token * tokens_per_step(arm.config)) for arm in arms]
-    undecided = any(arm.config.compile == "auto" for arm in arms)
-    together = "on" if all(config.compile == "on" for config in chosen) else "off"
-    return [replace(arm, config=replace(arm.config, compile=together)) if undecided else arm for arm in arms]
+def _compiled_alike(question: Question, arms: list[ResolvedArm], data: str) -> list[ResolvedArm]:
+    """Compile all arms or none: compiled models round differently.
+
+    If cells of this grid are trained already, in the way that most of them were: a grid that grows keeps its cells.
+    """
+    if all(arm.config.compile != "auto" for arm in arms):
+        return arms
+    either = {how: [replace(arm, config=replace(arm.config, compile=how)) for arm in arms] for how in ("on", "off")}
+    done = {how: _count_done(question, alike, data) for how, alike in either.items()}
+    if done["on"] != done["off"]:
+        return either[max(done, key=done.__getitem__)]
+    return either["on" if _compiling_repays(question, arms) else "off"]
+
+
+def _count_done(question: Question, arms: list[ResolvedArm], data: str) -> int:
+    rates = {arm.name: tuning_rates(question) for arm in arms}
+    tuned = question.options.tune_lr
+    cells = tuning_cells(question, arms, data, rates) if tuned else cells_of(question, arms, data)
+    return sum(read_result(cell.directory) is not None for cell in cells)
+
+
+def _compiling_repays(question: Question, arms: list[ResolvedArm]) -> bool:
+    """Whether to compile the cells of a grid, by the grid alone: how many there are of each architecture, how long.
+
+    On a CPU each architecture is compiled once for all its cells (`compile_once.py`); elsewhere every cell compiles,
+    and has to repay that itself.
+    """
+    flops = [arm.flops_per_token * tokens_per_step(arm.config) for arm in arms]
+    if arms[0].config.device != "cpu":
+        chosen = [runtime.resolve_compile(arm.config, each) for arm, each in zip(arms, flops, strict=True)]
+        return all(config.compile == "on" for config in chosen)
+    cells = len(question.seeds)
+    if question.options.tune_lr:
+        cells += question.options.tune_seeds * len(tuning_rates(question))
+    work = cells * sum(arm.config.steps * each for arm, each in zip(arms, flops, strict=True))
+    models = {(arm.config.activation, tuple(arm.shapes.items()), arm.config.batch_size) for arm in arms}
+    return runtime.compiling_once_repays([arm.config for arm in arms], work, len(models))
 
 
 def _with_rate(config: RunConfig, rate: float | None) -> RunConfig:

@@ -7,7 +7,9 @@ last, is unaltered, names the same identity and is of a training that finished o
 
 from __future__ import annotations
 
+import contextlib
 import statistics
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from typing import Any
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DivergedError, MinigptError, StopRequestedError
 from minigpt.training import run_directory
+from minigpt.training.cohort_shape import obstacle, shape_of
 from minigpt.training.config import RunConfig
 
 DONE = ("finished", "diverged")
@@ -70,7 +73,8 @@ def read_result(directory: Path) -> dict[str, Any] | None:
             "status": _status(summary),
             "evaluations": [{"step": record["step"], "loss": record["loss"]} for record in evaluations],
             "seconds_per_step": _seconds_per_step(records, summary),
-            "environment": {name: environment.get(name) for name in _ENVIRONMENT},
+            "environment": {name: environment.get(name) for name in _ENVIRONMENT}
+            | {"cohort": summary.get("cohort", 1)},
         }
     except StopRequestedError:
         raise
@@ -121,7 +125,7 @@ def train_cell(cell: Cell) -> None:
         return
     config, data = run_directory.located(cell.config), cell.identity["data"]
     begun = (cell.directory / run_directory.CONFIG).exists()
-    damaged = run_directory.is_unfinished(cell.directory) or (begun and _claims_to_be_done(cell.directory))
+    damaged = _is_damaged(cell)
     try:
         try:
             train(config, cell.directory, resume=not damaged, overwrite=damaged, quiet=True, data=data)
@@ -132,6 +136,45 @@ def train_cell(cell: Cell) -> None:
     except DivergedError:
         return
     checkpoints.prune(cell.directory, keep_also=set(), newest_kept=1)
+
+
+def packed(cells: Iterable[Cell], size: int) -> list[list[Cell]]:
+    """The cells in packs that can each be trained as one: at most `size` of one shape, in their order."""
+    packs: list[list[Cell]] = []
+    open_packs: dict[tuple[Any, ...], list[Cell]] = {}
+    for cell in cells:
+        shape = (cell.identity["data"], *shape_of(cell.config))
+        if shape not in open_packs or len(open_packs[shape]) == size or obstacle(cell.config):
+            open_packs[shape] = []
+            packs.append(open_packs[shape])
+        open_packs[shape].append(cell)
+    return packs
+
+
+def train_pack(cells: Sequence[Cell]) -> None:
+    """Train cells as one, as `train_cell` would each of them."""
+    from minigpt.training import checkpoints
+    from minigpt.training.cohort import Planned, train_cohort
+
+    todo = [cell for cell in cells if read_result(cell.directory) is None]
+    if len(todo) > 1:
+        planned = [
+            Planned(run_directory.located(cell.config), cell.directory, _is_damaged(cell), cell.identity["data"])
+            for cell in todo
+        ]
+        with contextlib.suppress(CheckpointError):  # of one cell, which is then found and mended apart
+            train_cohort(planned)
+        for cell in todo:
+            if read_result(cell.directory) is not None:
+                checkpoints.prune(cell.directory, keep_also=set(), newest_kept=1)
+    for cell in todo:
+        train_cell(cell)
+
+
+def _is_damaged(cell: Cell) -> bool:
+    """Whether what is there of a cell cannot be continued."""
+    begun = (cell.directory / run_directory.CONFIG).exists()
+    return run_directory.is_unfinished(cell.directory) or (begun and _claims_to_be_done(cell.directory))
 
 
 def _claims_to_be_done(directory: Path) -> bool:

@@ -36,14 +36,14 @@ def run_ablation(question: Question, directory: Path, executor: Executor, thread
     """
     store = record.open_text(question)
     steps = _equal_time(question, directory, store, executor, threads, stop)
-    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps)
+    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps, store.sha256)
     tuned: list[Cell] = []
     rates, tuning = None, None
     if question.options.tune_lr:
         tuned, rates, tuning = tune(question, arms, store.sha256, executor, stop)
     cells = [*tuned, *cells_of(question, arms, store.sha256, rates)]
     record.write_plan(directory, _plan(question, directory, store, arms, cells, tuning, steps))
-    train_all(cells, executor, stop)
+    train_all(cells, executor, stop, question.options.cohort)
 
 
 def expectation(
@@ -51,7 +51,7 @@ def expectation(
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
     """The cells of an ablation, each with its state and expected seconds, and what a short training measured."""
     store = record.open_text(question)
-    arms = resolve_arms(question, store.tokenizer.vocab_size, threads)
+    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, data=store.sha256)
     pace = measure_together(arms[0].config, arms[0].flops_per_token, executor, stop)
     cells = cells_of(question, arms, store.sha256)
     if question.options.tune_lr:

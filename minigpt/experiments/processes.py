@@ -61,6 +61,10 @@ class Executor(Protocol):
     """Starts jobs somewhere."""
 
     @property
+    def forks(self) -> bool:
+        """Whether jobs are copies of this process and have what it has, compiled code for example."""
+
+    @property
     def free(self) -> int:
         """How many jobs can be started now."""
 
@@ -88,10 +92,10 @@ class LocalExecutor:
         self._gpus = gpus
         self._slots: list[BaseProcess | None] = [None] * slots
         self._names: list[str] = [""] * slots
-        forks = sys.platform == "linux" and not gpus
-        context = multiprocessing.get_context("fork") if forks else multiprocessing.get_context("spawn")
+        self.forks = sys.platform == "linux" and not gpus
+        context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
         self._begin: Callable[..., BaseProcess] = context.Process
-        if forks:
+        if self.forks:
             gc.freeze()  # else each job's first collection copies all pages of torch's modules, for a tenth of a second
 
     @property

@@ -28,7 +28,7 @@ PLAN = "ablation.json"
 ANALYSIS = "analysis.json"
 LOGS = "logs"
 FORMAT = 1
-_NOT_ASKED = ("workers",)
+_NOT_ASKED = ("workers", "cohort")
 _SLUG = 60  # characters
 
 

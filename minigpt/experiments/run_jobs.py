@@ -17,7 +17,8 @@ from tqdm import tqdm
 
 from minigpt.base import storage
 from minigpt.base.errors import LockedError, MinigptError, StopRequestedError, error_of
-from minigpt.experiments.cells import Cell, read_result, share_done, train_cell
+from minigpt.experiments.cells import Cell, packed, read_result, share_done, train_cell, train_pack
+from minigpt.experiments.compile_once import compile_once
 from minigpt.experiments.processes import Ended, Executor, Job
 from minigpt.training.interrupts import StopFlag
 
@@ -55,14 +56,22 @@ class _Queue:
     reached: dict[str, float] = field(default_factory=dict)
 
 
-def train_all(cells: Sequence[Cell], executor: Executor, stop: StopFlag) -> None:
+def train_all(cells: Sequence[Cell], executor: Executor, stop: StopFlag, cohort: int = 1) -> None:
     """Train the cells that are not done, in their order, as many at a time as the executor takes.
+
+    Up to `cohort` cells of one shape are one job, and trained as one.
 
     Raises:
         StopRequestedError: a signal arrived; the running cells have committed.
         MinigptError: a cell cannot be trained; the others have committed.
     """
-    run_all([_training(cell) for cell in cells], executor, stop, "cells")
+    todo = [cell for cell in cells if read_result(cell.directory) is None]
+    if cohort == 1:
+        if executor.forks:
+            compile_once(todo, stop)
+        run_all([_training(cell) for cell in cells], executor, stop, "cells")
+        return
+    run_all([_training_as_one(pack) for pack in packed(todo, cohort)], executor, stop, "cohorts")
 
 
 def run_all(tasks: Sequence[Task], executor: Executor, stop: StopFlag, unit: str) -> None:
@@ -102,6 +111,21 @@ def _training(cell: Cell) -> Task:
         is_done=lambda: read_result(cell.directory) is not None,
         share_done=lambda: share_done(cell),
         is_taken=lambda: _is_locked(cell),
+    )
+
+
+def _training_as_one(cells: Sequence[Cell]) -> Task:
+    tasks = [_training(cell) for cell in cells]
+    if len(tasks) == 1:
+        return tasks[0]
+    more = f" and {len(tasks) - 1} more"
+    return Task(
+        job=Job(f"{cells[0].id}-{len(cells)}", train_pack, (cells,)),
+        what=f"a cohort of {tasks[0].what}{more}",
+        short=f"{tasks[0].short}{more}",
+        is_done=lambda: all(task.is_done() for task in tasks),
+        share_done=lambda: sum(task.share_done() for task in tasks) / len(tasks),
+        is_taken=lambda: any(task.is_taken() for task in tasks),
     )
 
 

@@ -29,7 +29,7 @@ def tune(
     rates: dict[str, Rates] = {arm.name: begun for arm in arms}
     while True:
         cells = tuning_cells(question, arms, data, rates)
-        train_all(cells, executor, stop)
+        train_all(cells, executor, stop, question.options.cohort)
         scores = {arm.name: _scores(cells, arm.name) for arm in arms}
         grown = {name: extended(rates[name], scores[name], len(begun) + MOST_EXTENSIONS) for name in rates}
         if grown == rates:

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from minigpt.base.errors import CheckpointError
-from minigpt.model import GPT, Block
+from minigpt.model import GPT
 from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import LayerStatistics, plain_blocks
 
@@ -61,19 +61,23 @@ def read_gradients(model: GPT) -> list[LayerGradients | None]:
 
     None for a layer whose `w_out` has no gradient at all: then nothing reached it, and silence would prove nothing.
     """
-    return [_read_layer(block) for block in model.blocks]
+    mlps = [block.mlp for block in model.blocks]
+    return [layer_gradients(mlp.w_out.weight.grad, mlp.w_in.weight.grad, mlp.act.branches)[0] for mlp in mlps]
 
 
-def _read_layer(block: Block) -> LayerGradients | None:
-    written, read = block.mlp.w_out.weight.grad, block.mlp.w_in.weight.grad
+def layer_gradients(written: Tensor | None, read: Tensor | None, branches: int) -> list[LayerGradients | None]:
+    """The evidence of one layer from the gradients of its `w_out` and `w_in`, for one model or each of several.
+
+    Shapes: written (C,F), read (branches·F,C); of several models both with a leading axis.
+    """
     assert written is not None
     assert read is not None
     # NOTE: the largest magnitude is several times faster to find than whether any is not 0.
-    fired = (written.abs().amax(dim=0) > 0).cpu()  # (C,F) -> (F,)
-    if not fired.any():
-        return None
-    pulled = (read.abs().amax(dim=1) > 0).view(block.mlp.act.branches, -1)  # (branches·F,C) -> (branches,F)
-    return LayerGradients(fired, pulled.any(dim=0).cpu())
+    fired = (written.abs().amax(dim=-2) > 0).cpu()  # (…,C,F) -> (…,F)
+    moved = read.abs().amax(dim=-1) > 0  # (…,branches·F,C) -> (…,branches·F)
+    pulled = moved.view(*moved.shape[:-1], branches, -1).any(dim=-2).cpu()  # (…,F)
+    rows = zip(fired.view(-1, fired.size(-1)), pulled.view(-1, fired.size(-1)), strict=True)
+    return [LayerGradients(*row) if row[0].any() else None for row in rows]
 
 
 def silent_counts(gradients: Sequence[LayerGradients | None]) -> list[int | None]:

@@ -309,6 +309,7 @@ def provenance_table(analysis: Record) -> Table:
         ("commit", formats.setting(made["commit"]) + changed),
         ("Python", made["python"]),
         *((key, made[key]) for key in machine),
+        ("models trained as one", made["cohort"]),
         ("random seeds", ", ".join(map(str, analysis["seeds"]))),
         ("all trainings took", formats.duration(analysis["cost"]["seconds"])),
     )

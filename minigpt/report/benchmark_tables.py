@@ -43,6 +43,7 @@ def tables(record: Record) -> list[Table]:
     """All tables for which there are figures."""
     makers: tuple[Callable[[Sequence[Record]], Iterable[Table]], ...] = (
         _gemm, _training, _training_peers, _instrument, _decoding, _decoding_peers, _start, _scaling, _parity,
+        _ablation, _ablation_peers,
     )  # fmt: skip
     return [table for make in makers for table in make(record["presets"]) if table.records]
 
@@ -234,6 +235,31 @@ def _parity(presets: Sequence[Record]) -> Iterable[Table]:
     yield Table("Same seed, fast path and float32: validation loss in nats", columns, found)
 
 
+def _ablation(presets: Sequence[Record]) -> Iterable[Table]:
+    columns = (
+        _PRESET,
+        Column("models", "models"),
+        *_seconds("whole ablation", "seconds"),
+        Column("models/h", "models_per_hour", formats.whole),
+        Column("of ceiling", "share_of_ceiling", formats.percent),
+    )
+    note = "From typing the command to its exit; of ceiling: the trainings' operations over what their products allow."
+    yield Table("Whole ablations", columns, [found["ablation"] for found in presets if "ablation" in found], (note,))
+
+
+def _ablation_peers(presets: Sequence[Record]) -> Iterable[Table]:
+    columns = (
+        _PRESET,
+        Column.name("peer", "peer"),
+        *_seconds("one training", "seconds_each"),
+        Column("models/h", "models_per_hour", formats.whole),
+        *_ratio("our models per hour", "ratio"),
+    )
+    found = [measured["ablation"] for measured in presets if "ablation" in measured]
+    peers = [{**peer, "preset": each["preset"]} for each in found for peer in each["peers"]]
+    yield Table("Whole ablations beside other programs, block by block", columns, peers)
+
+
 # Two columns of one figure
 
 
@@ -243,6 +269,13 @@ def _milliseconds(title: str, key: str, digits: int = 2) -> tuple[Column, Column
 
     quartiles = Column("quartiles", key, lambda spread: f"{write(spread['low'])}–{write(spread['high'])}")
     return Column(title, f"{key}/median", write), quartiles
+
+
+def _seconds(title: str, key: str) -> tuple[Column, Column]:
+    def interval(spread: Record) -> str:
+        return f"{formats.seconds(spread['low'])}–{formats.seconds(spread['high'])}"
+
+    return Column(title, f"{key}/median", formats.seconds), Column("quartiles", key, interval)
 
 
 def _ratio(title: str, key: str, digits: int = 2) -> tuple[Column, Column]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from minigpt.base import storage
 
 PACKAGE = Path(__file__).parents[1]
-BEGINNING = "training/loop.py"
+BEGINNINGS = ("training/loop.py", "training/cohort.py")
 _STORING = ("errors", "flags", "locks", "log_schema", "plugins", "reading", "storage", "strict_json", "version")
 _SHOWING = ("checkpoints", "code_version", "compilers", "interrupts", "presets", "tensorboard", "terminal")
 WITHOUT_INFLUENCE = frozenset(
@@ -26,15 +26,15 @@ def code_hash() -> str:
     """SHA-256 over what the code says, for all modules that shape a result."""
     parts = [
         f"{name}\n{substance((PACKAGE / name).read_text(encoding='utf-8'))}"
-        for name in sorted(imported_by(BEGINNING) - WITHOUT_INFLUENCE)
+        for name in sorted(imported_by(*BEGINNINGS) - WITHOUT_INFLUENCE)
     ]
     return storage.sha256_bytes("\n".join(parts).encode("utf-8"))
 
 
-def imported_by(name: str) -> set[str]:
-    """The modules of this package that a module imports, directly or not, and itself; as paths within the package."""
+def imported_by(*names: str) -> set[str]:
+    """The modules of this package that some of them import, directly or not, and they; as paths within the package."""
     reached: set[str] = set()
-    frontier = {name}
+    frontier = set(names)
     while frontier:
         reached |= frontier
         frontier = {found for module in frontier for found in _imports(PACKAGE / module)} - reached

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +20,53 @@ from minigpt.model import GPT
 from minigpt.neurons.life import Event
 from minigpt.neurons.surgery import check_choice, parse_choice
 from minigpt.text.preparation import prepare_text
+from minigpt.text.store import TokenStore
 from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
-from minigpt.training.inheritance import inherit, load_parent
+from minigpt.training.evaluation import Evaluation
+from minigpt.training.inheritance import Parent, inherit, load_parent
 from minigpt.training.interrupts import StopFlag, StoppedWhileCompiling, stop_on_signals
 from minigpt.training.milestones import commit, evaluate_on_the_way, log_step, write_summary
 from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.recycling import recycle_neurons
 from minigpt.training.run import Progress, Run, assemble, describe, model_config, restore, write_description
-from minigpt.training.step import take_step
+from minigpt.training.step import StepResult, take_step
 from minigpt.training.tensorboard import Board, check_installed
 from minigpt.training.terminal import Terminal
 
 EvaluationCallback = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A training that could begin; nothing on disk knows of it. `parent` is the run whose weights it takes over."""
+
+    config: RunConfig
+    directory: Path
+    store: TokenStore
+    model: GPT
+    parent: Parent | None
+    resume: bool
+    overwrite: bool
+
+
+class Clock:
+    """When a training began, and how long its steps took since the last one that was logged."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.begun = time.perf_counter() - progress.seconds
+        self._steps, self._seconds = 0, 0.0
+
+    def add(self, seconds: float) -> None:
+        """Count one step."""
+        self._steps, self._seconds = self._steps + 1, self._seconds + seconds
+
+    def steps_per_second(self) -> float:
+        """The rate of the steps counted since this was last asked."""
+        rate = self._steps / self._seconds
+        self._steps, self._seconds = 0, 0.0
+        return rate
 
 
 def train(
@@ -59,6 +92,24 @@ def train(
     Raises:
         MinigptError: the subclasses say what; before training begins nothing on disk has changed.
     """
+    start = prepare(config, directory, resume=resume, overwrite=overwrite, ranks=ranks, data=data)
+    lock = storage.lock_directory(directory) if ranks.leads else contextlib.nullcontext()
+    ranks = replace(ranks, remedy=f"continue with --resume {directory}")
+    with runtime.memory_advice(config), lock, stop_on_signals(ranks) as stop:
+        run, progress = begin(start, stop, ranks)
+        return _train_to_the_end(run, progress, stop, quiet or not ranks.leads, callbacks)
+
+
+def prepare(
+    config: RunConfig,
+    directory: Path,
+    *,
+    resume: bool = False,
+    overwrite: bool = False,
+    ranks: Ranks = ALONE,
+    data: str | None = None,
+) -> Start:
+    """Check what can be checked, open the text and build the model, as `train` says; nothing on disk changes."""
     for spec in (config.recycle, config.init_surgery):
         check_choice(parse_choice(spec), model_config(config, vocab_size=1).layer_widths)
     ranks.check_work(config)
@@ -79,16 +130,23 @@ def train(
     _check_space(directory, model)
     code_hash()  # now, while the files are the code that runs; and a stop must not wait for it
     config = runtime.resolve_compile(config, model.flops_per_token() * config.tokens_per_step)
-    lock = storage.lock_directory(directory) if ranks.leads else contextlib.nullcontext()
-    ranks = replace(ranks, remedy=f"continue with --resume {directory}")
-    with runtime.memory_advice(config), lock, stop_on_signals(ranks) as stop:
-        run = assemble(config, directory, store, model, ranks)
-        progress = restore(run) if resume else None
-        events = inherit(run, parent, stop.check) if parent and progress is None else []
-        ranks.wait()
-        if ranks.leads:
-            _begin_directory(run, progress, overwrite, events)
-        return _train_to_the_end(run, progress or Progress(), stop, quiet or not ranks.leads, callbacks)
+    return Start(config, directory, store, model, parent, resume, overwrite)
+
+
+def begin(
+    start: Start, stop: StopFlag, ranks: Ranks = ALONE, environment: Mapping[str, Any] | None = None
+) -> tuple[Run, Progress]:
+    """Return to the last checkpoint if that is wanted, and write what a run directory holds before the next step.
+
+    The directory must be locked. `environment` is what the run records of its surroundings besides the machine.
+    """
+    run = assemble(start.config, start.directory, start.store, start.model, ranks, environment or {})
+    progress = restore(run) if start.resume else None
+    events = inherit(run, start.parent, stop.check) if start.parent and progress is None else []
+    ranks.wait()
+    if ranks.leads:
+        _begin_directory(run, progress, start.overwrite, events)
+    return run, progress or Progress()
 
 
 def _begin_directory(run: Run, progress: Progress | None, overwrite: bool, events: Sequence[Event]) -> None:
@@ -141,39 +199,61 @@ def _loop(
     callbacks: Sequence[EvaluationCallback],
 ) -> None:
     """Evaluate, commit, update, until the last step or until patience runs out."""
-    config, trainee = run.config, run.trainee()
-    begun = time.perf_counter() - progress.seconds
-    timed_steps, timed_seconds = 0, 0.0
-    while True:
-        stop.check()
-        if is_due(config.eval_every, progress.step, config.steps) and progress.evaluated_step < progress.step:
-            evaluation = evaluate_on_the_way(run, progress, stop.check)
-            terminal.evaluation(progress.step, evaluation)
-            board.evaluation(progress.step, evaluation)
-            for callback in callbacks if run.ranks.leads else ():
-                callback(evaluation.record(progress.step))
-        at_end = progress.step == config.steps or 0 < config.patience <= progress.evaluations_without_gain
-        progress.seconds = time.perf_counter() - begun
-        if at_end or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
-            commit(run, progress)
-        if at_end:
-            return
-        if _recycling_is_due(config, progress):
-            run.log(recycle_neurons(run, config.recycle, progress.step, stop.check))
-            progress.recycled_step = progress.step
+    trainee, clock = run.trainee(), Clock(progress)
+
+    def tell(evaluation: Evaluation) -> None:
+        terminal.evaluation(progress.step, evaluation)
+        board.evaluation(progress.step, evaluation)
+        for callback in callbacks if run.ranks.leads else ():
+            callback(evaluation.record(progress.step))
+
+    while not arrive(run, progress, clock, stop, tell):
         step_begun = time.perf_counter()
-        logged = is_due(config.log_every, progress.step + 1, config.steps)
+        logged = is_logged(run, progress)
         result = take_step(trainee, progress.step, stop.check, watch_neurons=logged)
-        timed_steps, timed_seconds = timed_steps + 1, timed_seconds + time.perf_counter() - step_begun
-        progress.step += 1
-        progress.tokens += config.tokens_per_step
-        rate = None
+        clock.add(time.perf_counter() - step_begun)
+        rate = advance(run, progress, clock, result)
         if logged:
-            rate = timed_steps * config.tokens_per_step / timed_seconds
-            timed_steps, timed_seconds = 0, 0.0
-            log_step(run, progress, result, rate)
             board.step(progress.step, result)
         terminal.step(result, rate)
+
+
+def arrive(
+    run: Run, progress: Progress, clock: Clock, stop: StopFlag, tell: Callable[[Evaluation], None] = lambda _: None
+) -> bool:
+    """Do what is due before the next update: evaluate, commit, recycle; return whether the training is over.
+
+    If it is asked again at the same step, it does nothing again.
+    """
+    config = run.config
+    stop.check()
+    if is_due(config.eval_every, progress.step, config.steps) and progress.evaluated_step < progress.step:
+        tell(evaluate_on_the_way(run, progress, stop.check))
+    at_end = progress.step == config.steps or 0 < config.patience <= progress.evaluations_without_gain
+    progress.seconds = time.perf_counter() - clock.begun
+    if at_end or (config.checkpoint_every and progress.step % config.checkpoint_every == 0):
+        commit(run, progress)
+    if not at_end and _recycling_is_due(config, progress):
+        run.log(recycle_neurons(run, config.recycle, progress.step, stop.check))
+        progress.recycled_step = progress.step
+    return at_end
+
+
+def is_logged(run: Run, progress: Progress) -> bool:
+    """Whether the next update will be logged."""
+    return is_due(run.config.log_every, progress.step + 1, run.config.steps)
+
+
+def advance(run: Run, progress: Progress, clock: Clock, result: StepResult) -> float | None:
+    """Count an update that was made, and log it if that is due; then return the tokens per second."""
+    logged = is_logged(run, progress)
+    progress.step += 1
+    progress.tokens += run.config.tokens_per_step
+    if not logged:
+        return None
+    rate = clock.steps_per_second() * run.config.tokens_per_step
+    log_step(run, progress, result, rate)
+    return rate
 
 
 def is_due(every: int, step: int, steps: int) -> bool:

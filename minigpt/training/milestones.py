@@ -6,7 +6,7 @@ When each is due is said in `loop.py`. None of it changes a weight.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from minigpt.training import checkpoints, run_directory, runtime
 from minigpt.training.code_version import code_hash
 from minigpt.training.evaluation import Evaluation, evaluate
 from minigpt.training.not_finite import first_bad_parameter
-from minigpt.training.run import Progress, Run, save
+from minigpt.training.run import COHORT, Progress, Run, save
 from minigpt.training.step import StepResult
 from minigpt.training.terminal import print_notice
 
@@ -87,6 +87,11 @@ def log_step(run: Run, progress: Progress, result: StepResult, tokens_per_second
         run.log(line)
 
 
+def largest_cohort(records: Iterable[dict[str, Any]]) -> int:
+    """With how many others at most, itself included, a model was trained as one, by the records of its run."""
+    return max((record["size"] for record in records if record.get("event") == COHORT), default=1)
+
+
 def write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
     """Write the final figures, the last validation record among them, and return them, on the rank that writes."""
     if not run.ranks.leads:
@@ -106,6 +111,7 @@ def write_summary(run: Run, progress: Progress, status: str) -> dict[str, Any]:
         "identity": {**run.identity, "code": code_hash()},
         "log": {"bytes": len(log), "sha256": storage.sha256_bytes(log)},
         "best": {"step": progress.best_step, "loss": progress.best_loss},
+        "cohort": largest_cohort(records),
         "val": evaluations[-1] if evaluations else None,
     }
     run_directory.write_summary(run.directory, summary)

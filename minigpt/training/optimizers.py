@@ -13,6 +13,9 @@ from minigpt.model import GPT
 from minigpt.training.config import RunConfig
 from minigpt.training.update_rules import Memory, Rule, adam, lion, muon, sgd
 
+# Parameters of this many dimensions decay; biases, gains and an activation's own parameters only with `decay_all`.
+MATRICES_FROM = 2
+
 
 @dataclass(frozen=True)
 class Group:
@@ -63,10 +66,9 @@ def build_optimizer(model: GPT, config: RunConfig) -> Optimizer:
 
 
 def _decay_groups(rule: Rule, parameters: list[nn.Parameter], config: RunConfig) -> list[Group]:
-    """Matrices decay; biases, gains and an activation's own parameters only with `decay_all`."""
     groups = [
-        Group(rule, [p for p in parameters if p.dim() >= 2], config.weight_decay),
-        Group(rule, [p for p in parameters if p.dim() < 2], config.weight_decay * config.decay_all),
+        Group(rule, [p for p in parameters if p.dim() >= MATRICES_FROM], config.weight_decay),
+        Group(rule, [p for p in parameters if p.dim() < MATRICES_FROM], config.weight_decay * config.decay_all),
     ]
     return [group for group in groups if group.parameters]
 

@@ -30,6 +30,10 @@ from minigpt.training.ranks import ALONE, Ranks
 from minigpt.training.step import Trainee
 from minigpt.training.terminal import print_notice
 
+# In a record of the surroundings: how many models were trained as one, unless each was trained alone.
+COHORT = "cohort"
+UNSTATED = {COHORT: 1}
+
 
 @dataclass
 class Progress:
@@ -92,10 +96,21 @@ def vocabulary_hash(store: TokenStore) -> str:
     return storage.sha256_bytes(storage.json_document(store.tokenizer.to_json()))
 
 
-def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT, ranks: Ranks = ALONE) -> Run:
-    """Build what trains the model and name what it must be resumed with; nothing is written."""
+def assemble(
+    config: RunConfig,
+    directory: Path,
+    store: TokenStore,
+    model: GPT,
+    ranks: Ranks = ALONE,
+    surroundings: Mapping[str, Any] | None = None,
+) -> Run:
+    """Build what trains the model and name what it must be resumed with; nothing is written.
+
+    `surroundings` is what is recorded besides the machine.
+    """
     environment = {
         **runtime.environment(ranks),
+        **(surroundings or {}),
         "corpus_sha256": store.sha256,
         "device": config.device,
         "dtype": config.dtype,
@@ -191,8 +206,8 @@ def _check_identity(run: Run, checkpoint: checkpoints.Checkpoint) -> None:
             f"the text of {run.config.corpus} is not the one {run.directory} was trained on; its hash differs; "
             "restore it, or accept that with --allow-data-change"
         )
-    for name, now in runtime.exactness(run.ranks).items():
-        before = checkpoint.environment.get(name)
+    for name in (*runtime.exactness(run.ranks), COHORT):
+        before, now = (where.get(name, UNSTATED.get(name)) for where in (checkpoint.environment, run.environment))
         if before != now:
             print_notice(f"warning: not bit-exact: {name} was {before} and is {now}")
 

@@ -12,11 +12,11 @@ import platform
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,11 @@ WRITTEN_ATTENTION_CONTEXT = 512
 COMPILE_SECONDS = 25.0
 COMPILE_SAVING = 0.2
 CPU_FLOPS = 2.5e11
+CORE_FLOPS = 1e11
+WAITING_CORES = 2
 GPU_COMPILE_STEPS = 500
+
+Compilable = TypeVar("Compilable", bound=Callable[..., Any])
 
 
 def resolve(config: RunConfig) -> RunConfig:
@@ -117,6 +121,21 @@ def resolve_compile(config: RunConfig, flops_per_step: int) -> RunConfig:
     return replace(config, compile="on" if repaid and not obstacle else "off")
 
 
+def compiling_once_repays(configs: Sequence[RunConfig], flops: int, models: int) -> bool:
+    """Whether trainings on single cores, of this work in all, repay compiling their models once each while cores wait.
+
+    The number of cores that wait must not decide how a model is trained, so it is taken to be `WAITING_CORES`.
+    """
+    saved = COMPILE_SAVING * flops / CORE_FLOPS
+    # NOTE: compiled code draws dropout's random numbers more slowly than it saves elsewhere.
+    if any(config.dropout for config in configs) or saved <= 2 * WAITING_CORES * COMPILE_SECONDS * models:
+        return False
+    obstacles = [found for config in configs if (found := _obstacle_to_compiling(config, torch.device(config.device)))]
+    if obstacles:
+        print(f"note: not compiled; {obstacles[0]}", file=sys.stderr)
+    return not obstacles
+
+
 def _obstacle_to_compiling(config: RunConfig, device: torch.device) -> str:
     """Why this configuration cannot be compiled here, and what to do; an empty string if it can."""
     if config.l1:
@@ -130,7 +149,12 @@ def missing_compiler() -> str:
 
 
 def forward_of(model: nn.Module, how: str) -> Callable[[Tensor], Tensor]:
-    """The model, or its compiled form, which shares its parameters; compiling happens at the first call.
+    """The model, or its compiled form, which shares its parameters."""
+    return compiled(model, how, next(model.parameters()).device)
+
+
+def compiled(function: Compilable, how: str, device: torch.device) -> Compilable:
+    """A function or model, or its compiled form; compiling happens at the first call.
 
     With `graphs` the kernels of a GPU are launched as CUDA graphs too. Their gradients are overwritten by the next
     forward pass, which is why there must be one in a step (github.com/pytorch/pytorch/issues/169545).
@@ -140,12 +164,12 @@ def forward_of(model: nn.Module, how: str) -> Callable[[Tensor], Tensor]:
     The setting belongs to the process, since the graph is cut when the model is first called.
     """
     if how == "off":
-        return model
+        return function
     if how == "graphs":
-        return torch.compile(model, dynamic=False, mode="reduce-overhead")
-    if next(model.parameters()).device.type == "cpu":
+        return cast("Compilable", torch.compile(function, dynamic=False, mode="reduce-overhead"))
+    if device.type == "cpu":
         functorch_config.ban_recompute_materialized_backward = False
-    return torch.compile(model, dynamic=False)
+    return cast("Compilable", torch.compile(function, dynamic=False))
 
 
 def autocast(device: torch.device, dtype: str) -> AbstractContextManager[Any]:

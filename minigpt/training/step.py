@@ -76,7 +76,7 @@ def take_step(
     gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
     loss, grad_norm = _add_up(ranks, gradients, losses)
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise DivergedError(_diverged(trainee, step, starts, loss, grad_norm))
+        raise DivergedError(divergence(trainee, step, starts, loss, grad_norm))
     evidence = read_gradients(model) if watch_neurons else None
     if config.grad_clip and grad_norm > config.grad_clip:
         torch._foreach_mul_(gradients, config.grad_clip / grad_norm)
@@ -110,7 +110,7 @@ def _add_up(ranks: Ranks, gradients: list[Tensor], losses: list[Tensor]) -> tupl
     return sum(shares), grad_norm
 
 
-def _diverged(trainee: Trainee, step: int, starts: Tensor, loss: float, grad_norm: float) -> str:
+def divergence(trainee: Trainee, step: int, starts: Tensor, loss: float, grad_norm: float) -> str:
     """Say at which step, on which windows and in which layer the first figure stopped being finite."""
     what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {grad_norm} (loss {loss:.4g})"
     inputs, _ = gather(trainee.ids, starts[: trainee.config.batch_size], trainee.config.block_size)

@@ -46,6 +46,33 @@ def adam(beta1: float, beta2: float, decoupled: bool) -> Rule:
     return update
 
 
+def adam_rows(
+    weights: Tensor,
+    gradients: Tensor,
+    means: Tensor,
+    squares: Tensor,
+    counts: Tensor,
+    lr: Tensor,
+    beta1: Tensor,
+    beta2: Tensor,
+    decay: Tensor,
+    decaying: int,
+    decoupled: bool,
+) -> None:
+    """The same update of several models at once, each with its own settings; the first `decaying` numbers decay.
+
+    Shapes: weights, gradients and moments (K,P), the rest (K,1).
+    """
+    if decoupled:
+        weights[:, :decaying] *= 1 - lr * decay
+    else:
+        gradients[:, :decaying] += decay * weights[:, :decaying]
+    means.lerp_(gradients, (1 - beta1).expand_as(gradients))
+    squares.mul_(beta2).addcmul_(gradients, (1 - beta2) * gradients)
+    spread = squares.sqrt() / (1 - beta2**counts).sqrt() + ADAM_EPSILON
+    weights -= lr / (1 - beta1**counts) * means / spread
+
+
 def lion(beta1: float, beta2: float) -> Rule:
     """Sign of an interpolated momentum, with decoupled decay (Chen et al. 2023, arXiv:2302.06675, algorithm 2)."""
 

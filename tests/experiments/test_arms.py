@@ -15,10 +15,12 @@ from hypothesis import strategies as st
 from minigpt.base.flags import Parser
 from minigpt.cli import main
 from minigpt.commands import run_ablation
+from minigpt.experiments import arms_to_cells
 from minigpt.experiments.arms import AblationOptions, Question, ask, train_command, tuning_rates
 from minigpt.experiments.arms_to_cells import cells_of, describe_arm, resolve_arms, tuning_cells
 from minigpt.experiments.record import question_json
 from minigpt.experiments.tuning import best_rate, extended
+from minigpt.training import runtime
 from minigpt.training.config import RunConfig
 
 TOY = {"n_layer": 2, "n_head": 2, "n_embd": 24, "block_size": 16, "batch_size": 4, "steps": 20, "device": "cpu"}
@@ -194,6 +196,45 @@ def test_arms_are_compiled_alike() -> None:
     assert len({arm.config.compile for arm in resolve_arms(asked, VOCABULARY, threads=1)}) == 1
 
 
+@pytest.mark.parametrize(
+    ("changes", "seeds", "decided"),
+    [
+        ({"steps": 2000}, 8, "on"),
+        ({"steps": 2000}, 2, "off"),
+        ({"steps": 500}, 8, "off"),
+        ({"steps": 2000, "dropout": 0.1}, 8, "off"),
+        ({"steps": 2000, "compile": "off"}, 8, "off"),
+        ({"steps": 20, "compile": "on"}, 1, "on"),
+    ],
+)
+def test_a_grid_is_compiled_where_that_repays(
+    changes: dict, seeds: int, decided: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the number of cells of each architecture and their length, whatever the machine has of cores."""
+    monkeypatch.setattr(runtime, "missing_compiler", lambda: "")
+    asked = ask({"preset": "nanogpt-cpu", "device": "cpu", **changes}, AblationOptions("relu,gelu", seeds=seeds), {})
+    for threads in (1, 4):
+        assert {arm.config.compile for arm in resolve_arms(asked, 65, threads)} == {decided}
+
+
+def test_a_grid_that_grows_keeps_its_cells(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seeds were trained without compiling; eight would repay it, but then the two would be trained again."""
+    monkeypatch.setattr(runtime, "missing_compiler", lambda: "")
+    base = {"preset": "nanogpt-cpu", "device": "cpu"}
+    few, many = (ask(base, AblationOptions("relu,gelu", seeds=seeds), {}) for seeds in (2, 8))
+    trained = {cell.directory for cell in cells_of(few, resolve_arms(few, 65, 1), "text")}
+    assert {arm.config.compile for arm in resolve_arms(many, 65, 1, data="text")} == {"on"}
+    monkeypatch.setattr(arms_to_cells, "read_result", lambda place: {} if place in trained else None)
+    grown = cells_of(many, resolve_arms(many, 65, 1, data="text"), "text")
+    assert trained < {cell.directory for cell in grown}
+
+
+def test_evaluations_on_the_way_are_smaller_unless_asked_for() -> None:
+    """The size is in every cell's configuration; a preset's and the user's own come first."""
+    for asked, tokens in (({}, 32_768), ({"eval_tokens": 1000}, 1000), ({"preset": "gpt2-small"}, 1_048_576)):
+        assert ask(asked, AblationOptions("relu,gelu"), {}).base["eval_tokens"] == tokens
+
+
 def test_a_cell_is_named_by_what_is_learned() -> None:
     """Threads, logging and the preset's name do not make another cell; a rate, a seed or another text do."""
     asked = question()
@@ -218,7 +259,6 @@ def spelled_out(asked: Question) -> dict:
 def test_the_command_of_a_cell_trains_it(workplace: Path) -> None:
     """The line on the page makes the same configuration, bit for bit of its hash."""
     from minigpt.commands import train_model
-    from minigpt.training import runtime
     from minigpt.training.run_directory import config_hash
 
     asked = question("relu;0=gelu,1=swiglu", lr="0.00123456789,3e-3")

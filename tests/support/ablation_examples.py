@@ -55,7 +55,7 @@ def analysis_of(
         "corpus": {"name": corpus, "tokenizer": "char", "sha256": "ab" * 32, "eval_part": "all"},
         "provenance": {
             "code": "cd" * 32, "commit": "fad9dfd0" * 5, "dirty": False, "torch": "2.13.0", "processor": "AMD EPYC",
-            "accelerator": None, "platform": "Linux-6.1", "python": "3.11.7", "threads": 1, "mixed": [],
+            "accelerator": None, "platform": "Linux-6.1", "python": "3.11.7", "threads": 1, "cohort": 1, "mixed": [],
         },
         "arms": made, "comparisons": comparisons, "family": len(comparisons),
         "noise_floor": {"arm": next(iter(arms)), "seed_sd": 0.0131, "difference_sd": 0.0185, "detectable": 0.0262},

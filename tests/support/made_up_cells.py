@@ -15,7 +15,7 @@ DIVERGED = math.inf
 PENDING = None
 ENVIRONMENT = {
     "commit": "abc", "dirty": False, "torch": "2.13.0", "processor": "EPYC", "accelerator": None, "platform": "Linux",
-    "python": "3.11.7", "threads": 1,
+    "python": "3.11.7", "threads": 1, "cohort": 1,
 }  # fmt: skip
 
 

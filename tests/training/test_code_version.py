@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import Command
 
 from minigpt.training import run_directory
-from minigpt.training.code_version import BEGINNING, PACKAGE, WITHOUT_INFLUENCE, code_hash, imported_by, substance
+from minigpt.training.code_version import BEGINNINGS, PACKAGE, WITHOUT_INFLUENCE, code_hash, imported_by, substance
 
 SOURCE = '''"""Docstring."""
 
@@ -33,7 +33,7 @@ def test_what_the_code_does_counts() -> None:
 
 def test_only_what_would_count_is_excepted() -> None:
     """A module renamed would count again, and hours of finished training would be stale for nothing."""
-    assert imported_by(BEGINNING) >= WITHOUT_INFLUENCE
+    assert imported_by(*BEGINNINGS) >= WITHOUT_INFLUENCE
 
 
 def test_whatever_the_loop_loads_is_seen() -> None:
@@ -44,7 +44,7 @@ def test_whatever_the_loop_loads_is_seen() -> None:
     named = {f"{name.removeprefix('minigpt.').replace('.', '/')}.py" for name in done.stdout.split()}
     modules = {name for name in named if (PACKAGE / name).is_file()}
     assert len(modules) > 20
-    assert modules <= imported_by(BEGINNING)
+    assert modules <= imported_by(*BEGINNINGS)
 
 
 def test_a_run_records_it_and_an_altered_summary_is_noticed(minigpt: Command, tiny_run: Path) -> None:
