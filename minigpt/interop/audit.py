@@ -233,7 +233,7 @@ def _found(
         "model": {"neurons": neurons, "dead": dead, "dead_fraction": dead / neurons},
         "seconds": tally.seconds,
         "tokens_per_second": tokens / tally.seconds,
-        "environment": runtime.environment(),
+        "environment": runtime.environment(str(next(opened.model.parameters()).device)),
     }
     record |= {"published": published(record), "answer": answer(record)}
     return Audit(record, _table(places, counted, certified))

@@ -95,7 +95,7 @@ def vocabulary_hash(store: TokenStore) -> str:
 def assemble(config: RunConfig, directory: Path, store: TokenStore, model: GPT, ranks: Ranks = ALONE) -> Run:
     """Build what trains the model and name what it must be resumed with; nothing is written."""
     environment = {
-        **runtime.environment(ranks),
+        **runtime.environment(config.device, ranks),
         "corpus_sha256": store.sha256,
         "device": config.device,
         "dtype": config.dtype,
