@@ -113,7 +113,7 @@ def test_neurons_are_changed_as_on_the_cpu() -> None:
 
 
 def test_a_run_is_examined_there_as_on_the_cpu(workplace: Path) -> None:
-    """`evaluate` and `neurons` of one checkpoint: losses within rounding, the dead the same, whichever device reads it."""
+    """`evaluate` and `neurons` of one checkpoint: the dead are the same, whichever device reads it."""
     trained_anew(f"train {RUN} --dtype float32 --activation relu --out run", workplace)
     found = []
     for device in ("cpu", DEVICE):
