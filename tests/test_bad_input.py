@@ -202,6 +202,13 @@ def test_an_absent_device_is_refused(refused, monkeypatch: pytest.MonkeyPatch) -
         refused(2, f"train --device {device}", says=(f"device {device} is not available", "cpu"))
 
 
+def test_more_gpus_than_there_are_are_refused(refused, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how many there are is said."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    refused(2, "train --device cuda:2", says=("device cuda:2 is not available", "2 cuda, cpu"))
+
+
 def test_an_occupied_place_is_refused(refused, minigpt: Command, tiny_run: Path, workplace: Path, capsys) -> None:
     """A run, somebody's files, a file, a place below a file: what is there stays."""
     capsys.readouterr()

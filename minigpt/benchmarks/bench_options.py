@@ -44,12 +44,14 @@ class Peer:
     path: str = ""
 
 
-def check_parts(parts: list[str]) -> tuple[str, ...]:
-    """The parts to run, in their order, each once; raises `UsageError` for an unknown one."""
+def check_parts(parts: list[str], every: bool = False) -> tuple[str, ...]:
+    """The parts to run, in their order, each once; raises `UsageError` for an unknown one, or one beside `every`."""
+    if every and parts:
+        raise UsageError(f"--all measures every part; got {' '.join(parts)} as well; leave one of the two out")
     for part in parts:
         if part not in PARTS:
             raise UsageError(f"unknown part {part!r}{did_you_mean(part, PARTS) or ';'} allowed: {', '.join(PARTS)}")
-    return tuple(part for part in PARTS if part in (parts or DEFAULT_PARTS))
+    return PARTS if every else tuple(part for part in PARTS if part in (parts or DEFAULT_PARTS))
 
 
 def check_peer(text: str) -> Peer:

@@ -64,7 +64,7 @@ def run_benchmarks(
 
 def machine(config: RunConfig) -> Record:
     """What was measured on: the processor by its name, versions, revision, command."""
-    return {**runtime.environment(), "device": config.device, "native_dtype": _native(config)}
+    return {**runtime.environment(config.device), "device": config.device, "native_dtype": _native(config)}
 
 
 def notes(configs: Sequence[RunConfig]) -> list[str]:

@@ -153,7 +153,7 @@ def _answers(task: Task) -> dict[str, Any]:
         begun = time.perf_counter()
         returned = work(*arguments)
         if torch.device(config.device).type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(config.device)
         return time.perf_counter() - begun, returned
 
     return {

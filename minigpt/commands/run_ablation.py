@@ -13,10 +13,11 @@ from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.experiments.arms import EVAL_TOKENS, AblationOptions, Question, VariedFlags, ask, check_size
+from minigpt.experiments.executor_options import ExecutorOptions, take_out
 from minigpt.training.config import RunConfig
 
 if TYPE_CHECKING:
-    from minigpt.experiments.processes import LocalExecutor
+    from minigpt.experiments.processes import Executor
     from minigpt.training.interrupts import StopFlag
 
 
@@ -25,6 +26,7 @@ def add_flags(parser: Parser) -> None:
     parser.usage = "minigpt ablate --activations A,B,… [--seeds N] [--vary FLAG=A,B …] [--flag VALUE …]"
     parser.epilog = f"Here --eval-tokens is {EVAL_TOKENS} unless given; the last evaluation is complete all the same."
     add_fields(parser, AblationOptions)
+    add_fields(parser, ExecutorOptions)
     group = parser.add_argument_group("what is done")
     group.add_argument(
         "--vary", action="append", default=[], metavar="FLAG=A,B", help="values of any training flag; may be repeated"
@@ -42,17 +44,19 @@ def add_flags(parser: Parser) -> None:
 
 def run(values: argparse.Namespace) -> int:
     """Train what is missing, answer, and draw the page; returns 0."""
-    question = _question(values)
+    question, where = _question(values)
     check_size(question, values.yes)
+    where.check_may_time("--dry-run", values.dry_run)
+    where.check_may_time("--match time", question.options.match == "time")
     from minigpt.experiments import record
 
     directory = values.out or record.default_directory(question)
     record.check_place(directory, question, values.overwrite)
     if values.dry_run:
-        return _show_expectation(question, values.json)
+        return _show_expectation(question, where, values.json)
     answer = record.finished_analysis(directory, question)  # without torch: at once
     if answer is None:
-        _train(question, directory)
+        _train(question, where, directory)
         answer = record.analyse_directory(directory)
         write_pages(directory, answer)
     _show_answer(directory, answer, values.json)
@@ -80,8 +84,9 @@ def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     return page
 
 
-def _question(values: argparse.Namespace) -> Question:
-    from_file = read_toml(values.config, RunConfig, AblationOptions, VariedFlags) if values.config else {}
+def _question(values: argparse.Namespace) -> tuple[Question, ExecutorOptions]:
+    kinds = (RunConfig, AblationOptions, ExecutorOptions, VariedFlags)
+    from_file = read_toml(values.config, *kinds) if values.config else {}
     varied = dict(from_file.pop("vary", {}))
     for text in values.vary:
         key, equals, choices = text.partition("=")
@@ -90,42 +95,43 @@ def _question(values: argparse.Namespace) -> Question:
         if key in varied and key in {other.partition("=")[0] for other in values.vary if other is not text}:
             raise UsageError(f"{key} is varied twice; got {text!r} as well; give all its values at once")
         varied[key] = choices
-    chosen = from_file | given(values, AblationOptions) | given(values, RunConfig)
+    chosen = from_file | given(values, AblationOptions) | given(values, ExecutorOptions) | given(values, RunConfig)
+    where = take_out(chosen)
     options = {name: value for name, value in chosen.items() if name in AblationOptions.__dataclass_fields__}
     asked = {name: value for name, value in chosen.items() if name not in options}
     checked = AblationOptions(**options)
     check_fields(checked)
-    return ask(asked, checked, varied)
+    return ask(asked, checked, varied), where
 
 
-def _train(question: Question, directory: Path) -> None:
+def _train(question: Question, where: ExecutorOptions, directory: Path) -> None:
     from minigpt.experiments.grid import run_ablation
 
-    with streams.lasting(), _workers(question, directory) as (executor, threads, stop):
+    with streams.lasting(), _workers(question, where, directory) as (executor, threads, stop):
         run_ablation(question, directory, executor, threads, stop)
 
 
 @contextmanager
-def _workers(question: Question, directory: Path) -> Iterator[tuple[LocalExecutor, int, StopFlag]]:
+def _workers(question: Question, where: ExecutorOptions, directory: Path) -> Iterator[tuple[Executor, int, StopFlag]]:
     """Processes for the cells, the threads of each, and the flag that a signal raises."""
     from minigpt.experiments.arms_to_cells import arm_configs
-    from minigpt.experiments.processes import local_executor
+    from minigpt.experiments.executors import executor_of
     from minigpt.experiments.record import LOGS
     from minigpt.training.interrupts import stop_on_signals
 
     device = question.base.get("device", RunConfig.device)
-    with local_executor(question.options.workers, device, directory / LOGS) as (executor, threads):
+    with executor_of(where, question.options.workers, device, directory / LOGS) as (executor, threads):
         arm_configs(question, threads)  # refuses what cannot be trained before anything is written
         with stop_on_signals() as stop:
             yield executor, threads, stop
 
 
-def _show_expectation(question: Question, as_json: bool) -> int:
+def _show_expectation(question: Question, where: ExecutorOptions, as_json: bool) -> int:
     import tempfile
 
     from minigpt.experiments.grid import expectation
 
-    with tempfile.TemporaryDirectory() as folder, _workers(question, Path(folder)) as (executor, threads, stop):
+    with tempfile.TemporaryDirectory() as folder, _workers(question, where, Path(folder)) as (executor, threads, stop):
         cells, measured = expectation(question, executor, threads, stop)
     slots = measured["slots"]
     remaining = sum(cell["seconds"] for cell in cells if cell["state"] != "done") / slots

@@ -35,6 +35,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("parts", nargs="*", metavar="PART", help=parts)
     add_fields(parser, BenchOptions)
     group = parser.add_argument_group("what is done")
+    group.add_argument("--all", action="store_true", help="measure every part")
     group.add_argument(
         "--peer",
         action="append",
@@ -52,7 +53,7 @@ def add_flags(parser: Parser) -> None:
 
 def run(values: argparse.Namespace) -> int:
     """Measure and print; returns 0."""
-    parts = check_parts(values.parts)
+    parts = check_parts(values.parts, values.all)
     options = BenchOptions(**given(values, BenchOptions))
     check_fields(options)
     if values.json and values.markdown:

@@ -13,12 +13,14 @@ from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
+from minigpt.experiments.executor_options import ExecutorOptions, take_out
 from minigpt.training.config import RunConfig
 
 if TYPE_CHECKING:
     from minigpt.claims.claim import Claim
     from minigpt.claims.running import Workshop
 
+_KINDS = (RunConfig, LedgerOptions, ExecutorOptions)
 ACTIONS = ("list", "show", "run", "report")
 
 
@@ -37,6 +39,7 @@ def add_flags(parser: Parser) -> None:
     )
     group.add_argument("--json", action="store_true", help="print one JSON object")
     add_fields(parser, LedgerOptions)
+    add_fields(parser, ExecutorOptions)
     add_fields(parser, RunConfig)
 
 
@@ -142,7 +145,8 @@ def _scale(values: argparse.Namespace) -> Scale:
     """The scale that the flags describe; without any, that of the ledger on disk."""
     from minigpt.claims.ledger import read_ledger, scale_of
 
-    from_file = read_toml(values.config, RunConfig, LedgerOptions) if values.config else {}
+    from_file = read_toml(values.config, *_KINDS) if values.config else {}
+    take_out(from_file)
     chosen = from_file | given(values, LedgerOptions) | given(values, RunConfig)
     options = {name: value for name, value in chosen.items() if name in LedgerOptions.__dataclass_fields__}
     asked = {name: value for name, value in chosen.items() if name not in options}
@@ -156,18 +160,27 @@ def _scale(values: argparse.Namespace) -> Scale:
     return Scale(asked, checked)
 
 
+def _where(values: argparse.Namespace) -> ExecutorOptions:
+    """What executes the work."""
+    from_file = read_toml(values.config, *_KINDS) if values.config else {}
+    where = take_out(from_file | given(values, ExecutorOptions))
+    where.check_may_time("--dry-run", values.dry_run)
+    where.check_may_time("--budget", values.budget is not None)
+    return where
+
+
 @contextmanager
 def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
     from minigpt.claims.running import Workshop
     from minigpt.experiments.arms_to_cells import Planner
-    from minigpt.experiments.processes import local_executor
+    from minigpt.experiments.executors import executor_of
     from minigpt.experiments.record import LOGS
     from minigpt.training.interrupts import stop_on_signals
 
-    scale = _scale(values)
+    scale, where = _scale(values), _where(values)
     device = scale.base.get("device", RunConfig.device)
     with (
-        local_executor(scale.options.workers, device, values.out / LOGS) as (executor, threads),
+        executor_of(where, scale.options.workers, device, values.out / LOGS) as (executor, threads),
         stop_on_signals() as stop,
     ):
         planner = Planner(scale.base, scale.options.cells_dir, threads)

@@ -87,12 +87,12 @@ class LocalExecutor:
     it dies, the jobs save their work and leave.
     """
 
-    def __init__(self, slots: int, logs: Path, gpus: int = 0) -> None:
+    def __init__(self, slots: int, logs: Path, gpus: int = 0, forks: bool = True) -> None:
         self.logs = logs
         self._gpus = gpus
         self._slots: list[BaseProcess | None] = [None] * slots
         self._names: list[str] = [""] * slots
-        self.forks = sys.platform == "linux" and not gpus
+        self.forks = forks and sys.platform == "linux"
         context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
         self._begin: Callable[..., BaseProcess] = context.Process
         if self.forks:
@@ -107,7 +107,7 @@ class LocalExecutor:
         """Start a job in a free slot."""
         storage.make_directory(self.logs)
         slot = self._slots.index(None)
-        gpu = slot % self._gpus if self._gpus else None
+        gpu = _visible_name(slot % self._gpus) if self._gpus else None
         log = self._log(job.name)
         process = self._begin(target=_work, args=(job, log, os.getpid(), gpu), name=job.name)
         process.start()
@@ -140,6 +140,12 @@ class LocalExecutor:
         return self.logs / f"{name}.log"
 
 
+def _visible_name(gpu: int) -> str:
+    """How CUDA names one of the GPUs that this process sees, which may have been told to see some of them only."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[gpu].strip() if visible else str(gpu)
+
+
 def _last_words(log: Path) -> str:
     """The line that told of an error, without its prefix."""
     try:
@@ -161,7 +167,7 @@ def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[Loca
     gpus = torch.cuda.device_count() if str(resolved) == "cuda" else 0
     cores = usable_cores()
     slots = workers or (gpus if resolved.type != "cpu" else cores) or 1
-    executor = LocalExecutor(slots, logs, gpus)
+    executor = LocalExecutor(slots, logs, gpus, forks=resolved.type == "cpu")
     try:
         yield executor, max(1, cores // slots)
     finally:
@@ -171,12 +177,12 @@ def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[Loca
 # ---------------------------------------------------------------------------------------------- inside a job's process
 
 
-def _work(job: Job, log: Path, parent: int, gpu: int | None) -> None:
+def _work(job: Job, log: Path, parent: int, gpu: str | None) -> None:
     """Do a job and leave with the exit code that tells how it went."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     storage.redirect_output(log)
     # NOTE: tqdm's lock is shared by forked processes, and one that is killed while it holds it would stop all others.
     tqdm.set_lock(threading.RLock())

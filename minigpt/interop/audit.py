@@ -255,7 +255,7 @@ def _found(
         "expendable_tokens": spared.tokens if spared else None,
         "seconds": tally.seconds,
         "tokens_per_second": tokens / tally.seconds,
-        "environment": runtime.environment(),
+        "environment": runtime.environment(str(next(opened.model.parameters()).device)),
     }
     record |= {"published": published(record), "answer": answer(record)}
     return Audit(record, audit_table(places, counted, certified, spared))

@@ -203,15 +203,16 @@ def _record(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor
 
     What the trial steps write into the cache lies at position 0, which every text writes first.
     """
-    ids, position, uniforms = _example(batch, keys[0].device)
-    beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    beside.wait_stream(torch.cuda.current_stream())
+    device = keys[0].device
+    ids, position, uniforms = _example(batch, device)
+    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    beside.wait_stream(torch.cuda.current_stream(device))
     with torch.cuda.stream(beside):  # libraries prepare themselves at first calls, which cannot be recorded
         for _ in range(TRIAL_STEPS):
             step(ids, position, uniforms, keys, values)
-    torch.cuda.current_stream().wait_stream(beside)
+    torch.cuda.current_stream(device).wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.device(device), torch.cuda.graph(graph):
         chosen: Tensor = step(ids, position, uniforms, keys, values)
 
     def replay(new_ids: Tensor, new_position: Tensor, new_uniforms: Tensor) -> Tensor:

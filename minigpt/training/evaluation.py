@@ -22,6 +22,8 @@ from minigpt.training.runtime import autocast
 # Tokens in one forward pass. On a CPU larger batches fall out of the cache and are slower.
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 32_768
+# A pass needs about ten bytes for each of its logits.
+GPU_BATCH_LOGITS = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Evaluation:
 
 def batch_size(model: GPT) -> int:
     """Windows in one forward pass of an evaluation."""
-    budget = CPU_BATCH_TOKENS if model.device.type == "cpu" else GPU_BATCH_TOKENS
+    on_gpu = min(GPU_BATCH_TOKENS, GPU_BATCH_LOGITS // model.config.vocab_size)
+    budget = CPU_BATCH_TOKENS if model.device.type == "cpu" else on_gpu
     return max(1, budget // model.config.block_size)
 
 

@@ -109,7 +109,7 @@ def assemble(
     `surroundings` is what is recorded besides the machine.
     """
     environment = {
-        **runtime.environment(ranks),
+        **runtime.environment(config.device, ranks),
         **(surroundings or {}),
         "corpus_sha256": store.sha256,
         "device": config.device,

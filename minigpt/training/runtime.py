@@ -77,19 +77,26 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def resolve_device(name: str) -> torch.device:
-    """Turn `auto` into cuda, then mps, then cpu; refuse a device that is not there."""
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    """Turn `auto` into cuda, then mps, then cpu; refuse a device that is not there.
+
+    NOTE: a process that has asked for GPUs cannot be forked into one that uses them, so `cpu` asks nothing.
+    """
+    count: dict[str, Callable[[], int]] = {
+        "cuda": lambda: torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: 1,
+    }
     if name == "auto":
-        return torch.device(next(kind for kind, present in available.items() if present))
+        return torch.device(next(kind for kind in count if count[kind]()))
     try:
         device = torch.device(name)
     except RuntimeError:
         device = torch.device("meta")
-    if device.type not in available:
+    if device.type not in count:
         raise UsageError(f"unknown device {name!r}; allowed: auto, cpu, cuda, cuda:N, mps")
-    if not available[device.type] or (device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count()):
-        present = ", ".join(kind for kind, there in available.items() if there)
-        raise UsageError(f"device {name} is not available; torch {torch.__version__} sees only: {present}; use that")
+    if (device.index or 0) >= count[device.type]():
+        seen = ", ".join(f"{number()} {kind}" if kind == "cuda" else kind for kind, number in count.items() if number())
+        raise UsageError(f"device {name} is not available; torch {torch.__version__} sees only: {seen}; use that")
     return device
 
 
@@ -191,8 +198,11 @@ def set_up(config: RunConfig, ranks: Ranks = ALONE) -> None:
         # NOTE: torchrun allows each process one thread, whatever the machine has.
         set_up_process(config.threads or max(1, usable_cores() // ranks.local_size))
         _take_own_gpu(config.device, ranks)
-    if torch.device(config.device).type == "cuda":
+    device = torch.device(config.device)
+    if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
+        if device.index is not None:
+            torch.cuda.set_device(device)
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
@@ -232,8 +242,8 @@ def keep_freed_memory() -> None:
     libc.mallopt(top_pad, 256 * 2**20)
 
 
-def environment(ranks: Ranks = ALONE) -> dict[str, Any]:
-    """What a run ran on: versions, source revision, processor, threads."""
+def environment(device: str, ranks: Ranks = ALONE) -> dict[str, Any]:
+    """What a run on a device ran on: versions, source revision, processor, GPU, threads."""
     commit, dirty = _source_revision()
     return {
         "minigpt": VERSION,
@@ -243,7 +253,7 @@ def environment(ranks: Ranks = ALONE) -> dict[str, Any]:
         "torch": str(torch.__version__),
         "platform": platform.platform(),
         "processor": _processor_name(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "accelerator": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else None,
         "command": sys.argv,
         **exactness(ranks),
     }
@@ -265,7 +275,7 @@ def peak_memory_bytes(device: str) -> int | None:
     NOTE: Linux hands `ru_maxrss` on to children, through exec too: a small one would show its large parent's.
     """
     if torch.device(device).type == "cuda":
-        return torch.cuda.max_memory_allocated()
+        return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError, StopIteration):
         status = Path("/proc/self/status").read_text().splitlines()
         return 1024 * next(int(line.split()[1]) for line in status if line.startswith("VmHWM:"))

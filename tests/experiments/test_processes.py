@@ -13,6 +13,7 @@ from child_processes import needs_fork
 from tqdm import tqdm
 
 from minigpt.base.errors import DataError, OutOfMemoryError, StorageError, error_of
+from minigpt.experiments import processes
 from minigpt.experiments.processes import Ended, Job, LocalExecutor
 
 pytestmark = needs_fork
@@ -104,3 +105,12 @@ def test_what_a_job_met_is_named_by_its_exit_code(code: int) -> None:
     error = error_of(code, "what it said")
     assert str(error) == "what it said"
     assert error.exit_code == (code if code != 99 else 1)
+
+
+@pytest.mark.parametrize(
+    ("visible", "names"), [("", ["0", "1"]), ("2,3", ["2", "3"]), ("GPU-a, GPU-b", ["GPU-a", "GPU-b"])]
+)
+def test_a_slot_sees_a_gpu_of_its_parents(monkeypatch: pytest.MonkeyPatch, visible: str, names: list[str]) -> None:
+    """A parent that was given GPUs 2 and 3 sent its jobs to 0 and 1, which were somebody else's."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [processes._visible_name(gpu) for gpu in (0, 1)] == names
