@@ -17,15 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minigpt.base.errors import MinigptError, UsageError
-from minigpt.benchmarks.bench_options import NANOGPT, BenchOptions, Peer
+from minigpt.base.errors import MinigptError
+from minigpt.benchmarks.bench_options import NANOGPT, NANOGPT_RECIPE, BenchOptions, Peer
 from minigpt.benchmarks.paired_blocks import Track, alternate, paired_ratio, spread
 from minigpt.benchmarks.startup import as_flags
 from minigpt.training.config import RunConfig
 
 HOUR = 3600.0
-_RECIPE = "config/train_shakespeare_char.py"
-_PREPARED = "data/shakespeare_char/train.bin"
 _EVALUATED_BATCHES = 20  # as nanoGPT's README has it for a CPU
 
 
@@ -38,14 +36,8 @@ def measure_ablation(
     ceiling: float,
     track: Track,
 ) -> dict[str, Any]:
-    """Measure both in turn; `asked` are the training flags that lead to `config`.
-
-    Raises:
-        UsageError: the folder of nanoGPT lacks its training script or its prepared text.
-    """
+    """Measure both in turn; `asked` are the training flags that lead to `config`."""
     others = [Path(peer.path) for peer in peers if peer.name == NANOGPT]
-    for folder in others:
-        _check_whole(folder)
     flags = as_flags({"preset": config.preset, **{k: v for k, v in asked.items() if k != "activation"}})
     programs = [lambda: _ours(config.activation, flags, options.ablation_seeds)]
     programs += [lambda folder=folder: _nanogpt(folder, config) for folder in others]  # type: ignore[misc]
@@ -71,13 +63,6 @@ def measure_ablation(
     }
 
 
-def _check_whole(folder: Path) -> None:
-    for name in ("train.py", _RECIPE, _PREPARED):
-        if not (folder / name).is_file():
-            advice = "give a whole clone, and run `python data/shakespeare_char/prepare.py` there once"
-            raise UsageError(f"whole trainings of nanoGPT need {name}; {folder} has none; {advice}")
-
-
 def _ours(activation: str, flags: Sequence[str], seeds: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         places = [f"--cells-dir={folder}/cells", f"--out={folder}/ablation"]
@@ -95,7 +80,7 @@ def _nanogpt(folder: Path, config: RunConfig) -> float:
     with tempfile.TemporaryDirectory() as out:
         settings = {**shape, **length, **machine, "log_interval": 1, "out_dir": out}
         words = [f"--{name}={value}" for name, value in settings.items()]
-        return _seconds([sys.executable, "train.py", _RECIPE, *words], folder, dict(os.environ))
+        return _seconds([sys.executable, "train.py", NANOGPT_RECIPE, *words], folder, dict(os.environ))
 
 
 def _seconds(command: Sequence[str], place: Path, environment: dict[str, str]) -> float:

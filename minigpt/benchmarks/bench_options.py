@@ -15,6 +15,9 @@ PRESET = "nanogpt-cpu"
 # Every peer computes this one, so with a peer ours does too.
 PEER_ACTIVATION = "gelu"
 NANOGPT = "nanoGPT"
+# What whole trainings of nanoGPT take, within its folder; its own preparation writes the text.
+NANOGPT_RECIPE = "config/train_shakespeare_char.py"
+_NANOGPT_FILES = ("train.py", NANOGPT_RECIPE, "data/shakespeare_char/train.bin")
 PACKAGES = {"hf": "transformers", "x-transformers": "x-transformers"}
 # What is called of a nanoGPT's model.py.
 _NANOGPT_CLASSES: dict[str, tuple[str, ...]] = {
@@ -52,6 +55,14 @@ def check_parts(parts: list[str], every: bool = False) -> tuple[str, ...]:
         if part not in PARTS:
             raise UsageError(f"unknown part {part!r}{did_you_mean(part, PARTS) or ';'} allowed: {', '.join(PARTS)}")
     return PARTS if every else tuple(part for part in PARTS if part in (parts or DEFAULT_PARTS))
+
+
+def check_trains(peer: Peer) -> None:
+    """Raise `UsageError` if a nanoGPT lacks what its whole trainings need; nothing of it is executed."""
+    for name in _NANOGPT_FILES if peer.name == NANOGPT else ():
+        if not (Path(peer.path) / name).is_file():
+            advice = "give a whole clone, and run `python data/shakespeare_char/prepare.py` there once"
+            raise UsageError(f"whole trainings of nanoGPT need {name}; {peer.path} has none; {advice}")
 
 
 def check_peer(text: str) -> Peer:

@@ -20,6 +20,7 @@ from minigpt.benchmarks.bench_options import (
     BenchOptions,
     check_parts,
     check_peer,
+    check_trains,
 )
 from minigpt.training.config import RunConfig
 
@@ -59,6 +60,8 @@ def run(values: argparse.Namespace) -> int:
     if values.json and values.markdown:
         raise UsageError("--json and --markdown print two forms; got both; choose one, or --out for all")
     peers = [check_peer(text) for text in dict.fromkeys(values.peer)]
+    for peer in peers if "ablation" in parts else ():
+        check_trains(peer)
     asked = given(values, RunConfig)
     presets = dict.fromkeys(str(asked.pop("preset", PRESET)).split(","))
     from minigpt.benchmarks.suite import resolve_preset, run_benchmarks

@@ -27,6 +27,8 @@ def obstacle(config: RunConfig) -> str:
         return "batchnorm changes its running statistics in place"
     if config.l1:
         return "the L1 term reads hidden values, which a cohort does not show"
+    if config.compile == "graphs":
+        return "CUDA graphs hold one model"
     if config.attention == "fused" and config.device == "cpu":
         return "a CPU's fused attention takes one model at a time"
     return "tensorboard shows single runs" if config.tensorboard else ""
