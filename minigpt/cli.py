@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from minigpt.base import plugins, streams
+from minigpt.base import plugins, streams, thread_waiting
 from minigpt.base.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -111,6 +111,7 @@ def console(*command: str) -> NoReturn:
     """Entry point of the `minigpt` script, and of scripts that are one command of it."""
     signals = Signals()
     signals.install()  # for good: a second signal must not cut off what the first one had us say
+    thread_waiting.choose()
     try:
         with streams.mended():
             exit_code = _run([*command, *sys.argv[1:]], signals)

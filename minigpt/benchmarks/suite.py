@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 
+from minigpt.base import thread_waiting
+from minigpt.base.usable_cores import usable_cores
 from minigpt.benchmarks import ceilings
 from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
+from minigpt.benchmarks.busy import measure_busy
 from minigpt.benchmarks.decoding_speed import measure_decoding
 from minigpt.benchmarks.instrument import measure_instrument
 from minigpt.benchmarks.paired_blocks import Track
@@ -63,7 +66,8 @@ def run_benchmarks(
 
 def machine(config: RunConfig) -> Record:
     """What was measured on: the processor by its name, versions, revision, command."""
-    return {**runtime.environment(), "device": config.device, "native_dtype": _native(config)}
+    chosen = {"waiting": thread_waiting.reason(), "cores": usable_cores()}
+    return {**runtime.environment(), **chosen, "device": config.device, "native_dtype": _native(config)}
 
 
 def notes(configs: Sequence[RunConfig]) -> list[str]:
@@ -103,6 +107,8 @@ def _measure_preset(
             found["scaling"] = measure_scaling(config, text, found["gemm"][config.dtype]["large"], options, track)
         if "parity" in parts:
             found["parity"] = measure_parity(config, options, track)
+        if "busy" in parts:
+            found["busy"] = measure_busy(config, peers, options, track)
     return found
 
 
