@@ -84,7 +84,10 @@ def _take_kernel_lock(directory: Path) -> int:
     """Open the lock file and lock it, if locks are to be had; whoever removed it meanwhile had not locked this one."""
     path = directory / LOCK_NAME
     while True:
-        descriptor = os.open(path, _OPENING | os.O_CREAT, 0o644)
+        try:
+            descriptor = os.open(path, _OPENING | os.O_CREAT, 0o644)
+        except FileNotFoundError:
+            raise LockedError(f"{directory} is in use; another process is removing it; try again") from None
         try:
             _lock(descriptor, directory)
             if _is_same(descriptor, path):

@@ -36,6 +36,11 @@ class Owner:
         return f"{self.host}-{self.place}-{self.pid}-{self.started}"
 
     @property
+    def at(self) -> str:
+        """Its host and place, as a file name: the same for all processes there."""
+        return f"{self.host}-{self.place}"
+
+    @property
     def in_words(self) -> str:
         """For messages."""
         return f"process {self.pid} on {self.host}"

@@ -55,12 +55,14 @@ __all__ = [
     "memory_bytes",
     "new_directory",
     "parse_json",
+    "passing_lock",
     "placed_by",
     "read_bytes",
     "read_json",
     "read_json_lines",
     "read_sealed",
     "redirect_output",
+    "remove_if_empty",
     "remove_stale_temporaries",
     "remove_tree",
     "sha256_bytes",
@@ -304,6 +306,21 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def passing_lock(directory: Path) -> Iterator[None]:
+    """Hold a directory that is there only while it is held.
+
+    Raises:
+        LockedError: another process holds it; the message names that process.
+    """
+    with lock_directory(directory):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(StorageError):  # another process may take it for what a dead one left
+                remove_tree(directory)
+
+
+@contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[None]:
     """Create a directory with its parents; if the block fails and nothing of worth is in them, they go again."""
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
@@ -314,7 +331,7 @@ def new_directory(path: Path) -> Iterator[None]:
         raise
     except BaseException:
         for directory in missing:
-            _remove_if_empty(directory)
+            remove_if_empty(directory)
         raise
 
 
@@ -334,11 +351,11 @@ def claimed_directory(candidates: Iterable[Path]) -> Iterator[Path]:
         yield path
     except BaseException:
         for directory in missing:
-            _remove_if_empty(directory)
+            remove_if_empty(directory)
         raise
 
 
-def _remove_if_empty(directory: Path) -> None:
+def remove_if_empty(directory: Path) -> None:
     """Remove a directory that holds nothing but locks and left-overs; another process may have put a file there."""
     with contextlib.suppress(OSError, LockedError):
         if all(map(is_leftover, directory.iterdir())):

@@ -33,6 +33,7 @@ def add_flags(parser: Parser) -> None:
     )
     group.add_argument("--out", type=user_path, metavar="DIR", help="where to write plan and page [runs/ablate-…]")
     group.add_argument("--overwrite", action="store_true", help="replace the ablation at --out")
+    group.add_argument("--join", action="store_true", help="only help where another host has begun, on a shared folder")
     group.add_argument("--dry-run", action="store_true", help="list the cells with the time to expect, train nothing")
     group.add_argument("--yes", action="store_true", help="train more than 1000 cells")
     group.add_argument("--json", action="store_true", help="print the answer as one JSON object")
@@ -51,7 +52,7 @@ def run(values: argparse.Namespace) -> int:
         return _show_expectation(question, values.json)
     answer = record.finished_analysis(directory, question)  # without torch: at once
     if answer is None:
-        _train(question, directory)
+        _train(question, directory, values.join)
         answer = record.analyse_directory(directory)
         write_pages(directory, answer)
     _show_answer(directory, answer, values.json)
@@ -97,11 +98,11 @@ def _question(values: argparse.Namespace) -> Question:
     return ask(asked, checked, varied)
 
 
-def _train(question: Question, directory: Path) -> None:
+def _train(question: Question, directory: Path, join: bool) -> None:
     from minigpt.experiments.grid import run_ablation
 
     with streams.lasting(), _workers(question, directory) as (executor, threads, stop):
-        run_ablation(question, directory, executor, threads, stop)
+        run_ablation(question, directory, executor, threads, stop, join)
 
 
 @contextmanager
@@ -109,11 +110,11 @@ def _workers(question: Question, directory: Path) -> Iterator[tuple[LocalExecuto
     """Processes for the cells, the threads of each, and the flag that a signal raises."""
     from minigpt.experiments.arms_to_cells import arm_configs
     from minigpt.experiments.processes import local_executor
-    from minigpt.experiments.record import LOGS
+    from minigpt.experiments.record import logs
     from minigpt.training.interrupts import stop_on_signals
 
     device = question.base.get("device", RunConfig.device)
-    with local_executor(question.options.workers, device, directory / LOGS) as (executor, threads):
+    with local_executor(question.options.workers, device, logs(directory)) as (executor, threads):
         arm_configs(question, threads)  # refuses what cannot be trained before anything is written
         with stop_on_signals() as stop:
             yield executor, threads, stop

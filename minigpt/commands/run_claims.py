@@ -161,13 +161,13 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
     from minigpt.claims.running import Workshop
     from minigpt.experiments.arms_to_cells import Planner
     from minigpt.experiments.processes import local_executor
-    from minigpt.experiments.record import LOGS
+    from minigpt.experiments.record import logs
     from minigpt.training.interrupts import stop_on_signals
 
     scale = _scale(values)
     device = scale.base.get("device", RunConfig.device)
     with (
-        local_executor(scale.options.workers, device, values.out / LOGS) as (executor, threads),
+        local_executor(scale.options.workers, device, logs(values.out)) as (executor, threads),
         stop_on_signals() as stop,
     ):
         planner = Planner(scale.base, scale.options.cells_dir, threads)
