@@ -110,6 +110,8 @@ def test_two_hosts_divide_the_cells(start: Start, workplace: Path):
         alone = (workplace / "alone" / name).read_bytes().replace(b"others/", b"cells/")
         assert (workplace / "a" / name).read_bytes() == alone
     assert not (workplace / "cells" / module.FOLDER).exists()
+    begun = [log.stem for log in (workplace / "a/logs").rglob("*.log") if "starting at step 0" in log.read_text()]
+    assert sorted(begun) == sorted(path.name for path in (workplace / "cells").glob("*"))
 
 
 @needs_fork
