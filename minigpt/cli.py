@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
-from minigpt.base import plugins, streams
+from minigpt.base import plugins, streams, thread_waiting
 from minigpt.base.errors import (
     MinigptError,
     OutOfMemoryError,
@@ -115,6 +115,7 @@ def console(*command: str) -> NoReturn:
     """Run the command line of this process, the words of `command` before its own, and end with its exit code."""
     signals = Signals()
     signals.install()  # for good: a second signal must not cut off what the first one had us say
+    thread_waiting.choose()
     try:
         with streams.mended():
             exit_code = _run([*command, *sys.argv[1:]], signals)

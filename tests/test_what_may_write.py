@@ -10,7 +10,7 @@ from source_files import PACKAGE, SOURCES, dotted, module_name
 
 # The one file that runs code of the user's, which `--plugin` names.
 PLUGINS = PACKAGE / "base/plugins.py"
-STORAGE = tuple(PACKAGE / "base" / name for name in ("storage.py", "locks.py", "streams.py"))
+STORAGE = tuple(PACKAGE / "base" / name for name in ("storage.py", "locks.py", "soft_locks.py", "streams.py"))
 
 FORBIDDEN_MODULES = {
     "pickle",

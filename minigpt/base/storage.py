@@ -19,9 +19,9 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from minigpt.base import locks
+from minigpt.base import locks, owners
 from minigpt.base.errors import LockedError, StorageError
-from minigpt.base.locks import HOLDER_NAME, LOCK_FILES, LOCK_NAME, check_unlocked, is_alive
+from minigpt.base.locks import HOLDER_NAME, LOCK_NAME, check_unlocked
 from minigpt.base.reading import (
     BINARY,
     NOFOLLOW,
@@ -55,12 +55,14 @@ __all__ = [
     "memory_bytes",
     "new_directory",
     "parse_json",
+    "passing_lock",
     "placed_by",
     "read_bytes",
     "read_json",
     "read_json_lines",
     "read_sealed",
     "redirect_output",
+    "remove_if_empty",
     "remove_stale_temporaries",
     "remove_tree",
     "sha256_bytes",
@@ -72,7 +74,10 @@ __all__ = [
     "write_text",
 ]
 
-_TEMPORARY = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.tmp")
+# Earlier a number was all that named the owner.
+_TEMPORARY = re.compile(rf"\..+\.((?P<owner>{owners.PATTERN})\.[0-9a-f]{{8}}|\d+)\.tmp")
+# After so long nobody, on whichever host and by whichever clock, is still writing a file.
+_ABANDONED_SECONDS = 7 * 24 * 3600.0
 _DIRECTORIES_UNFLUSHED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 _ADVICE = {
     "ENOSPC": "free space or choose another {flag}",
@@ -124,10 +129,9 @@ class AtomicFile:
         self.path = path
         self.bytes_written = 0
         self._hash = hashlib.sha256()
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._temporary = path.with_name(f".{path.name}.{owners.this_process()}.{os.urandom(4).hex()}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NOFOLLOW | BINARY
         with _storage_errors("write", path):
-            self._temporary.unlink(missing_ok=True)
             self._descriptor = uninterrupted(os.open, self._temporary, flags, 0o644)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -147,6 +151,10 @@ class AtomicFile:
             uninterrupted(os.replace, self._temporary, self.path)
             _fsync_directory(self.path.parent)
         return self._hash.hexdigest()
+
+    def changed(self) -> float:
+        """When it was last written to, by the clock of whoever keeps the files."""
+        return os.fstat(self._descriptor).st_mtime
 
     def discard(self) -> None:
         """Remove what was written so far; harmless after `commit`."""
@@ -259,15 +267,28 @@ def remove_tree(path: Path) -> None:
 
 def is_leftover(path: Path) -> bool:
     """Whether a file is nothing but a lock or a temporary that some process left behind."""
-    return path.name in LOCK_FILES or _TEMPORARY.fullmatch(path.name) is not None
+    return locks.is_lock_file(path) or _TEMPORARY.fullmatch(path.name) is not None
 
 
 def remove_stale_temporaries(directory: Path) -> None:
-    """Delete temporary files that dead processes left in `directory`; those of live processes stay."""
+    """Delete temporary files that nobody writes any more; those of live processes and of other hosts stay."""
     for path in directory.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and not is_alive(int(match["pid"])):
+        if match and _is_abandoned(path, owners.parse(match["owner"] or "")):
             path.unlink(missing_ok=True)
+
+
+def _is_abandoned(path: Path, owner: owners.Owner | None) -> bool:
+    """Whether its owner provably is gone; of an owner elsewhere, whether nobody wrote to it for days.
+
+    NOTE: this machine's clock may be hours off the one that stamps files, so two stamps of files are compared.
+    """
+    if owner is not None and owners.is_here(owner):
+        return owners.is_gone(owner)
+    with contextlib.suppress(OSError, StorageError), atomic_file(path.with_name("clock")) as now:
+        now.write(b"\0")
+        return now.changed() - path.stat().st_mtime > _ABANDONED_SECONDS
+    return False
 
 
 @contextlib.contextmanager
@@ -285,6 +306,21 @@ def lock_directory(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def passing_lock(directory: Path) -> Iterator[None]:
+    """Hold a directory that is there only while it is held.
+
+    Raises:
+        LockedError: another process holds it; the message names that process.
+    """
+    with lock_directory(directory):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(StorageError):  # another process may take it for what a dead one left
+                remove_tree(directory)
+
+
+@contextlib.contextmanager
 def new_directory(path: Path) -> Iterator[None]:
     """Create a directory with its parents; if the block fails and nothing of worth is in them, they go again."""
     missing = [parent for parent in (path, *path.parents) if not parent.exists()]
@@ -295,7 +331,7 @@ def new_directory(path: Path) -> Iterator[None]:
         raise
     except BaseException:
         for directory in missing:
-            _remove_if_empty(directory)
+            remove_if_empty(directory)
         raise
 
 
@@ -315,16 +351,16 @@ def claimed_directory(candidates: Iterable[Path]) -> Iterator[Path]:
         yield path
     except BaseException:
         for directory in missing:
-            _remove_if_empty(directory)
+            remove_if_empty(directory)
         raise
 
 
-def _remove_if_empty(directory: Path) -> None:
+def remove_if_empty(directory: Path) -> None:
     """Remove a directory that holds nothing but locks and left-overs; another process may have put a file there."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, LockedError):
         if all(map(is_leftover, directory.iterdir())):
-            for path in directory.iterdir():
-                path.unlink()
+            remove_stale_temporaries(directory)
+            locks.remove(directory)
         directory.rmdir()
 
 

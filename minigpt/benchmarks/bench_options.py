@@ -10,7 +10,7 @@ from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.base.flags import flag
 
 DEFAULT_PARTS = ("gemm", "train", "instrument", "decode", "start")
-PARTS = (*DEFAULT_PARTS, "scaling", "parity", "ablation")
+PARTS = (*DEFAULT_PARTS, "scaling", "parity", "ablation", "busy")
 PRESET = "nanogpt-cpu"
 # Every peer computes this one, so with a peer ours does too.
 PEER_ACTIVATION = "gelu"

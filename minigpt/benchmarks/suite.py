@@ -12,9 +12,12 @@ from typing import Any
 
 import torch
 
+from minigpt.base import thread_waiting
+from minigpt.base.usable_cores import usable_cores
 from minigpt.benchmarks import ceilings
 from minigpt.benchmarks.ablation_speed import measure_ablation
 from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
+from minigpt.benchmarks.busy import measure_busy
 from minigpt.benchmarks.decoding_speed import measure_decoding
 from minigpt.benchmarks.instrument import measure_instrument
 from minigpt.benchmarks.paired_blocks import Track
@@ -64,7 +67,8 @@ def run_benchmarks(
 
 def machine(config: RunConfig) -> Record:
     """What was measured on: the processor by its name, versions, revision, command."""
-    return {**runtime.environment(config.device), "device": config.device, "native_dtype": _native(config)}
+    chosen = {"waiting": thread_waiting.reason(), "cores": usable_cores(), "native_dtype": _native(config)}
+    return {**runtime.environment(config.device), **chosen, "device": config.device}
 
 
 def notes(configs: Sequence[RunConfig]) -> list[str]:
@@ -107,6 +111,8 @@ def _measure_preset(
             found["ablation"] = measure_ablation(config, asked, peers, options, flops, ceiling, track)
         if "parity" in parts:
             found["parity"] = measure_parity(config, options, track)
+        if "busy" in parts:
+            found["busy"] = measure_busy(config, peers, options, track)
     return found
 
 

@@ -11,11 +11,14 @@ import io
 import multiprocessing
 import signal
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from types import TracebackType
 from typing import Any
 
+from minigpt.base import thread_waiting
 from minigpt.base.errors import MinigptError, OutOfMemoryError, UsageError, error_of, is_out_of_memory
 from minigpt.benchmarks.bench_options import Peer
 from minigpt.training.config import RunConfig
@@ -28,6 +31,7 @@ class Task:
     """Which program, and what it trains: `peer` None is minigpt.
 
     `config` is resolved for training; `dtype` and `compile` are what was asked for, by which decoding is resolved.
+    `waiting` is how threads wait for each other, as variables; None: as here, for a peer as shipped as the user has it.
     """
 
     config: RunConfig
@@ -35,6 +39,7 @@ class Task:
     compile: str = "auto"
     peer: Peer | None = None
     best: bool = False
+    waiting: dict[str, str] | None = None
 
     @property
     def name(self) -> str:
@@ -59,7 +64,8 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, remote = context.Pipe()
         self._process = context.Process(target=_serve, args=(remote, task), name=task.name, daemon=True)
-        self._process.start()
+        with _waiting(task):
+            self._process.start()
         remote.close()
 
     def __enter__(self) -> Worker:
@@ -76,6 +82,11 @@ class Worker:
     def train(self, steps: int) -> Timed:
         """Take this number of further training steps."""
         return Timed(*self._ask("train", steps))
+
+    def train_for(self, seconds: float) -> float:
+        """Take further training steps, one at least, until this time is over; returns the seconds of a step."""
+        step: float = self._ask("train_for", seconds)
+        return step
 
     def decode(self, samples: int, tokens: int) -> Timed:
         """Continue one token by `tokens` others, in `samples` samples at once."""
@@ -108,6 +119,15 @@ class Worker:
         if exit_code:
             raise error_of(exit_code, f"{answer}")
         return answer
+
+
+def _waiting(task: Task) -> AbstractContextManager[None]:
+    """The variables with which a task's process is started."""
+    if task.waiting is not None:
+        return thread_waiting.settings(task.waiting)
+    if task.peer is not None and not task.best:
+        return thread_waiting.settings(thread_waiting.as_user_has_it())
+    return contextlib.nullcontext()
 
 
 # ---------------------------------------------------------------------------------------------- inside the process
@@ -158,10 +178,20 @@ def _answers(task: Task) -> dict[str, Any]:
 
     return {
         "train": lambda steps: timed(program.train, steps),
+        "train_for": lambda seconds: _seconds_per_step(program.train, seconds),
         "decode": lambda samples, tokens: timed(program.decode, samples, tokens),
         "decoding": program.decoding,
         "peak": lambda: runtime.peak_memory_bytes(config.device),
     }
+
+
+def _seconds_per_step(train: Callable[[int], float], seconds: float) -> float:
+    """Each step ends with reading its loss, so with what a device still had to do."""
+    begun, steps = time.perf_counter(), 0
+    while not steps or time.perf_counter() - begun < seconds:
+        train(1)
+        steps += 1
+    return (time.perf_counter() - begun) / steps
 
 
 def _set_up_peer(threads: int, best: bool) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
-from minigpt.base.errors import CheckpointError, MinigptError, StopRequestedError
+from minigpt.base.errors import CheckpointError, LockedError, MinigptError, StopRequestedError
 from minigpt.claims.measurements import (
     dead_neurons,
     gradient_flow,
@@ -74,10 +74,28 @@ MEASUREMENTS = {
 
 
 def take(ledger: Path, directory: Path, name: str) -> None:
-    """Measure the cell in `directory` and keep what was found; the body of a job.
+    """Measure the cell in `directory` and keep what was found, unless it was by now; the body of a job.
 
     A run that diverged has no model to measure: its figures are empty.
+
+    Raises:
+        LockedError: another process, perhaps of another host, is at it.
     """
+    with storage.passing_lock(_working_place(ledger, directory.name, name)):
+        if read(ledger, directory.name, name) is None:
+            _measure(ledger, directory, name)
+
+
+def is_taken(ledger: Path, cell: str, name: str) -> bool:
+    """Whether some process is measuring this at the moment."""
+    try:
+        storage.check_unlocked(_working_place(ledger, cell, name))
+    except LockedError:
+        return True
+    return False
+
+
+def _measure(ledger: Path, directory: Path, name: str) -> None:
     result = read_result(directory)
     assert result is not None, f"{directory} is measured before it is trained"
     begun = time.perf_counter()
@@ -87,7 +105,6 @@ def take(ledger: Path, directory: Path, name: str) -> None:
         runtime.set_up(run.config)
         figures = MEASUREMENTS[name].measure(run, open_text(run))
     kept = {"cell": directory.name, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
-    storage.make_directory(ledger / FOLDER)
     storage.write_sealed(_place(ledger, directory.name, name), kept)
 
 
@@ -104,3 +121,8 @@ def read(ledger: Path, cell: str, name: str) -> dict[str, Any] | None:
 def _place(ledger: Path, cell: str, name: str) -> Path:
     """The file that holds a measurement of a cell."""
     return ledger / FOLDER / f"{cell}-{name}-{MEASUREMENTS[name].version}.json"
+
+
+def _working_place(ledger: Path, cell: str, name: str) -> Path:
+    """The folder that whoever measures holds."""
+    return ledger / FOLDER / f"{cell}-{name}.at-work"

@@ -6,22 +6,26 @@ What is done is on disk and is not done again, so the same command continues an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from minigpt.base import storage
 from minigpt.base.errors import UsageError
 from minigpt.claims.claim import Claim
-from minigpt.claims.measuring import MEASUREMENTS, read, take
+from minigpt.claims.measuring import MEASUREMENTS, is_taken, read, take
 from minigpt.claims.scale import Scale
 from minigpt.experiments.arms import Arm
 from minigpt.experiments.arms_to_cells import Planner
+from minigpt.experiments.at_work import at_work
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.experiments.processes import Executor, Job
 from minigpt.experiments.run_jobs import Task, run_all, train_all
 from minigpt.experiments.timing import Pace, cell_seconds, measure_together
+from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 from minigpt.training.interrupts import StopFlag
 from minigpt.training.run import model_config
+from minigpt.training.run_directory import config_hash
 
 # What is measured on a cell takes about as long as this share of its training.
 _MEASURING_SHARE = 0.3
@@ -49,9 +53,17 @@ def run_claims(claims: Sequence[Claim], workshop: Workshop) -> None:
         StopRequestedError: a signal arrived; running cells have committed, and the same call continues.
         MinigptError: something cannot be trained or measured; the subclass says why.
     """
-    while todo := _trainable(claims, workshop):
-        train_all(todo, workshop.executor, workshop.stop)
-    _measure_all(claims, workshop)
+    scale = workshop.scale
+    with at_work(Path(scale.options.cells_dir), storage.json_hash(asdict(scale)), _alike(workshop)):
+        while todo := _trainable(claims, workshop):
+            train_all(todo, workshop.executor, workshop.stop)
+        _measure_all(claims, workshop)
+
+
+def _alike(workshop: Workshop) -> dict[str, str]:
+    """What all hosts must have alike; see `at_work.ADVICE`."""
+    config = workshop.planner.configuration(Arm(), workshop.scale.seeds(1)[0])
+    return {"code": code_hash(), "text": workshop.planner.text(config).sha256, "cells": config_hash(config)}
 
 
 def _trainable(claims: Sequence[Claim], workshop: Workshop) -> list[Cell]:
@@ -81,6 +93,7 @@ def _measuring(cell: Cell, name: str, workshop: Workshop) -> Task:
         what=f"measuring {name} of cell {cell.id} ({cell.arm})",
         short=f"{name} of {cell.arm} s{cell.config.seed}",
         is_done=lambda: read(workshop.ledger, cell.id, name) is not None,
+        is_taken=lambda: is_taken(workshop.ledger, cell.id, name),
     )
 
 

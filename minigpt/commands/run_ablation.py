@@ -36,6 +36,7 @@ def add_flags(parser: Parser) -> None:
     )
     group.add_argument("--out", type=user_path, metavar="DIR", help="where to write plan and page [runs/ablate-…]")
     group.add_argument("--overwrite", action="store_true", help="replace the ablation at --out")
+    group.add_argument("--join", action="store_true", help="only help where another host has begun, on a shared folder")
     group.add_argument("--dry-run", action="store_true", help="list the cells with the time to expect, train nothing")
     group.add_argument("--yes", action="store_true", help="train more than 1000 cells")
     group.add_argument("--json", action="store_true", help="print the answer as one JSON object")
@@ -56,7 +57,7 @@ def run(values: argparse.Namespace) -> int:
         return _show_expectation(question, where, values.json)
     answer = record.finished_analysis(directory, question)  # without torch: at once
     if answer is None:
-        _train(question, where, directory)
+        _train(question, where, directory, values.join)
         answer = record.analyse_directory(directory)
         write_pages(directory, answer)
     _show_answer(directory, answer, values.json)
@@ -104,11 +105,11 @@ def _question(values: argparse.Namespace) -> tuple[Question, ExecutorOptions]:
     return ask(asked, checked, varied), where
 
 
-def _train(question: Question, where: ExecutorOptions, directory: Path) -> None:
+def _train(question: Question, where: ExecutorOptions, directory: Path, join: bool) -> None:
     from minigpt.experiments.grid import run_ablation
 
     with streams.lasting(), _workers(question, where, directory) as (executor, threads, stop):
-        run_ablation(question, directory, executor, threads, stop)
+        run_ablation(question, directory, executor, threads, stop, join)
 
 
 @contextmanager
@@ -116,11 +117,11 @@ def _workers(question: Question, where: ExecutorOptions, directory: Path) -> Ite
     """Processes for the cells, the threads of each, and the flag that a signal raises."""
     from minigpt.experiments.arms_to_cells import arm_configs
     from minigpt.experiments.executors import executor_of
-    from minigpt.experiments.record import LOGS
+    from minigpt.experiments.record import logs
     from minigpt.training.interrupts import stop_on_signals
 
     device = question.base.get("device", RunConfig.device)
-    with executor_of(where, question.options.workers, device, directory / LOGS) as (executor, threads):
+    with executor_of(where, question.options.workers, device, logs(directory)) as (executor, threads):
         arm_configs(question, threads)  # refuses what cannot be trained before anything is written
         with stop_on_signals() as stop:
             yield executor, threads, stop

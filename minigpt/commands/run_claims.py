@@ -174,13 +174,13 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
     from minigpt.claims.running import Workshop
     from minigpt.experiments.arms_to_cells import Planner
     from minigpt.experiments.executors import executor_of
-    from minigpt.experiments.record import LOGS
+    from minigpt.experiments.record import logs
     from minigpt.training.interrupts import stop_on_signals
 
     scale, where = _scale(values), _where(values)
     device = scale.base.get("device", RunConfig.device)
     with (
-        executor_of(where, scale.options.workers, device, values.out / LOGS) as (executor, threads),
+        executor_of(where, scale.options.workers, device, logs(values.out)) as (executor, threads),
         stop_on_signals() as stop,
     ):
         planner = Planner(scale.base, scale.options.cells_dir, threads)

@@ -53,13 +53,13 @@ def run(values: argparse.Namespace) -> int:
     from minigpt.sampling.generate import check_sampling, generate
     from minigpt.sampling.token_choice import TokenChoice
     from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
-    from minigpt.training.runtime import fastest_dtype
+    from minigpt.training.runtime import fastest_dtype, threads_of_quota
 
     choice = TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
     stops = [StopStrings(values.stop) for _ in range(values.num_samples)]
     opened = open_run(values.run or _newest(), values.checkpoint, values.device)
-    if threads := values.threads or decoding_threads(opened.model, values.num_samples):
+    if threads := values.threads or decoding_threads(opened.model, values.num_samples) or threads_of_quota():
         torch.set_num_threads(threads)
     prompt = _healed(_known_part(asked, opened.tokenizer, values.skip_unknown), opened.tokenizer)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)

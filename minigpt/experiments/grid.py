@@ -6,7 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minigpt.base.errors import MinigptError
+from minigpt.base import storage
+from minigpt.base.errors import LockedError, MinigptError
 from minigpt.experiments import record
 from minigpt.experiments.arms import Question, tuning_rates
 from minigpt.experiments.arms_to_cells import (
@@ -17,6 +18,7 @@ from minigpt.experiments.arms_to_cells import (
     resolve_arms,
     tuning_cells,
 )
+from minigpt.experiments.at_work import at_work, check_begun
 from minigpt.experiments.cells import Cell, read_result, stale_cells
 from minigpt.experiments.processes import Executor
 from minigpt.experiments.run_jobs import train_all
@@ -25,25 +27,42 @@ from minigpt.experiments.tuning import tune
 from minigpt.text.store import TokenStore
 from minigpt.training.code_version import code_hash
 from minigpt.training.interrupts import StopFlag
+from minigpt.training.run_directory import config_hash
 
 
-def run_ablation(question: Question, directory: Path, executor: Executor, threads: int, stop: StopFlag) -> None:
+def run_ablation(
+    question: Question, directory: Path, executor: Executor, threads: int, stop: StopFlag, join: bool = False
+) -> None:
     """Train what is not trained yet; afterwards `record.analyse_directory` has the answer.
+
+    Other hosts may do the same over a shared folder; they divide the cells. To `join` needs one that has begun.
 
     Raises:
         StopRequestedError: a signal arrived; running cells have committed, and the same call continues.
         MinigptError: something cannot be trained; the subclass says why.
     """
     store = record.open_text(question)
-    steps = _equal_time(question, directory, store, executor, threads, stop)
-    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps, store.sha256)
-    tuned: list[Cell] = []
-    rates, tuning = None, None
-    if question.options.tune_lr:
-        tuned, rates, tuning = tune(question, arms, store.sha256, executor, stop)
-    cells = [*tuned, *cells_of(question, arms, store.sha256, rates)]
-    record.write_plan(directory, _plan(question, directory, store, arms, cells, tuning, steps))
-    train_all(cells, executor, stop, question.options.cohort)
+    arms = resolve_arms(question, store.tokenizer.vocab_size, threads, data=store.sha256)
+    task = storage.json_hash(record.question_json(question))
+    with at_work(Path(question.options.cells_dir), task, _alike(arms, store)) as others:
+        if join:
+            check_begun(directory, directory / record.PLAN, others)
+        steps = _equal_time(question, directory, arms, executor, stop, others)
+        if steps is not None:
+            arms = resolve_arms(question, store.tokenizer.vocab_size, threads, steps, store.sha256)
+        tuned: list[Cell] = []
+        rates, tuning = None, None
+        if question.options.tune_lr:
+            tuned, rates, tuning = tune(question, arms, store.sha256, executor, stop)
+        cells = [*tuned, *cells_of(question, arms, store.sha256, rates)]
+        record.write_plan(directory, _plan(question, directory, store, arms, cells, tuning, steps))
+        train_all(cells, executor, stop, question.options.cohort)
+
+
+def _alike(arms: list[ResolvedArm], store: TokenStore) -> dict[str, str]:
+    """What all hosts must have alike; see `at_work.ADVICE`."""
+    configs = {arm.name: config_hash(arm.config) for arm in arms}
+    return {"code": code_hash(), "text": store.sha256, "cells": storage.json_hash(configs)}
 
 
 def expectation(
@@ -80,9 +99,18 @@ def _state(cell: Cell, stale: set[tuple[str, int]]) -> str:
 
 
 def _equal_time(
-    question: Question, directory: Path, store: TokenStore, executor: Executor, threads: int, stop: StopFlag
+    question: Question,
+    directory: Path,
+    arms: list[ResolvedArm],
+    executor: Executor,
+    stop: StopFlag,
+    others: list[str],
 ) -> dict[str, int] | None:
-    """Steps by arm under `--match time`: those of an earlier attempt at the same question, else measured now."""
+    """Steps by arm under `--match time`: those of an earlier attempt at the same question, else measured now.
+
+    Raises:
+        LockedError: another host is measuring them, and would find others.
+    """
     if question.options.match != "time":
         return None
     try:
@@ -91,7 +119,9 @@ def _equal_time(
             return dict(plan["steps"])
     except MinigptError:
         pass
-    arms = resolve_arms(question, store.tokenizer.vocab_size, threads)
+    if others:
+        where = directory / record.PLAN
+        raise LockedError(f"{others[0]} measures how fast each arm is; wait until there is {where}, then start again")
     return steps_of_equal_time(arms, executor, stop)
 
 

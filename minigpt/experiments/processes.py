@@ -28,7 +28,8 @@ from tqdm import tqdm
 
 from minigpt.base import storage
 from minigpt.base.errors import MinigptError, OutOfMemoryError, StopRequestedError, StorageError, is_out_of_memory
-from minigpt.training.runtime import resolve_device, usable_cores
+from minigpt.base.usable_cores import usable_cores
+from minigpt.training.runtime import resolve_device
 
 _ORPHAN_POLL = 0.25  # seconds
 _STOP_AGAIN = 2.0  # seconds

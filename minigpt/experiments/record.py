@@ -2,7 +2,7 @@
 
 ablation.json   the question, and the cells that answer it
 analysis.json   the answer: derived from the plan and the cells' result files each time it is asked for
-logs/           what each cell printed
+logs/           what each cell printed, in a folder for each host
 
 Nothing here trains, and nothing needs torch: a finished ablation answers at once.
 """
@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from minigpt.base import storage
+from minigpt.base import owners, storage
 from minigpt.base.errors import CheckpointError, MinigptError, UsageError
 from minigpt.experiments.arms import Question
 from minigpt.experiments.cells import read_result
@@ -44,6 +44,11 @@ def default_directory(question: Question) -> Path:
     values = "-".join(str(value) for values in question.factors.values() for value in values)
     slug = re.sub(r"[^a-z0-9.]+", "-", values.lower()).strip("-")[:_SLUG]
     return run_directory.RUNS / f"ablate-{slug}-{storage.json_hash(question_json(question))[:6]}"
+
+
+def logs(directory: Path) -> Path:
+    """Where this host keeps what jobs print: two hosts may try the same cell at the same moment."""
+    return directory / LOGS / owners.this_process().at
 
 
 def open_text(question: Question) -> TokenStore:

@@ -43,7 +43,7 @@ def tables(record: Record) -> list[Table]:
     """All tables for which there are figures."""
     makers: tuple[Callable[[Sequence[Record]], Iterable[Table]], ...] = (
         _gemm, _training, _training_peers, _instrument, _decoding, _decoding_peers, _start, _scaling, _parity,
-        _ablation, _ablation_peers,
+        _ablation, _ablation_peers, _busy,
     )  # fmt: skip
     return [table for make in makers for table in make(record["presets"]) if table.records]
 
@@ -260,6 +260,22 @@ def _ablation_peers(presets: Sequence[Record]) -> Iterable[Table]:
     yield Table("Whole ablations beside other programs, block by block", columns, peers)
 
 
+def _busy(presets: Sequence[Record]) -> Iterable[Table]:
+    columns = (
+        _PRESET,
+        Column.name("program", "program"),
+        Column.name("threads wait", "waiting"),
+        Column("busy processes", "busy"),
+        *_milliseconds("ms a step", "step_seconds"),
+        *_ratio("time, beside the same quiet", "slower_than_quiet"),
+        *_ratio("faster than as it is", "faster_than_as_it_is"),
+        *_ratio("faster than the peer as it is", "faster_than_peer"),
+    )
+    rows = [row for measured in presets for row in measured.get("busy", [])]
+    note = "As it is: without minigpt's choice. Numbers are of GOMP_SPINCOUNT. Busy processes only count."
+    yield Table("Training beside busy processes, block by block", columns, rows, (note,))
+
+
 # Two columns of one figure
 
 
@@ -279,8 +295,10 @@ def _seconds(title: str, key: str) -> tuple[Column, Column]:
 
 
 def _ratio(title: str, key: str, digits: int = 2) -> tuple[Column, Column]:
-    def interval(ratio: Record) -> str:
-        return MISSING if ratio["low"] is None else f"{ratio['low']:.{digits}f}–{ratio['high']:.{digits}f}"
+    def interval(ratio: Record | None) -> str:
+        if ratio is None or ratio["low"] is None:
+            return MISSING
+        return f"{ratio['low']:.{digits}f}–{ratio['high']:.{digits}f}"
 
     median = Column(title, f"{key}/median", lambda value: f"{formats.fixed(value, digits)}×")
     return median, Column("95 %", key, interval)

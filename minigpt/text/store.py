@@ -92,7 +92,7 @@ def prepare(
     directory = data_dir / _directory_name(head)
     with contextlib.suppress(_UnusableError):  # without the lock, so that a read-only folder will do
         return _sufficient(_reopen(directory, head), corpus, min_tokens)
-    with _removed_on_failure(directory), _locked(directory):
+    with _locked(directory):
         try:
             store = _reopen(directory, head)
         except _UnusableError as reason:
@@ -220,23 +220,6 @@ def _stored_tokenizer(directory: Path, manifest: dict[str, Any]) -> Tokenizer:
 
 
 # ---------------------------------------------------------------------------------------------- working beside others
-
-
-@contextlib.contextmanager
-def _removed_on_failure(directory: Path) -> Iterator[None]:
-    """Leave no directory behind that was not there before, should the corpus turn out to be unusable."""
-    missing = [path for path in (directory, *directory.parents) if not path.exists()]
-    try:
-        yield
-    except LockedError:
-        raise
-    except BaseException:
-        if missing:
-            storage.remove_tree(directory / storage.LOCK_NAME)
-            with contextlib.suppress(OSError):  # somebody else uses it by now
-                for path in missing:
-                    path.rmdir()
-        raise
 
 
 @contextlib.contextmanager

@@ -93,7 +93,7 @@ class RunConfig(Architecture, TextConfig):
     device: str = flag("auto", "machine", "auto, cpu, cuda, cuda:N or mps")
     dtype: str = flag("auto", "machine", "auto: bfloat16 where the processor has it", choices=DTYPES)
     compile: str = flag("auto", "machine", "torch.compile; auto: where it repays", choices=COMPILES)
-    threads: int = flag(0, "machine", "CPU threads; 0: torch's choice", at_least=0, below=MOST_THREADS)
+    threads: int = flag(0, "machine", "CPU threads; 0: torch's choice, or a quota's", at_least=0, below=MOST_THREADS)
     deterministic: bool = flag(False, "machine", "bit-exact kernels on a GPU too; slower")
 
     @property

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from minigpt.base import storage
+from minigpt.base import formats, storage, thread_waiting
 from minigpt.base.errors import MinigptError, StorageError
+from minigpt.base.usable_cores import cores_of_affinity, cpu_quota
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.calibration import Check
 from minigpt.training import runtime
@@ -25,7 +26,8 @@ def installation_checks(device: torch.device) -> list[Check]:
         _version("python", platform.python_version(), OLDEST_PYTHON),
         _version("torch", str(torch.__version__), OLDEST_TORCH),
         _device(device),
-        Check("threads", "at least 1", str(torch.get_num_threads()), torch.get_num_threads() >= 1),
+        Check("threads", "at least 1", _threads(), torch.get_num_threads() >= 1),
+        Check("how threads wait for each other", "any way", thread_waiting.reason(), True),
         *(_arithmetic(device, dtype) for dtype in dict.fromkeys(("float32", runtime.fastest_dtype(device)))),
         _disk(Path()),
         _compiler(device),
@@ -40,6 +42,12 @@ def _version(name: str, found: str, oldest: tuple[int, int]) -> Check:
 def _device(device: torch.device) -> Check:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return Check("device", "one that computes", f"{name}, {runtime.fastest_dtype(device)}", True)
+
+
+def _threads() -> str:
+    """How many, and what they share."""
+    quota, cores = cpu_quota(), formats.counted(cores_of_affinity(), "core")
+    return f"{torch.get_num_threads()}; on {cores}, {'no CPU quota' if quota is None else f'a CPU quota of {quota:g}'}"
 
 
 def _arithmetic(device: torch.device, dtype: str) -> Check:

@@ -24,6 +24,7 @@ from torch._functorch import config as functorch_config
 
 from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.base.errors import OutOfMemoryError, UsageError, is_out_of_memory
+from minigpt.base.usable_cores import usable_cores
 from minigpt.base.version import VERSION
 from minigpt.neurons.surgery import parse_choice
 from minigpt.training import compilers
@@ -39,6 +40,7 @@ CPU_FLOPS = 2.5e11
 CORE_FLOPS = 1e11
 WAITING_CORES = 2
 GPU_COMPILE_STEPS = 500
+_THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 Compilable = TypeVar("Compilable", bound=Callable[..., Any])
 
@@ -219,16 +221,21 @@ def _take_own_gpu(device: str, ranks: Ranks) -> None:
     torch.cuda.set_device(ranks.local_rank)
 
 
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def set_up_process(threads: int) -> None:
-    """Choose the allocator's habits, and the CPU threads unless 0."""
+    """Choose the allocator's habits, and the CPU threads; 0: torch's choice within a CPU quota."""
     keep_freed_memory()
-    if threads:
-        torch.set_num_threads(threads)
+    if chosen := threads or threads_of_quota():
+        torch.set_num_threads(chosen)
+
+
+def threads_of_quota() -> int:
+    """The threads that a CPU quota has time for, if torch chose more; else 0. A user's OMP_NUM_THREADS counts as it is.
+
+    NOTE: torch sees the machine's cores and not the quota of a container, in which its threads would stop each other.
+    """
+    usable = usable_cores()
+    chosen_by_user = any(name in os.environ for name in _THREAD_SETTINGS)
+    return 0 if chosen_by_user or torch.get_num_threads() <= usable else usable
 
 
 def keep_freed_memory() -> None:

@@ -2,63 +2,117 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
-import socket
 import stat
-import subprocess
-import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from minigpt.base import locks, storage
+from minigpt.base import locks, owners, soft_locks, storage
 from minigpt.base.errors import LockedError, StorageError
 
 
-@pytest.fixture(params=[errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
-def without_kernel_locks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_locks(monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     def refuse(*arguments: object) -> None:
-        raise OSError(request.param, os.strerror(request.param))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(fcntl, "flock", refuse)
 
 
-def test_a_file_locks_where_the_kernel_cannot(tmp_path: Path, without_kernel_locks: None) -> None:
-    """It names its holder, goes with it, and keeps a second one out."""
-    with storage.lock_directory(tmp_path):
+def refuse_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file system on which everybody gets the lock."""
+    monkeypatch.setattr(fcntl, "flock", lambda *arguments: None)
+
+
+def mount_as(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, options: str) -> None:
+    """Let the place of a test look as if another host shared it."""
+    device = os.stat(tmp_path).st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    table = tmp_path / "mounts"
+    table.write_text(
+        f"1 0 9:9 / / rw - ext4 /dev/vda rw\n2 1 {number} / /share rw,relatime - {kind} host:/x {options}\n"
+    )
+    monkeypatch.setattr(locks, "_MOUNTS", table)
+
+
+ACCIDENTS = {
+    "ENOLCK": lambda monkeypatch, place: refuse_locks(monkeypatch, errno.ENOLCK),
+    "ENOSYS": lambda monkeypatch, place: refuse_locks(monkeypatch, errno.ENOSYS),
+    "EOPNOTSUPP": lambda monkeypatch, place: refuse_locks(monkeypatch, errno.EOPNOTSUPP),
+    "for everybody": lambda monkeypatch, place: refuse_nothing(monkeypatch),
+    "nfs, local": lambda monkeypatch, place: mount_as(monkeypatch, place, "nfs4", "rw,vers=4.2,local_lock=flock"),
+    "nfs 3, nolock": lambda monkeypatch, place: mount_as(monkeypatch, place, "nfs", "rw,nolock"),
+    "sshfs": lambda monkeypatch, place: mount_as(monkeypatch, place, "fuse.sshfs", "rw,user_id=0"),
+    "virtiofs": lambda monkeypatch, place: mount_as(monkeypatch, place, "virtiofs", "rw"),
+}
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS)
+def test_a_file_locks_where_the_kernel_does_not(tmp_path: Path, accident: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is noticed when the lock is taken. The file names its holder, goes with it, and keeps other hosts out."""
+    ACCIDENTS[accident](monkeypatch, tmp_path)
+    folder = tmp_path / "run"
+    with storage.lock_directory(folder):
+        assert (folder / soft_locks.NAME).read_text().split()[0] == str(owners.this_process())
+        refuse_nothing(monkeypatch)  # as the kernel of another host, which knows nothing of it
         for attempt in (storage.check_unlocked, lambda path: storage.lock_directory(path).__enter__()):
-            with pytest.raises(LockedError, match=f"process {os.getpid()} "):
-                attempt(tmp_path)
-    assert not (tmp_path / locks.SOFT_LOCK_NAME).exists()
-    with storage.lock_directory(tmp_path):
+            with pytest.raises(LockedError, match=f"process {os.getpid()} on {owners.this_process().host} "):
+                attempt(folder)
+    assert [path.name for path in folder.iterdir()] == [locks.LOCK_NAME]
+    with storage.lock_directory(folder):
         pass
 
 
-def test_the_file_of_a_dead_process_is_no_lock(tmp_path: Path, without_kernel_locks: None) -> None:
-    """On this machine; of a process elsewhere nobody can tell here, so a person must."""
-    with subprocess.Popen([sys.executable, "-c", ""]) as process:
-        process.wait()
-    soft = tmp_path / locks.SOFT_LOCK_NAME
-    soft.write_text(f"{process.pid} {socket.gethostname()}")
-    with storage.lock_directory(tmp_path):
-        assert soft.read_text().split()[0] == str(os.getpid())
-    soft.write_text(f"{process.pid} elsewhere")
-    with pytest.raises(LockedError, match=r"if it is dead, delete .*lock-soft"):
-        storage.lock_directory(tmp_path).__enter__()
-
-
-def test_a_lock_taken_meanwhile_is_put_back(
-    tmp_path: Path, without_kernel_locks: None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("kind", "options"), [("ext4", "rw"), ("nfs4", "rw,local_lock=none"), ("ceph", "rw")])
+def test_no_file_is_needed_where_the_kernel_locks(
+    tmp_path: Path, kind: str, options: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Kind 12: of two processes that see the same dead holder one removed the lock that the other had just taken."""
-    soft = tmp_path / locks.SOFT_LOCK_NAME
-    soft.write_text(f"{os.getppid()} {socket.gethostname()}")
-    monkeypatch.setattr(locks, "_check_soft_lock", lambda directory: None)  # it looked before the other one took it
-    with pytest.raises(LockedError, match=f"process {os.getppid()} "):
-        storage.lock_directory(tmp_path).__enter__()
-    assert soft.read_text().split()[0] == str(os.getppid())
+    """Such a file would outlive a host that loses power."""
+    mount_as(monkeypatch, tmp_path, kind, options)
+    with storage.lock_directory(tmp_path / "run"):
+        assert not (tmp_path / "run" / soft_locks.NAME).exists()
+
+
+def test_a_lock_file_that_was_removed_meanwhile_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives up a folder removes its lock file; who had opened that one would hold what nobody else sees."""
+    lock, real, removed = tmp_path / locks.LOCK_NAME, fcntl.flock, []
+
+    def flock(*arguments: int) -> None:
+        if not removed:
+            removed.append(lock.stat().st_ino)
+            lock.rename(tmp_path / "removed")
+        real(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with storage.lock_directory(tmp_path):
+        assert lock.stat().st_ino not in removed
+        with pytest.raises(LockedError):
+            storage.lock_directory(tmp_path).__enter__()
+
+
+def test_giving_up_a_folder_takes_no_lock_from_anybody(tmp_path: Path) -> None:
+    """A command that fails removes the folder that it made, unless another works there by now."""
+    folder = tmp_path / "new"
+    with pytest.raises(ValueError, match="failed"), storage.new_directory(folder), storage.lock_directory(folder):
+        raise ValueError("failed")
+    assert not folder.exists()
+    foreign = folder / f".a.{replace(owners.this_process(), place=12 * '0')}.0123abcd.tmp"
+    with contextlib.ExitStack() as other:
+
+        def fail_while_another_works_there() -> None:
+            with storage.new_directory(folder):
+                other.enter_context(storage.lock_directory(folder))
+                foreign.touch()
+                raise ValueError("failed")
+
+        with pytest.raises(ValueError, match="failed"):
+            fail_while_another_works_there()
+        assert (folder / locks.LOCK_NAME).exists()
+        assert foreign.exists()
 
 
 def test_a_lock_that_the_kernel_refuses_for_another_reason_is_an_error(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-import json
 import math
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from failing_disk import failing
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minigpt.base import storage
+from minigpt.base import owners, storage
 from minigpt.base.errors import CheckpointError, LockedError, StorageError
 
 OPERATIONS = ("open", "write", "fsync", "replace")
@@ -119,12 +119,14 @@ def test_temporaries_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path)
     """Only a process that no longer exists cannot miss its file."""
     with subprocess.Popen([sys.executable, "-c", ""]) as process:
         process.wait()
-    dead, alive = tmp_path / f".a.json.{process.pid}.tmp", tmp_path / f".b.json.{os.getpid()}.tmp"
-    dead.touch()
-    alive.touch()
+    me = owners.this_process()
+    again = replace(me, started="1")  # the same number, before this process had it
+    dead = [tmp_path / f".a.json.{owner}.0123abcd.tmp" for owner in (replace(me, pid=process.pid), again)]
+    alive = tmp_path / f".b.json.{me}.0123abcd.tmp"
+    for path in (*dead, alive):
+        path.touch()
     storage.remove_stale_temporaries(tmp_path)
-    assert not dead.exists()
-    assert alive.exists()
+    assert list(tmp_path.iterdir()) == [alive]
 
 
 HOLD = """
@@ -148,7 +150,7 @@ def test_a_directory_has_one_holder_and_death_frees_it(tmp_path: Path) -> None:
         holder.kill()
     storage.check_unlocked(tmp_path)
     with storage.lock_directory(tmp_path):
-        assert json.loads((tmp_path / storage.HOLDER_NAME).read_text()) == os.getpid()
+        assert owners.parse((tmp_path / storage.HOLDER_NAME).read_text()) == owners.this_process()
 
 
 def test_a_sealed_record_is_read_back_and_an_altered_one_is_not(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ GUARDS = (
     ),
     Guard(
         "temporaries of living processes stay",
-        r"if match and not _?is_alive\(.*\):",
+        r"if match and _is_abandoned\(.*\):",
         "if match:",
         OF_STORAGE + "test_temporaries_of_the_dead_go_and_those_of_the_living_stay",
     ),

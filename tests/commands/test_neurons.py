@@ -212,6 +212,9 @@ def test_the_doctor_finds_this_machine_well(capsys: Capture, tmp_path: Path, mon
     assert found["passed"] is True
     assert len(found["checks"]) > 20
     assert all(check["passed"] and check["expected"] and check["measured"] for check in found["checks"])
+    measured = {check["name"]: check["measured"] for check in found["checks"]}
+    assert "CPU quota" in measured["threads"]
+    assert measured["how threads wait for each other"]
     assert list(tmp_path.iterdir()) == []
 
 

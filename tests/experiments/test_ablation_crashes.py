@@ -72,7 +72,7 @@ def test_two_ablations_share_the_work(start: Start, workplace: Path) -> None:
     second = start(f"{SMALL} --steps 60 --out b --cells-dir cells")
     assert (first.wait(), second.wait()) == (0, 0)
     assert tables(workplace / "a") == tables(workplace / "b")
-    logs = [path.stem for place in ("a", "b") for path in (workplace / place / "logs").glob("*.log") if begun(path)]
+    logs = [path.stem for place in ("a", "b") for path in (workplace / place / "logs").rglob("*.log") if begun(path)]
     assert sorted(logs) == sorted(path.name for path in (workplace / "cells").glob("*"))
 
 
@@ -119,4 +119,4 @@ def test_a_diverged_cell_is_a_result(start: Start, workplace: Path) -> None:
     assert "diverged" in (workplace / "child.out").read_text()
     shutil.rmtree(workplace / "a")
     assert start(command).wait() == 0
-    assert not list((workplace / "a/logs").glob("*.log"))
+    assert not list((workplace / "a/logs").rglob("*.log"))

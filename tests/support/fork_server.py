@@ -25,7 +25,7 @@ import torch
 import tqdm  # noqa: F401
 from markupsafe import Markup
 
-from minigpt.base import storage
+from minigpt.base import owners, storage
 from minigpt.claims import ledger, running
 from minigpt.cli import main
 from minigpt.experiments import analysis, arms_to_cells, grid, record, timing  # noqa: F401
@@ -214,6 +214,12 @@ def change_the_code(version: str) -> None:
         module.code_hash = lambda: version  # type: ignore[attr-defined]
 
 
+def be_on_host(name: str) -> None:
+    """Let this process and its children be on another host, of whose processes nobody here knows."""
+    owners.socket.gethostname = lambda: name  # type: ignore[attr-defined]
+    owners._boot = lambda: name
+
+
 def keep_pace(step: float, evaluated_token: float) -> None:
     """Let every short training find the same speed, whatever else the machine does."""
 
@@ -258,6 +264,7 @@ ACCIDENTS = {
         slow_preparation,
         limit_files,
         change_the_code,
+        be_on_host,
         keep_pace,
         take_part,
         stray,

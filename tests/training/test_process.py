@@ -15,7 +15,7 @@ from child_processes import PROJECT, Start, await_that, needs_fork, newest_step,
 from conftest import TINY_RUN, Command, tree_hash
 from run_files import final_hash, records, summary
 
-from minigpt.base import storage
+from minigpt.base import owners, storage
 
 pytestmark = pytest.mark.usefixtures("haste")
 
@@ -97,7 +97,7 @@ def test_a_second_training_is_locked_out(
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert error.count("\n") == 1
-        assert f"process {child.pid} holds it" in error
+        assert f"process {child.pid} on {owners.this_process().host} holds it" in error
     assert tree_hash(workplace) == before
     child.signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL

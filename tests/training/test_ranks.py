@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from run_files import records, summary
 from torch import Tensor
 
-from minigpt.base import randomness, storage
+from minigpt.base import owners, randomness, storage
 from minigpt.base.errors import RankError, UsageError
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.probe import LayerStatistics
@@ -322,7 +322,7 @@ def test_torchrun_itself(minigpt: Command, workplace: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
     )
     await_that((workplace / "two/checkpoints/step-00000040/manifest.json").exists, "a checkpoint")
-    os.kill(int((workplace / "two" / storage.HOLDER_NAME).read_text()), signal.SIGKILL)
+    os.kill(owners.parse((workplace / "two" / storage.HOLDER_NAME).read_text()).pid, signal.SIGKILL)
     begun = time.monotonic()
     output, error = job.communicate(timeout=30)
     assert time.monotonic() - begun < PATIENCE
