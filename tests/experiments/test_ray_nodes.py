@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 
 SIZES = "--n-layer 1 --n-head 1 --n-embd 16 --block-size 16 --batch-size 4 --device cpu --dtype float32 --threads 1"
 GRID = f"ablate --activations relu,gelu --seeds 2 --corpus text.txt {SIZES} --eval-every 0 --checkpoint-every 50"
-TABLES = ("comparisons.csv", "fairness.csv", "analysis.json")
+TABLES = ("cells.csv", "comparisons.csv", "arms.csv")
 PATIENCE = 180.0
 
 
