@@ -39,7 +39,7 @@ def without(varied: dict) -> dict:
 def from_command_line(words: list[str]) -> Question:
     parser = Parser("ablate", "")
     run_ablation.add_flags(parser)
-    return run_ablation._question(parser.parse(words))
+    return run_ablation._question(parser.parse(words))[0]
 
 
 # Grids

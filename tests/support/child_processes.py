@@ -64,8 +64,8 @@ def begin_child(ask: Server, place: Path, command: str, **accidents: list[Any]) 
     return Child(ask({"argv": command.split(), "place": str(place), "accidents": accidents}), ask)
 
 
-def await_that(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 30
+def await_that(condition: Callable[[], bool], what: str, patience: float = 30.0) -> None:
+    deadline = time.monotonic() + patience
     while not condition():
         assert time.monotonic() < deadline, f"waited in vain for {what}"
         time.sleep(0.001)
