@@ -49,7 +49,7 @@ def test_cached_recorded_and_plain_decoding_agree(changes: dict[str, str], choic
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_run_is_sampled(run: Path, how: str, dtype: str) -> None:
     """From the command line, in both precisions, plain and recorded."""
-    words = f"sample run --prompt the --max-new-tokens 60 --num-samples 2 --device {DEVICE} --dtype {dtype}"
+    words = f"sample run --prompt nu --max-new-tokens 60 --num-samples 2 --device {DEVICE} --dtype {dtype}"
     done = anew(f"{words} --compile {how}", run)
     assert done.returncode == 0, done.stderr
     assert len(done.stdout) > 120
