@@ -32,7 +32,7 @@ def answer(neurons: Record | None, evaluations: list[Record]) -> list[str]:
 
 def dead_neurons(layer: Record) -> int:
     """How many neurons of a layer are dead."""
-    return round(layer["dead_fraction"] * layer["neurons"])
+    return round(float(layer["dead_fraction"]) * int(layer["neurons"]))
 
 
 def _finding(layers: Layers, tokens: int) -> str:

@@ -19,7 +19,7 @@ from minigpt.base.health_columns import RARE_RATE
 from minigpt.report.sky_data import CODES, DEAD, FIRST_COMMON, MAX_CELLS, UNKNOWN, Sky, SkyLayer, rate_of
 
 WIDTH = 960
-_MARGIN, _LABELS, _TOP, _LINE = 34, 68, 34, 24
+_MARGIN, _LABELS, _TOP, _LINE = 34, 60, 40, 24
 _FIELD = WIDTH - 2 * (_MARGIN + _LABELS)
 _ASPECT = 0.36  # height of the field to its width, if there are not too many layers
 _MOST_LABELS = 26
@@ -167,7 +167,19 @@ def legend_words(sky: Sky, place: Layout) -> list[tuple[str, str]]:
 def shown_sky(sky: Sky) -> dict[str, Any]:
     """What `sky.html.jinja` shows."""
     data = sky_data(sky)
-    return {"picture": sky_svg(sky), "data": data, "frames": bool(data["frames"]), "measured": sky.measured}
+    return {
+        "picture": sky_svg(sky),
+        "key": [(_dots(name), said) for name, said in legend_words(sky, layout(sky))],
+        "data": data,
+        "frames": bool(data["frames"]),
+        "measured": sky.measured,
+    }
+
+
+def _dots(name: str) -> list[tuple[str, float, bool]]:
+    """Colour and size of the points that the legend shows for a kind, and whether they are squares."""
+    shown = ("1", "4", "7") if name == "stars" else (name,) if name else ()
+    return [(STYLES[level][0], _drawn_width(level, 13 * STYLES[level][1]), level == DEAD) for level in shown]
 
 
 def sky_data(sky: Sky) -> dict[str, Any]:
@@ -191,10 +203,10 @@ def sky_data(sky: Sky) -> dict[str, Any]:
 
 
 def sky_svg(sky: Sky, name: str = "sky", heading: str = "") -> Markup:
-    """The sky as an SVG element with a legend; with a heading it is higher."""
+    """The sky as an SVG element; with a heading it is a picture for a file, which has its legend in it."""
     place = layout(sky)
     top = _TOP + (44 if heading else 0)
-    legend = _legend(legend_words(sky, place), top + place.height + 44)
+    legend = _legend(legend_words(sky, place) if heading else [], top + place.height + (44 if heading else 4))
     height = round(legend.bottom + 26)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" class="sky" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
@@ -237,15 +249,20 @@ def _row_labels(sky: Sky, place: Layout) -> list[str]:
     """The number of each layer at the left, and the share of its dead at the right; of many layers, of some."""
     every = -(-place.layers // _MOST_LABELS)
     size = min(14.0, max(8.0, place.pitch * place.cell * every * 0.8))
-    found = [_text(WIDTH - _MARGIN, -9, "dead", FAINT, 12, "end")]
+    found = [_text(_MARGIN, -9, "layer", FAINT, 12), _text(WIDTH - _MARGIN, -9, "dead", FAINT, 12, "end")]
     for number, layer in enumerate(sky.layers):
         if number % every:
             continue
         middle = (number * place.pitch + place.rows / 2) * place.cell + size * 0.36
-        dead = formats.percent(layer.dead / len(layer.codes)) if layer.dead else "0"
-        found.append(_text(_MARGIN, middle, f"layer {layer.layer}" if size > 11 else str(layer.layer), FAINT, size))
-        found.append(_text(WIDTH - _MARGIN, middle, dead, TEXT if layer.dead else FAINT, size, "end"))
+        found.append(_text(_MARGIN, middle, str(layer.layer), FAINT, size))
+        found.append(_text(WIDTH - _MARGIN, middle, _share(layer), TEXT if layer.dead else FAINT, size, "end"))
     return found
+
+
+def _share(layer: SkyLayer) -> str:
+    """The share of the dead, as briefly as it can be said."""
+    share = layer.dead / len(layer.codes)
+    return f"{100 * share:.0f} %" if not share or share >= 0.0995 else formats.percent(share)
 
 
 @dataclass(frozen=True)
@@ -258,14 +275,14 @@ def _legend(words: Sequence[tuple[str, str]], height: float) -> _Legend:
     """Points and their meaning side by side, in as many lines as it takes."""
     found, left = [], float(_MARGIN)
     for name, said in words:
-        shown = ("1", "4", "7") if name == "stars" else (name,) if name else ()
-        width = 14 * len(shown) + 4 + _LETTER * len(said)
+        dots = _dots(name)
+        width = 14 * len(dots) + 4 + _LETTER * len(said)
         if left > _MARGIN and left + width > WIDTH - _MARGIN:
             left, height = float(_MARGIN), height + _LINE
-        for level in shown:
-            cap = "square" if level == DEAD else "round"
-            dot = f'<path d="M{left + 5:.0f} {height - 5:.1f}h0" stroke="{STYLES[level][0]}" stroke-linecap="{cap}" '
-            found.append(dot + f'stroke-width="{_drawn_width(level, 13 * STYLES[level][1]):.1f}"/>')
+        for colour, size, square in dots:
+            cap = "square" if square else "round"
+            dot = f'<path d="M{left + 5:.0f} {height - 5:.1f}h0" stroke="{colour}" stroke-linecap="{cap}" '
+            found.append(dot + f'stroke-width="{size:.1f}"/>')
             left += 14
         found.append(_text(left + 4, height, said, FAINT, 14))
         left += 34 + _LETTER * len(said)

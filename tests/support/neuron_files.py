@@ -24,12 +24,25 @@ def write_neuron_files(run: Path, layers: int = 2, neurons: int = 64, step: int 
         "sequences": SEQUENCES, "block_size": 64, "layers": records, "model": model_record(records), "seconds": 21.5,
     }  # fmt: skip
     (run / "neurons.json").write_text(json.dumps(whole), encoding="utf-8")
-    (run / "neurons.csv").write_text("layer,neuron,verdict\n0,0,alive\n", encoding="utf-8")
+    (run / "neurons.csv").write_text(neuron_table(records), encoding="utf-8")
     explored = [
         {"layer": layer, "neurons": [explored_neuron(number, chance) for number in range(kept)]}
         for layer in range(layers)
     ]
     (run / "explorer.json").write_text(json.dumps({"format": 1, "layers": explored}), encoding="utf-8")
+
+
+def neuron_table(records: list[dict[str, Any]]) -> str:
+    """What `neurons.csv` says of these layers, in the columns that pages read."""
+    lines = ["layer,neuron,verdict,firing_rate,open_rate,max_z"]
+    for layer in records:
+        words = [verdict for verdict, number in layer["verdicts"].items() for _ in range(number)]
+        rates = {"certified": 0.0, "dead": 0.0, "rare": 5e-5, "alive": 0.2}
+        lines += [
+            f"{layer['layer']},{n},{word},{rates[word]},{rates[word]},{1.0 if rates[word] else -0.4}"
+            for n, word in enumerate(words)
+        ]
+    return "\n".join([*lines, ""])
 
 
 def layer_record(layer: int, neurons: int, chance: random.Random) -> dict[str, Any]:
