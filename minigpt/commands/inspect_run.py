@@ -15,6 +15,7 @@ from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
+from minigpt.commands.showing import add_open_flag, show
 
 if TYPE_CHECKING:
     from minigpt.training.verification import Finding
@@ -117,6 +118,7 @@ def add_report_flags(parser: Parser) -> None:
     parser.add_argument("directory", nargs="?", type=user_path, metavar="DIRECTORY", help=help_)
     help_ = f"write the pages of every ledger and ablation in DIRECTORY [{DOCS}] below SITE"
     parser.add_argument("--site", type=user_path, metavar="SITE", help=help_)
+    add_open_flag(parser)
 
 
 def run_report(values: argparse.Namespace) -> int:
@@ -128,6 +130,7 @@ def run_report(values: argparse.Namespace) -> int:
     else:
         pages = [_write_page(values.directory or newest_run())]
     print("\n".join(f"wrote {page}" for page in pages))
+    show(pages[0], values.open)
     return 0
 
 

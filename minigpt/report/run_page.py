@@ -69,6 +69,18 @@ def run_page(run: Path) -> str:
     )
 
 
+def read_sky(directory: Path) -> Sky | None:
+    """The sky of a run or an audit; None of a run that does not say which neurons are dead.
+
+    Raises:
+        CheckpointError: there is neither, or a file was altered.
+    """
+    if (directory / "audit.csv").exists():
+        return Sky(read_layers(directory / "audit.csv"))
+    records, _ = _read_records(directory / "metrics.jsonl")
+    return _sky(directory, records)
+
+
 def _sky(run: Path, records: list[Record]) -> Sky | None:
     """As the table of neurons has it, or else as far as the log tells."""
     table = run / "neurons.csv"

@@ -103,19 +103,22 @@ def binned(layer: SkyLayer, per_cell: int) -> str:
 
 
 def points(sky: Sky, place: Layout) -> dict[str, list[str]]:
-    """Where, in cells, all points of each kind are drawn, as SVG writes it."""
+    """Where all points of each kind are drawn, as SVG writes it."""
     found: dict[str, list[str]] = {name: [] for name in STYLES}
     for number, layer in enumerate(sky.layers):
-        codes = binned(layer, place.bin)
-        for row, start in enumerate(range(0, len(codes), place.columns)):
-            height = number * place.pitch + row
-            for column, code in enumerate(codes[start : start + place.columns]):
-                if place.scatters:
-                    seed = 2 * (start + column) + number
-                    found[KINDS[code]].append(f"M{column + _off(seed):.1f} {height + _off(seed + 1):.1f}h0")
-                else:
-                    found[KINDS[code]].append(f"M{column} {height:g}h0")
+        for index, code in enumerate(binned(layer, place.bin)):
+            found[KINDS[code]].append(point(number, index, place))
     return {name: places for name, places in found.items() if places}
+
+
+def point(layer: int, index: int, place: Layout) -> str:
+    """A point at its column and height in cells, as a line without length."""
+    row, column = divmod(index, place.columns)
+    height = layer * place.pitch + row
+    if not place.scatters:
+        return f"M{column} {height:g}h0"
+    seed = 2 * index + layer
+    return f"M{column + _off(seed):.1f} {height + _off(seed + 1):.1f}h0"
 
 
 def _off(number: int) -> float:
