@@ -19,6 +19,7 @@ from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.log_schema import log_problems
 from minigpt.base.reading import read_bytes
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
+from minigpt.report.anatomy_words import lives
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
 from minigpt.report.layer_sections import layer_sections
@@ -65,7 +66,7 @@ def run_page(run: Path) -> str:
         **_deaths(records, evaluations),
         **_health(evaluations, neurons),
         neuron_table="neurons.csv" if (run / "neurons.csv").exists() else None,
-        explorer=explorer_data(explorer) if explorer else None,
+        explorer=explorer_data(explorer, (neurons or {}).get("tokens", 0), lives(records)) if explorer else None,
     )
 
 

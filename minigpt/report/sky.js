@@ -72,7 +72,8 @@
     ring.setAttribute("cx", x);
     ring.setAttribute("cy", y);
     ring.setAttribute("visibility", "visible");
-    readout.textContent = words(layer, index) + (explorer && place.bin === 1 ? " – click or press Enter to see it" : "");
+    readout.dataset.chosen = words(layer, index);
+    readout.textContent = readout.dataset.chosen + (explorer && place.bin === 1 ? " – click or press Enter to see it" : "");
   }
 
   function under(event) {

@@ -72,9 +72,13 @@ def test_hostile_tokens_are_characters(page: Path) -> None:
 
 
 def test_other_choices(page: Path) -> None:
-    """Without a fragment the first neuron; a dead one without passages; one that is not there."""
-    assert "Layer 0, neuron" in shown(page).text
-    assert "No passages are kept" in shown(page, "#neuron=0/1").text
+    """Without a fragment a dead neuron, explained beside a living one; one that is not there."""
+    text = shown(page).text
+    assert "Layer 0, neuron 1" in text
+    assert "The largest z on 161,316 tokens was −0.4: never above 0, so h was 0 every time." in text
+    assert "Its bias is −0.3; what it read added at most −0.100 to that. At every evaluation" in text
+    assert "for comparison: neuron" in text
+    assert "Passages" not in text
     assert "Neuron 9 of layer 9 is not among those kept" in shown(page, "#neuron=9/9").text
 
 

@@ -26,7 +26,11 @@ def write_neuron_files(run: Path, layers: int = 2, neurons: int = 64, step: int 
     (run / "neurons.json").write_text(json.dumps(whole), encoding="utf-8")
     (run / "neurons.csv").write_text(neuron_table(records), encoding="utf-8")
     explored = [
-        {"layer": layer, "neurons": [explored_neuron(number, chance) for number in range(kept)]}
+        {
+            "layer": layer,
+            "curve": [[-1, 0], [0, 0], [1, 1]],
+            "neurons": [explored_neuron(number, chance) for number in range(kept)],
+        }
         for layer in range(layers)
     ]
     (run / "explorer.json").write_text(json.dumps({"format": 1, "layers": explored}), encoding="utf-8")
@@ -100,11 +104,21 @@ def model_record(layers: list[dict[str, Any]]) -> dict[str, Any]:
 def explored_neuron(number: int, chance: random.Random) -> dict[str, Any]:
     """One neuron of `explorer.json`; number 1 is dead and number 2 meets hostile text."""
     if number == 1:
-        silent = {"firing_rate": 0.0, "contribution": 0.0, "verdict": "dead", "passages": []}
+        silent = {
+            "z": {"low": -2.0, "high": 1.0, "counts": [3, 9, 1, 0]},
+            "max_z": -0.4,
+            "bias": -0.3,
+            "firing_rate": 0.0,
+            "contribution": 0.0,
+            "verdict": "dead",
+            "passages": [],
+        }
         return {"neuron": number, **silent, "promoted": ["a"], "suppressed": [" "]}
     tokens = [HOSTILE, STEERING] if number == 2 else []
     passages = [passage([*tokens, *WORDS, f" n{number}p{index}"], chance) for index in range(3)]
+    z = {"low": -2.0, "high": 2.0, "counts": [2, 7, 3, 1]}
     return {
+        "z": z, "max_z": 1.9, "bias": None if number == 3 else 0.1,
         "neuron": number, "firing_rate": 10 ** chance.uniform(-5, -0.3), "contribution": chance.lognormvariate(0, 1),
         "verdict": "alive", "promoted": [" the", "\n", *tokens], "suppressed": ["q", "zz"], "passages": passages,
     }  # fmt: skip
