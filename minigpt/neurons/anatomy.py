@@ -19,7 +19,7 @@ from minigpt.neurons.probe import plain_blocks
 TOKENS = 16_384
 """On about so many tokens z is looked at."""
 BINS = 24
-CURVE = (-4.0, 4.0, 65)
+CURVE = (-12.0, 12.0, 193)
 """From where to where the activation is drawn, and with how many points."""
 _DIGITS = 4
 

@@ -36,6 +36,7 @@ STYLES = {
 """Colour and size of each kind of point."""
 _SCATTER = 0.5  # cells
 _SMALLEST_SCATTERED, _SMALL_CELL = 5.0, 9.0
+_LONGEST_HEADING = 38  # letters beside the title
 _LETTER = 6.7  # the width of one in the legend
 _GLOWING, _MOST_GLOWING = "7", 0.2
 
@@ -205,8 +206,11 @@ def sky_data(sky: Sky) -> dict[str, Any]:
 # -------------------------------------------------------------------------------------------------------------- SVG
 
 
-def sky_svg(sky: Sky, name: str = "sky", heading: str = "") -> Markup:
-    """The sky as an SVG element; with a heading it is a picture for a file, which has its legend in it."""
+def sky_svg(sky: Sky, name: str = "sky", heading: str = "", stars: Sky | None = None) -> Markup:
+    """The sky as an SVG element; with a heading it is a picture for a file, which has its legend in it.
+
+    Labels and legend are those of `sky`, even if the points of other `stars` are drawn.
+    """
     place = layout(sky)
     top = _TOP + (44 if heading else 0)
     legend = _legend(legend_words(sky, place) if heading else [], top + place.height + (44 if heading else 4))
@@ -220,7 +224,8 @@ def sky_svg(sky: Sky, name: str = "sky", heading: str = "") -> Markup:
         f'<rect width="{WIDTH}" height="{height}" rx="14" fill="{NIGHT}"/>',
     ]
     if heading:
-        parts.append(_text(_MARGIN, 46, heading, TEXT, 22, weight="600"))
+        size = 22 * min(1.0, _LONGEST_HEADING / len(heading))
+        parts.append(_text(_MARGIN, 46, heading, TEXT, size, weight="600"))
         parts.append(_text(WIDTH - _MARGIN, 46, sky_title(sky), FAINT, 15, "end"))
     parts.append(f'<g transform="translate(0 {top})">')
     parts += _row_labels(sky, place)
@@ -229,7 +234,7 @@ def sky_svg(sky: Sky, name: str = "sky", heading: str = "") -> Markup:
         f'<g class="stars" transform="translate({left + half:.2f} {half:.2f}) scale({place.cell:.4f})" fill="none" '
         'stroke-linecap="round">'
     )
-    drawn = points(sky, place)
+    drawn = points(stars or sky, place)
     glows = len(drawn.get(_GLOWING, ())) < _MOST_GLOWING * sky.neurons / place.bin  # else they are no stars but a fog
     parts += [_path(name, places, _size(name, place), glows) for name, places in drawn.items()]
     return Markup("".join([*parts, "</g></g>", *legend.parts, "</svg>"]))

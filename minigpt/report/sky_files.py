@@ -51,7 +51,7 @@ def moving(sky: Sky, name: str, heading: str) -> Markup:
     if not frames or place.bin > 1:
         return sky_svg(sky, name, heading)
     patterns = _patterns(frames, sky)
-    still = sky_svg(replace(sky, layers=[_awake(layer) for layer in sky.layers]), name, heading)
+    still = sky_svg(sky, name, heading, stars=replace(sky, layers=[_awake(layer) for layer in sky.layers]))
     seconds = _SECONDS * (len(frames) - 1) + _LAST_SECONDS
     plays = f".{name}-m {{ animation: {seconds:.2f}s step-end infinite; }}"
     style, drawn = [f"@media (prefers-reduced-motion: no-preference) {{ {plays} }}"], []

@@ -111,7 +111,7 @@ def test_deaths_are_counted_by_layer_and_step(measured_run: Path) -> None:
     assert [cell for cell in cells if cell != "·"] == ["3 / 0", "0 / 1", "1 (1) / 0", "4 (1) / 1", "3"]
     life = Page(page).table("life.csv")
     counts = [[int(row[key]) for key in ("up_to_step", "died", "of_these_again", "revived")] for row in life]
-    happened = [[3, 3, 0, 0], [6, 0, 0, 1], [12, 1, 1, 0]]
+    happened = [[4, 3, 0, 0], [8, 0, 0, 1], [12, 1, 1, 0]]
     assert [row for row in counts if any(row[1:])] == happened * 2
 
 
