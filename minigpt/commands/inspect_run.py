@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minigpt.base.errors import MinigptError, StopRequestedError, UsageError
 from minigpt.base.flags import Parser, path_text, user_path
@@ -142,8 +142,17 @@ def _write_page(directory: Path) -> Path:
     if (directory / LEDGER_FILE).is_file():
         return run_claims.write_pages(directory)
     if (directory / record.PLAN).is_file():
-        return run_ablation.write_pages(directory, record.analyse_directory(directory))
+        return _write_ablation(directory, record.analyse_directory(directory))
     return write_report(directory)
+
+
+def _write_ablation(directory: Path, analysis: dict[str, Any]) -> Path:
+    """Draw an ablation, and before it the page of each of its cells, to which it leads."""
+    for cell in analysis["cells"]:
+        run = directory / cell["directory"]
+        if cell["status"] != "pending" and (run / "metrics.jsonl").is_file():
+            write_report(run)
+    return run_ablation.write_pages(directory, analysis)
 
 
 def _write_site(source: Path, site: Path) -> list[Path]:

@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
@@ -28,6 +29,7 @@ from minigpt.report.sky_data import Sky, frames_of_log, read_layers, sky_of_log
 from minigpt.report.sky_drawing import shown_sky
 
 _FORMAT = 1
+_MOST_SEARCHED, _MOST_CRUMBS = 50, 3
 
 
 def run_page(run: Path) -> str:
@@ -92,12 +94,11 @@ def _sky(run: Path, records: list[Record]) -> Sky | None:
 
 
 def _crumbs(run: Path) -> list[tuple[str, str]]:
-    """The page of the ablation or the ledger that this run is a cell of, if it is one."""
-    for place, above in (("..", run.parent), ("../..", run.parent.parent)):
-        for file, label in (("analysis.json", "the ablation"), ("ledger.json", "the ledger of claims")):
-            if (above / file).is_file():
-                return [(label, f"{place}/report.html")]
-    return []
+    """The pages of the ablations and ledgers beside the folder of this run that name it as a cell of theirs."""
+    name, place = run.absolute().name, run.absolute().parent.parent
+    files = [path for file in ("*/analysis.json", "*/ledger.json") for path in sorted(place.glob(file))]
+    naming = [path for path in files[:_MOST_SEARCHED] if name.encode() in read_bytes(path, CheckpointError)]
+    return [(path.parent.name, f"../../{quote(path.parent.name)}/report.html") for path in naming[:_MOST_CRUMBS]]
 
 
 def _deaths(records: list[Record], evaluations: list[Record]) -> dict[str, Any]:
