@@ -22,7 +22,7 @@
 
   // The same as _off in sky_drawing.py, so that no star moves when the sky is redrawn.
   function off(number) {
-    let mixed = Math.imul(number, 0x9e3779b1) >>> 0;
+    let mixed = Math.imul(number + 1, 0x9e3779b1) >>> 0;
     mixed = Math.imul(mixed ^ (mixed >>> 15), 0x85ebca6b) >>> 0;
     return (((mixed ^ (mixed >>> 13)) >>> 0) / 4294967296 - 0.5) * place.scatter;
   }

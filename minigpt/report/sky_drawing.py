@@ -124,7 +124,7 @@ def point(layer: int, index: int, place: Layout) -> str:
 
 def _off(number: int) -> float:
     """How far a point is moved from the middle of its cell, always the same for the same number."""
-    mixed = number * 0x9E3779B1 & 0xFFFFFFFF
+    mixed = (number + 1) * 0x9E3779B1 & 0xFFFFFFFF
     mixed = (mixed ^ mixed >> 15) * 0x85EBCA6B & 0xFFFFFFFF
     return ((mixed ^ mixed >> 13) / 4294967296 - 0.5) * _SCATTER
 

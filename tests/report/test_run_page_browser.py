@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from html_whitelist import BROWSER, opened
 from neuron_files import HOSTILE, add_life, write_neuron_files
 
-from minigpt.report.run_page import run_page
+from minigpt.report.run_page import read_sky, run_page
+from minigpt.report.sky_drawing import layout, points
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
@@ -85,3 +87,12 @@ def test_other_choices(page: Path) -> None:
 def test_a_page_without_neurons_is_silent(tiny_run: Path) -> None:
     """As training leaves it: the sky's script alone, and nothing on the console."""
     assert shown(tiny_run / "report.html").tags.count("script") == 2
+
+
+def test_the_sky_is_redrawn_as_it_was(page: Path) -> None:
+    """Its script draws the last frame anew at the start: each star where Python put it, to the digit."""
+    sky = read_sky(page.parent)
+    assert sky is not None
+    drawn = set(re.findall(r' d="((?:M[\d.-]+ [\d.-]+h0)+)"', opened(page)))
+    assert {"".join(places) for places in points(sky, layout(sky)).values()} <= drawn
+    assert f"as measured: {sky.dead} dead" in opened(page)
