@@ -151,15 +151,16 @@ def all_claims(entries: Sequence[Record]) -> Markup | None:
         axes.set_xticks([-30, -10, -3, -1, 0, 1, 3, 10, 30], ["−30", "−10", "−3", "−1", "margin", "1", "3", "10", "30"])
         axes.minorticks_off()
         axes.set_yticks(range(len(rows)), [_row_label(entry) for _, entry in rows])
-        for label, (_, entry) in zip(axes.get_yticklabels(), rows, strict=True):
-            label.set_url(f"{entry['id']}.html")
+        for tick, (_, entry) in zip(axes.yaxis.get_major_ticks(), rows, strict=True):
+            tick.label2.set_url(f"{entry['id']}.html")
         axes.tick_params(axis="y", length=0)
+        axes.yaxis.tick_right()  # so that a telephone, which shows the left part, shows the marks
         axes.spines["left"].set_visible(False)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.set_xlabel("← too small   |   effect less margin, in half-widths of its interval   |   enough →")
         for verdict, (colour, marker) in _VERDICT_STYLES.items():
             axes.plot([], [], marker, color=colour, label=verdict)
-        drawing.legend(loc="outside upper right", ncols=3)
+        drawing.legend(loc="outside upper left", ncols=3)
 
     title = "Every judged claim: its deciding effect against its margin, by verdict"
     return figures.draw("all-claims", title, (12.4, 1.0 + 0.27 * len(rows)), paint, {"font.size": 10})

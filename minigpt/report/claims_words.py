@@ -150,12 +150,13 @@ def headline(entry: Record, base: Record) -> list[str]:
     if entry["status"] != "judged" or condition is None:
         none = {"not run": "Not run yet.", "stale": "What was found is out of date."}
         return [none.get(entry["status"], "Not measured.")]
-    return [*_dose_sentences(entry, base), _condition_sentence(condition, len(entry["conditions"]))]
+    found, dose = [_condition_sentence(condition, len(entry["conditions"]))], _dose_sentences(entry, base)
+    return dose + found if "dead" in condition["name"].lower() else found + dose
 
 
 def _condition_sentence(condition: Record, conditions: int) -> str:
     name = condition["name"][:1].upper() + condition["name"][1:]
-    deciding_one = f" This condition, of {conditions}, decides." if conditions > 1 else ""
+    deciding_one = f" Of {conditions} conditions this one decides." if conditions > 1 else ""
     if condition["mean"] is None:
         return f"{name}: no mean, as trainings diverged; the margin is {margin(condition)}.{deciding_one}"
     unit, ends = unit_name(condition), interval(condition)
