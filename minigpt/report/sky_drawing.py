@@ -35,7 +35,7 @@ STYLES = {
 }
 """Colour and size of each kind of point."""
 _SCATTER = 0.5  # cells
-_SMALLEST_SCATTERED, _SMALL_CELL = 5.0, 9.0
+_SMALLEST_SCATTERED, _SMALL_CELL, _LARGEST_CELL = 5.0, 9.0, 36.0
 _LONGEST_HEADING = 38  # letters beside the title
 _LETTER = 6.7  # the width of one in the legend
 _GLOWING, _MOST_GLOWING = "7", 0.2
@@ -92,7 +92,7 @@ def layout(sky: Sky) -> Layout:
     rows = max(1, round(widest * cell / _FIELD))
     columns = -(-widest // rows)
     gap = 1.5 if layers <= _MOST_LABELS else 0.0
-    return Layout(columns, rows, per_cell, min(_FIELD / columns, 24.0), gap, layers)
+    return Layout(columns, rows, per_cell, min(_FIELD / columns, _LARGEST_CELL), gap, layers)
 
 
 def binned(layer: SkyLayer, per_cell: int) -> str:

@@ -11,14 +11,15 @@ import pytest
 from html_whitelist import BROWSER, opened
 from made_up_cells import answer, noisy
 from made_up_ledger import made_up_ledger
-from neuron_files import HOSTILE, add_life, write_neuron_files
+from neuron_files import HOSTILE, add_life, write_audit, write_neuron_files
 
 from minigpt.report.ablation_page import ablation_page
+from minigpt.report.audit_page import audit_page
 from minigpt.report.claims_page import claims_pages
 from minigpt.report.run_page import run_page
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
-KINDS = ("run", "ablation", "ledger", "claim")
+KINDS = ("run", "audit", "ablation", "ledger", "claim")
 WINDOWS = {"desktop": (1280, 900), "telephone": (390, 844)}
 MEASURE = """
 const d = frames[0].document, box = (e) => e.getBoundingClientRect();
@@ -38,10 +39,12 @@ def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, 
     run = trained / "runs/first"
     write_neuron_files(run)
     add_life(run, layers=2, steps=12)
+    audit = tmp_path_factory.mktemp("audit")
+    write_audit(audit)
     ledger = claims_pages(made_up_ledger())
     return {
-        "run": run_page(run), "ablation": ablation_page(ablation), "ledger": ledger["report.html"],
-        "claim": ledger["C1.html"],
+        "run": run_page(run), "audit": audit_page(audit), "ablation": ablation_page(ablation),
+        "ledger": ledger["report.html"], "claim": ledger["C1.html"],
     }  # fmt: skip
 
 

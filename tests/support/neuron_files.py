@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from minigpt.base.storage import write_sealed
+
 TOKENS, SEQUENCES = 161_316, 2_521
 HOSTILE = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>'
 STEERING = "\u202e\x1b[31m\u2028\ud800"  # right-to-left override, an escape, a line separator, half a character
@@ -34,6 +36,25 @@ def write_neuron_files(run: Path, layers: int = 2, neurons: int = 64, step: int 
         for layer in range(layers)
     ]
     (run / "explorer.json").write_text(json.dumps({"format": 1, "layers": explored}), encoding="utf-8")
+
+
+def write_audit(folder: Path, layers: int = 2, neurons: int = 64) -> None:
+    """Leave `audit.json audit.csv` in a folder, as an audit of somebody's model does."""
+    chance = random.Random(7)
+    records = [{**layer_record(layer, neurons, chance), "name": f"h.{layer}.mlp"} for layer in range(layers)]
+    settings = {
+        "kind": "folder", "parameters": 124_000, "model_sha256": "0" * 64, "stored_dtype": "float32",
+        "dtype": "float32", "corpus": "stdlib", "split": "val", "text_sha256": "0" * 64, "context": 64, "window_start": [],
+        "seconds": 3.0, "position_0": "include", "tokens_per_second": 50_000.0,
+    }  # fmt: skip
+    found = {
+        "format": 1, "name": HOSTILE, "family": "gpt2", "layers": records, "tokens": TOKENS, "published": None,
+        "answer": "3.9 % of the neurons never fired.", "dequantised": False, "without_position_0": None,
+        "model": {"dead": 5, "neurons": layers * neurons, "dead_fraction": 5 / (layers * neurons)},
+        "environment": {"torch": "2.13.0"},
+    }  # fmt: skip
+    (folder / "audit.csv").write_text(neuron_table(records), encoding="utf-8")
+    write_sealed(folder / "audit.json", {**settings, **found})
 
 
 def neuron_table(records: list[dict[str, Any]]) -> str:
