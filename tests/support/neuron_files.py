@@ -44,8 +44,8 @@ def write_audit(folder: Path, layers: int = 2, neurons: int = 64) -> None:
     records = [{**layer_record(layer, neurons, chance), "name": f"h.{layer}.mlp"} for layer in range(layers)]
     settings = {
         "kind": "folder", "parameters": 124_000, "model_sha256": "0" * 64, "stored_dtype": "float32",
-        "dtype": "float32", "corpus": "stdlib", "split": "val", "text_sha256": "0" * 64, "context": 64, "window_start": [],
-        "seconds": 3.0, "position_0": "include", "tokens_per_second": 50_000.0,
+        "dtype": "float32", "corpus": "stdlib", "split": "val", "text_sha256": "0" * 64, "context": 64,
+        "window_start": [], "seconds": 3.0, "position_0": "include", "tokens_per_second": 50_000.0,
     }  # fmt: skip
     found = {
         "format": 1, "name": HOSTILE, "family": "gpt2", "layers": records, "tokens": TOKENS, "published": None,
