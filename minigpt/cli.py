@@ -30,6 +30,7 @@ from minigpt.base.flags import Parser, path_text
 from minigpt.commands import (
     alter_neurons,
     audit_model,
+    draw_sky,
     examine_neurons,
     exchange_models,
     inspect_run,
@@ -82,6 +83,7 @@ COMMANDS = {
     "report": Command(
         "draw a run, an ablation or a ledger, or a site of pages", inspect_run.add_report_flags, inspect_run.run_report
     ),
+    "sky": Command("a picture of all neurons of a run or an audit", draw_sky.add_flags, draw_sky.run),
     "surgery": Command(
         "cut out dead neurons or give them a new start, in a new run", alter_neurons.add_flags, alter_neurons.run
     ),

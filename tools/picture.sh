@@ -1,12 +1,19 @@
 #!/usr/bin/env bash
-# Photograph the top of a run's page with headless Chromium: tools/picture.sh RUN OUT.png (docs/run-page.png is one).
+# Draw the README's pictures from two finished runs: tools/picture.sh HEALTHY HARSH
+#   docs/sky.svg        the neurons of both, one below the other
+#   docs/run-page.png   the top of the harsh run's page, in headless Chromium
+# Runs like these, about two minutes each on a laptop, after which `minigpt neurons` counts:
+#   python train.py --steps 400 --eval-every 20 --out runs/healthy
+#   python train.py --steps 400 --eval-every 20 --out runs/harsh --lr 0.03 --warmup-steps 0
 set -euo pipefail
-run="$1" out="$2" height="${3:-1175}"
+healthy="$1" harsh="$2" out="${3:-docs}" height="${4:-960}"
 browser="$(command -v chromium || command -v chromium-browser || command -v google-chrome)"
 
-"$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size="1000,$height" \
-    --screenshot="$out" "file://$(realpath "$run")/report.html" 2> /dev/null
-python - "$out" << 'END'
+python -m minigpt sky "$healthy" "$harsh" --name "healthy" --name "harsh: a rate thirty times larger" --out "$out/sky.svg"
+python -m minigpt report "$harsh"
+"$browser" --headless --no-sandbox --disable-gpu --hide-scrollbars --window-size="1120,$height" \
+    --screenshot="$out/run-page.png" "file://$(realpath "$harsh")/report.html" 2> /dev/null
+python - "$out/run-page.png" << 'END'
 import sys
 from PIL import Image  # a dependency of matplotlib
 

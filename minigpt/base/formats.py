@@ -132,6 +132,22 @@ def hundredths(share: float | None) -> str:
     return "<0.1" if 0 < share < _SMALLEST_SHARE else f"{100 * share:.1f}"
 
 
+def with_deviation(mean: float, deviation: float | None, unit: str = "") -> str:
+    """A mean with its deviation to two digits, and no more digits of the mean than that: `2.2 ± 1.0 %`."""
+    if not deviation:
+        return f"{_true_minus(f'{mean:.4g}')}{unit}"
+    digits = max(0, 1 - math.floor(math.log10(deviation)))
+    return f"{fixed(mean, digits)} ± {deviation:.{digits}f}{unit}"
+
+
+def mean_percent(share: dict[str, float] | None) -> str:
+    """The mean of a share over seeds with its standard deviation."""
+    if share is None or share["mean"] is None:
+        return MISSING
+    deviation = share.get("sd")
+    return with_deviation(100 * share["mean"], 100 * deviation, " %") if deviation else percent(share["mean"])
+
+
 def spread_percent(share: dict[str, float] | None) -> str:
     """The mean of a share over seeds, and its extremes where they differ."""
     if share is None or share["mean"] is None:

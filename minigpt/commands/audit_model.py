@@ -14,6 +14,7 @@ from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.health_columns import AUDIT, EXPENDABLE, TRUSTED_TOKENS, by_question, legend, reasons_for_missing
 from minigpt.base.storage import lock_directory, remove_tree, to_json, write_text
 from minigpt.base.tables import Column, Table, terminal_width, wrapped
+from minigpt.commands.showing import add_open_flag, show
 
 PAGE = "audit.html"
 AUDITS = Path("audits")
@@ -76,6 +77,7 @@ def add_flags(parser: Parser) -> None:
     output.add_argument("--out", type=user_path, metavar="DIR", help="where it goes [audits/NAME]")
     output.add_argument("--overwrite", action="store_true", help="replace an audit that is there")
     output.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    add_open_flag(parser)
 
 
 def run(values: argparse.Namespace) -> int:
@@ -114,6 +116,7 @@ def run(values: argparse.Namespace) -> int:
     print(audit_text(found.record))
     names = ", ".join([*(path.name for path in written), PAGE])
     print(f"wrote {names} into {out} in {formats.duration(found.record['seconds'])}")
+    show(out / PAGE, values.open)
     return 0
 
 

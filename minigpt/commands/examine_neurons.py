@@ -12,7 +12,8 @@ from minigpt.base.flags import Parser, path_text
 from minigpt.base.health_columns import glossary_markdown
 from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
-from minigpt.commands.inspect_run import add_run
+from minigpt.commands.inspect_run import add_run, write_report
+from minigpt.commands.showing import add_open_flag, show
 
 
 def add_neurons_flags(parser: Parser) -> None:
@@ -28,6 +29,7 @@ def add_neurons_flags(parser: Parser) -> None:
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
+    add_open_flag(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     form.add_argument("--glossary", action="store_true", help="print what each figure means, as Markdown, and end")
@@ -51,6 +53,7 @@ def run_neurons(values: argparse.Namespace) -> int:
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
     record, found = diagnose_run(opened, values.corpus, values.split, values.tokens or 0)
     written = write(opened, record, found)
+    page = write_report(opened.directory)
     if values.json:
         print(to_json({**read_json(written[0], CheckpointError), "run": str(opened.directory)}))
         return 0
@@ -59,6 +62,7 @@ def run_neurons(values: argparse.Namespace) -> int:
         f"wrote {', '.join(path.name for path in written)} into {opened.directory}"
         f" in {formats.duration(record['seconds'])}"
     )
+    show(page, values.open)
     return 0
 
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
+from minigpt.commands.showing import add_open_flag, show
 
 DOCS = Path("docs")
 
@@ -95,6 +97,7 @@ def add_report_flags(parser: Parser) -> None:
     parser.add_argument("directory", nargs="?", type=user_path, metavar="DIRECTORY", help=help_)
     help_ = f"write the pages of every ledger and ablation in DIRECTORY [{DOCS}] below SITE"
     parser.add_argument("--site", type=user_path, metavar="SITE", help=help_)
+    add_open_flag(parser)
 
 
 def run_report(values: argparse.Namespace) -> int:
@@ -106,6 +109,7 @@ def run_report(values: argparse.Namespace) -> int:
     else:
         pages = [_write_page(values.directory or newest_run())]
     print("\n".join(f"wrote {page}" for page in pages))
+    show(pages[0], values.open)
     return 0
 
 
@@ -117,8 +121,17 @@ def _write_page(directory: Path) -> Path:
     if (directory / LEDGER_FILE).is_file():
         return run_claims.write_pages(directory)
     if (directory / record.PLAN).is_file():
-        return run_ablation.write_pages(directory, record.analyse_directory(directory))
+        return _write_ablation(directory, record.analyse_directory(directory))
     return write_report(directory)
+
+
+def _write_ablation(directory: Path, analysis: dict[str, Any]) -> Path:
+    """Draw an ablation, and before it the page of each of its cells, to which it leads."""
+    for cell in analysis["cells"]:
+        run = directory / cell["directory"]
+        if cell["status"] != "pending" and (run / "metrics.jsonl").is_file():
+            write_report(run)
+    return run_ablation.write_pages(directory, analysis)
 
 
 def _write_site(source: Path, site: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What single neurons react to and write: the passages that excite them most, and the tokens they promote.
+"""What single neurons react to and write: the passages that excite them most, the tokens they promote, and their z.
 
 Only a bounded number of neurons of each layer is looked at: the strongest contributors, a spread over the rest, and
 the dead ones by number, so that the result stays small for any model.
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from minigpt.model import GPT
+from minigpt.neurons.anatomy import activation_curve, biases, z_histograms
 from minigpt.neurons.census import NeuronTable
 from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import Batch
@@ -85,22 +86,38 @@ def explore(
         for sequence in found.sequences(table.layer, neuron)
     ]
     passages = _read(model, batches, places, token_text)
+    kept = [[*neurons, *_dead(table)] for table, neurons in zip(tables, chosen, strict=True)]
+    histograms = z_histograms(model, kept, batches)
     layers = []
-    for table, neurons in zip(tables, chosen, strict=True):
-        living = []
-        for neuron, scores in zip(neurons, promotions(model, table.layer, neurons), strict=True):
-            sequences = found.sequences(table.layer, neuron)
-            shown = [passages[_Place(table.layer, neuron, sequence)] for sequence in sequences]
-            living.append({**_head(table, neuron), **_promoted(scores, token_text), "passages": shown})
-        dead = [neuron for neuron, verdict in enumerate(table.verdict) if verdict in ("certified", "dead")]
-        nothing: dict[str, Any] = {"promoted": [], "suppressed": [], "passages": []}
-        layers.append(
+    for table, neurons, block, shapes in zip(tables, kept, plain_blocks(model), histograms, strict=True):
+        living = len(neurons) - len(_dead(table))
+        promoted = [_promoted(scores, token_text) for scores in promotions(model, table.layer, neurons[:living])]
+        promoted += [{"promoted": [], "suppressed": []}] * (len(neurons) - living)
+        found_here = [
             {
-                "layer": table.layer,
-                "neurons": living + [{**_head(table, neuron), **nothing} for neuron in dead[:MOST_DEAD]],
+                **_head(table, neuron),
+                "max_z": table.max_z[neuron].item(),
+                "bias": bias,
+                "z": shape,
+                **words,
+                "passages": [
+                    passages[_Place(table.layer, neuron, place)] for place in _sequences(found, table, neuron)
+                ],
             }
-        )
+            for neuron, words, bias, shape in zip(neurons, promoted, biases(block, neurons), shapes, strict=True)
+        ]
+        layers.append({"layer": table.layer, "curve": activation_curve(block), "neurons": found_here})
     return layers
+
+
+def _dead(table: NeuronTable) -> list[int]:
+    """The dead neurons to look at, by number."""
+    return [neuron for neuron, verdict in enumerate(table.verdict) if verdict in ("certified", "dead")][:MOST_DEAD]
+
+
+def _sequences(found: Passages, table: NeuronTable, neuron: int) -> list[int]:
+    """Where a living neuron was most excited; nowhere for a dead one."""
+    return found.sequences(table.layer, neuron) if table.verdict[neuron] in ("rare", "alive") else []
 
 
 def choose_neurons(table: NeuronTable) -> list[int]:

@@ -23,6 +23,7 @@ VERDICTS = ("better", "worse", "equivalent", "undecided", "no verdict")
 FORMAT = 1
 LINEAR_MARGINS, MOST_MARGINS = 2.0, 15.0
 """The forest plot is linear within ±2 margins and logarithmic beyond if a difference exceeds 15; else all linear."""
+_MOST_NAMED, _LONGEST_NAMES = 10, 90
 MOST_OVERLAID = 8
 """Up to this many arms share a frame; more get a small frame each."""
 
@@ -55,6 +56,22 @@ def read_analysis(directory: Path) -> Record:
     if written != FORMAT:
         raise CheckpointError(f"cannot read {path}; its format is {written!r}; this version reads {FORMAT}")
     return dict(analysis)
+
+
+def title(analysis: Record) -> str:
+    """What was compared, in words."""
+    factors = {
+        key.replace("_", " "): [formats.setting(value) for value in values]
+        for key, values in analysis["factors"].items()
+    }
+    if len(factors) != 1:
+        return f"{formats.counted(len(analysis['arms']), 'arm')} compared" + (
+            f": {formats.joined(list(factors))}" if factors else ""
+        )
+    ((factor, values),) = factors.items()
+    if len(values) > _MOST_NAMED or len("".join(values)) > _LONGEST_NAMES:
+        return f"{len(values)} values of {factor} compared"
+    return f"{factor[:1].upper()}{factor[1:]}: {formats.joined(values)} compared"
 
 
 def subtitle(analysis: Record) -> str:

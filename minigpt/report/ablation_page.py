@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from minigpt.report.ablation_contents import VERDICTS, read_analysis, sections, subtitle, unfinished, warnings
+from minigpt.report.ablation_contents import VERDICTS, read_analysis, sections, subtitle, title, unfinished, warnings
 from minigpt.report.ablation_figures import FIGURES
-from minigpt.report.pages import environment
+from minigpt.report.ablation_tables import ranking_table
+from minigpt.report.pages import render
 
 TEMPLATE = "ablation_page.html.jinja"
 
@@ -18,18 +19,19 @@ def ablation_page(directory: Path) -> str:
         CheckpointError: there is no analysis that can be read.
     """
     analysis = read_analysis(directory)
+    for cell in analysis["cells"]:
+        cell["page"] = (directory / str(cell["directory"]) / "report.html").is_file()
     contents = sections(analysis)
-    return (
-        environment()
-        .get_template(TEMPLATE)
-        .render(
-            analysis=analysis,
-            subtitle=subtitle(analysis),
-            warnings=[warning for warning in (unfinished(analysis), *warnings(analysis)) if warning],
-            sections=contents,
-            verdicts=VERDICTS,
-            figures={
-                section.figure: FIGURES[section.figure](analysis) for section in contents if section.figure is not None
-            },
-        )
+    return render(
+        TEMPLATE,
+        ["ablation.css"],
+        analysis=analysis,
+        title=title(analysis),
+        subtitle=subtitle(analysis),
+        warnings=[warning for warning in (unfinished(analysis), *warnings(analysis)) if warning],
+        first=contents[0],
+        ranking=ranking_table(analysis),
+        sections=contents,
+        verdicts=VERDICTS,
+        figures={section.figure: FIGURES[section.figure](analysis) for section in contents if section.figure},
     )

@@ -51,6 +51,33 @@ def final_loss_bounds(analysis: Record) -> tuple[Record, Record] | None:
     return (ranked[0], ranked[-1]) if ranked else None
 
 
+# The ranking
+
+
+def ranking_table(analysis: Record) -> Table:
+    """The arms from the lowest mean loss to the highest, each with its verdict against its reference."""
+    ranked = sorted(analysis["arms"], key=lambda arm: math.inf if arm["loss"] is None else arm["loss"]["mean"])
+    verdicts: dict[str, list[str]] = {}
+    for pair in analysis["comparisons"]:
+        verdicts.setdefault(pair["arm"], []).append(_against(pair))
+    columns = (
+        Column("rank", "rank"),
+        Column.words("arm", "name"),
+        Column("loss, nats", "loss", _mean_loss),
+        Column("perplexity", "perplexity", formats.perplexity),
+        Column("dead neurons", "dead_fraction", formats.mean_percent),
+        Column.words("verdict", lambda arm: "; ".join(verdicts.get(arm["name"], ["the reference"] * arm["reference"]))),
+    )
+    rows = [{"rank": str(place), **arm} for place, arm in enumerate(ranked, start=1)]
+    return Table("The arms, from the lowest loss to the highest", columns, rows)
+
+
+def _against(pair: Record) -> str:
+    if pair["mean"] is None:
+        return f"{pair['verdict']} ({pair['reference']})"
+    return f"{pair['verdict']}, {formats.signed(pair['mean'])} against {pair['reference']}"
+
+
 # Comparisons
 
 
@@ -266,7 +293,7 @@ def cells_table(analysis: Record) -> Table:
 
 def _link(cell: Record) -> str | None:
     path = cell["directory"].rstrip("/")
-    return f"{path}/" if _RELATIVE_PATH.fullmatch(path) else None
+    return f"{path}/{'report.html' if cell.get('page') else ''}" if _RELATIVE_PATH.fullmatch(path) else None
 
 
 def stale_table(analysis: Record) -> Table:

@@ -1,15 +1,18 @@
-"""The page of an audit, `audit.html`: one file without network or scripts, drawn from `audit.json` alone."""
+"""The page of an audit, `audit.html`: one file without network, drawn from `audit.json` and `audit.csv` alone."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.reading import read_sealed
 from minigpt.report import layer_tables, pages
 from minigpt.report.layer_sections import layer_sections
+from minigpt.report.sky_data import Sky, read_layers
+from minigpt.report.sky_drawing import shown_sky
 
 _FORMAT = 1
 
@@ -24,22 +27,21 @@ def audit_page(folder: Path) -> str:
     record = read_sealed(path, CheckpointError)
     if record is None or record.get("format") != _FORMAT:
         raise CheckpointError(f"{path} is not what an audit of format {_FORMAT} leaves; repeat `minigpt audit`")
-    return (
-        pages.environment()
-        .get_template("audit_page.html.jinja")
-        .render(
-            record=record,
-            settings=_settings(record),
-            style=pages.resource("page.css"),
-            trusted_tokens=TRUSTED_TOKENS,
-            missing="–",
-            neuron_table="audit.csv" if (folder / "audit.csv").exists() else None,
-            without=layer_tables.health_tables(record["without_position_0"] or [], judged=False),
-            expendable=layer_tables.expendable_table(record["layers"], record["model"])
-            if record.get("expendable_tokens")
-            else None,
-            **layer_sections(record["layers"], judged=False),
-        )
+    table = folder / "audit.csv"
+    sky = Sky(read_layers(table)) if table.exists() else None
+    searched = bool(record.get("expendable_tokens"))
+    return pages.render(
+        "audit_page.html.jinja",
+        scripts=["sky.js"] if sky else [],
+        record=record,
+        settings=_settings(record),
+        trusted_tokens=TRUSTED_TOKENS,
+        missing=formats.MISSING,
+        sky=shown_sky(sky) if sky else None,
+        neuron_table=table.name if sky else None,
+        without=layer_tables.health_tables(record["without_position_0"] or [], judged=False),
+        expendable=layer_tables.expendable_table(record["layers"], record["model"]) if searched else None,
+        **layer_sections(record["layers"], judged=False),
     )
 
 

@@ -78,6 +78,108 @@ def series(entry: Record, index: int) -> Markup:
     return figures.draw(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
 
 
+# Loss and death over the same dose
+
+
+def dose_pair(entry: Record) -> tuple[Record, Record] | None:
+    """The pictures of dead shares and of losses over the same quantity, if a claim has both."""
+    across: dict[str, dict[str, Record]] = {}
+    for picture in entry.get("series", ()):
+        what = "dead" if words.is_dead_share(picture["y"]) else "loss" if picture["y"].startswith("loss") else ""
+        across.setdefault(picture["x"], {}).setdefault(what, picture)
+    pairs = [(found["dead"], found["loss"]) for found in across.values() if {"dead", "loss"} <= found.keys()]
+    return pairs[0] if pairs else None
+
+
+def dose_response(entry: Record, base: Record) -> Markup | None:
+    """Dead share above, loss below, over one axis that says what the dose is; None without both."""
+    from matplotlib.ticker import PercentFormatter
+
+    pair = dose_pair(entry)
+    if pair is None:
+        return None
+
+    def paint(drawing: Any) -> None:
+        panels = drawing.subplots(2, 1, sharex=True)
+        for axes, picture, label in zip(panels, pair, ("dead neurons", "loss, nats per token"), strict=True):
+            for number, line in enumerate(picture["lines"]):
+                _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
+            _label_quantity(axes, picture)
+            axes.set_ylabel(label)
+            axes.grid()
+        panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panels[0].set_ylim(bottom=0)
+        panels[0].set_xlabel("")
+        panels[1].set_xlabel(dose_label(pair[0]["x"], base))
+        if len(pair[0]["lines"]) > 1:
+            panels[0].legend()
+
+    title = f"{entry['id']}: dead neurons and loss over {pair[0]['x']}"
+    return figures.draw(f"{entry['id']}-dose", title, (_SERIES_WIDTH, 4.6), paint)
+
+
+def dose_label(quantity: str, base: Record) -> str:
+    """What a dose is a multiple of, where the ledger says it."""
+    rate = base.get("lr")
+    return f"learning rate (× base rate {rate:g})" if quantity == "multiple of the base rate" and rate else quantity
+
+
+# All claims in one picture
+
+_VERDICT_STYLES = {"SUPPORTED": (_REACHED, "o"), "REFUTED": (_EXCLUDED, "X"), "INCONCLUSIVE": ("#7a7f88", "D")}
+_FARTHEST = 100.0
+_STATEMENT_WIDTH = 88
+
+
+def all_claims(entries: Sequence[Record]) -> Markup | None:
+    """A row for each judged claim: how far its effect is from its margin; None if none was judged."""
+    placed = [(entry, words.deciding(entry)) for entry in entries if entry["status"] == "judged"]
+    rows = sorted(((_distance(found), entry) for entry, found in placed if found), key=lambda row: -row[0])
+    if not rows:
+        return None
+
+    def paint(drawing: Any) -> None:
+        axes = drawing.subplots()
+        axes.axvspan(0, 2 * _FARTHEST, color=_REACHED, alpha=0.09, linewidth=0)
+        axes.axvline(0, color=figures.INK, linewidth=1.0, dashes=(3, 2))
+        for height, (distance, entry) in enumerate(rows):
+            colour, marker = _VERDICT_STYLES[entry["verdict"]]
+            axes.plot([distance - 1, distance + 1], [height, height], color=colour, linewidth=2)
+            axes.plot([distance], [height], marker, color=colour, markersize=6)
+        axes.set_xscale("symlog", linthresh=3, linscale=1)
+        axes.set_xlim(-_FARTHEST, _FARTHEST)
+        axes.set_xticks([-30, -10, -3, -1, 0, 1, 3, 10, 30], ["−30", "−10", "−3", "−1", "margin", "1", "3", "10", "30"])
+        axes.minorticks_off()
+        axes.set_yticks(range(len(rows)), [_row_label(entry) for _, entry in rows])
+        for tick, (_, entry) in zip(axes.yaxis.get_major_ticks(), rows, strict=True):
+            tick.label2.set_url(f"{entry['id']}.html")
+        axes.tick_params(axis="y", length=0)
+        axes.yaxis.tick_right()  # so that a telephone, which shows the left part, shows the marks
+        axes.spines["left"].set_visible(False)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.set_xlabel("← too small   |   effect less margin, in half-widths of its interval   |   enough →")
+        for verdict, (colour, marker) in _VERDICT_STYLES.items():
+            axes.plot([], [], marker, color=colour, label=verdict)
+        drawing.legend(loc="outside upper left", ncols=3)
+
+    title = "Every judged claim: its deciding effect against its margin, by verdict"
+    return figures.draw("all-claims", title, (12.4, 1.0 + 0.27 * len(rows)), paint, {"font.size": 10})
+
+
+def _row_label(entry: Record) -> str:
+    return f"{entry['id']}  {textwrap.shorten(entry['statement'], _STATEMENT_WIDTH, placeholder=' …')}"
+
+
+def _distance(condition: Record) -> float:
+    """From margin to effect, in half-widths of the interval; without one, at the edge on the side of the outcome."""
+    edge = _FARTHEST / 1.5
+    if condition["mean"] is None or condition["low90"] is None:
+        return edge if condition["meets"] else -edge if condition["excluded"] else 0.0
+    half = (condition["high90"] - condition["low90"]) / 2
+    distance = condition["mean"] - condition["margin"]
+    return math.copysign(min(edge, abs(distance) / half if half else edge), distance)
+
+
 # Effects
 
 

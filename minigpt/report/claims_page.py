@@ -20,14 +20,19 @@ _OVERVIEW, _CLAIM = "claims_page.html.jinja", "claim_page.html.jinja"
 def claims_pages(ledger: Record) -> dict[str, str]:
     """Return the content of every file by its name beside the ledger."""
     ledger = words.made_visible(ledger)
-    entries = ledger["claims"]
+    entries, base = ledger["claims"], ledger["scale"]["base"]
     files = {"report.html": _overview(ledger), "README.md": overview_markdown(ledger)}
     for place, entry in enumerate(entries):
         claim = entry["id"]
         neighbours = {f"← {before['id']}": before["id"] for before in entries[:place][-1:]}
         neighbours |= {f"{after['id']} →": after["id"] for after in entries[place + 1 :][:1]}
         drawn = _figures(entry) if "arms" in entry else {}
-        files[f"{claim}.html"] = _render(_CLAIM, entry=entry, neighbours=neighbours, drawn=drawn)
+        dose = claims_figures.dose_response(entry, base) if drawn else None
+        first = dose or drawn.get(claim)
+        crumbs = [("the ledger of claims", f"report.html#{claim}")]
+        files[f"{claim}.html"] = _render(
+            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=first, dose=dose, base=base, crumbs=crumbs
+        )
         files[f"{claim}.md"] = claim_markdown(entry, neighbours)
         files |= {f"{FIGURES}/{name}.svg": standing_alone(figure) for name, figure in drawn.items()}
     return files
@@ -45,11 +50,9 @@ def _overview(ledger: Record) -> str:
         for entry in ledger["claims"]
         if "arms" in entry
     }
-    return _render(_OVERVIEW, ledger=ledger, strips=strips)
+    return _render(_OVERVIEW, ledger=ledger, strips=strips, picture=claims_figures.all_claims(ledger["claims"]))
 
 
 def _render(template: str, **content: object) -> str:
-    environment = pages.environment()
-    environment.globals |= {"formats": formats, "words": words, "summary": claims_summary, "tables": claims_tables}
-    style = pages.resource("page.css") + pages.resource("claims.css")
-    return environment.get_template(template).render(style=style, **content)
+    rooms = {"formats": formats, "words": words, "summary": claims_summary, "tables": claims_tables}
+    return pages.render(template, ["claims.css"], [], **{**rooms, **content})

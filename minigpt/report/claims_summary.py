@@ -27,6 +27,10 @@ INTRODUCTION = (
     f"What the article “{ARTICLE}” claims, and what trainings of small GPTs show. "
     "The rule that decides about a claim was fixed before anything was run."
 )
+PICTURE = (
+    "A row for each judged claim: the effect that decides it, less the margin it had to reach, in half-widths of its "
+    "90 % interval, so that claims in different units compare. In the tinted half an effect is large enough."
+)
 GENERAL = "Forecasts, cost and scale"
 _FAMILY_NOTES = {
     "primary": (
@@ -100,6 +104,16 @@ def _said(entry: Record) -> tuple[str, str, str]:
 
 
 # Figures of the whole ledger
+
+
+def headline(ledger: Record) -> str:
+    """How the claims fared, in one sentence."""
+    found = dict(counts(ledger))
+    judged = [f"{found.get(verdict, 0)} {verdict.lower()}" for verdict in words.VERDICTS]
+    number = sum(found.get(verdict, 0) for verdict in words.VERDICTS)
+    if not number:
+        return f"None of the {len(ledger['claims'])} claims has been judged yet."
+    return f"Of {len(ledger['claims'])} claims {number} were judged: {formats.joined(judged)}."
 
 
 def counts(ledger: Record) -> list[tuple[str, int]]:

@@ -135,9 +135,8 @@ def _mean_and_spread(column: str, row: Record) -> str:
     if cell["mean"] is None:
         return MISSING
     scale, unit = (100.0, " %") if words.is_share(column) else (1.0, "")
-    spread = f" ± {scale * cell['sd']:.3g}" if cell["sd"] else ""
     missing = f" ({cell['missing']} missing)" if cell["missing"] else ""
-    return f"{scale * cell['mean']:.4g}".replace("-", "−") + spread + unit + missing
+    return formats.with_deviation(scale * cell["mean"], scale * (cell["sd"] or 0.0), unit) + missing
 
 
 def provenance_table(entry: Record) -> Table:

@@ -15,7 +15,7 @@ from minigpt.report.figures import Record
 
 MAX_STEPS = 16
 MAX_ROWS = 500
-MAX_INTERVALS = 8
+MAX_INTERVALS = 6
 DIED, REVIVED, RECYCLED = "neurons_died", "neurons_revived", "neurons_recycled"
 _LEVELS = 8
 
@@ -123,12 +123,11 @@ def watched(records: list[Record]) -> bool:
 
 
 def life_table(records: list[Record]) -> LifeTable | None:
-    """Count deaths, re-deaths and revivals of every layer in equal intervals of steps; None if none was logged."""
+    """Count deaths, re-deaths and revivals of every layer between evaluations; None if none was logged."""
     events = life_events(records)
     if not events:
         return None
-    last = max(record.get("step", 0) for record in records)
-    ends = sorted({-(-last * part // MAX_INTERVALS) for part in range(1, MAX_INTERVALS + 1)})
+    ends = _interval_ends(records)
     rows = [LifeRow(layer, intervals=[Tally() for _ in ends]) for layer in range(_layers(records))]
     recycled = 0
     for event in events:
@@ -143,6 +142,13 @@ def life_table(records: list[Record]) -> LifeTable | None:
         row.intervals[interval].add(event)
         (row.dead.difference_update if event["event"] == REVIVED else row.dead.update)(event["neurons"])
     return LifeTable(ends, rows, recycled)
+
+
+def _interval_ends(records: list[Record]) -> list[int]:
+    """Where to end intervals: at evaluations, which see deaths, and at the end of the log."""
+    last = max(record.get("step", 0) for record in records)
+    evaluated = [record for record in records if record["kind"] == "eval" and 0 < record["step"] < last]
+    return sorted({*(record["step"] for record in evenly_picked(evaluated, MAX_INTERVALS - 1)), last})
 
 
 def _layers(records: list[Record]) -> int:

@@ -57,14 +57,81 @@
     return box;
   }
 
+  // ------------------------------------------------------------------------------------- anatomy: z and the activation
+
+  const silent = (neuron) => neuron.firing === "never";
+
+  function drawn(tag, attributes, text) {
+    const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+    if (text !== undefined) made.textContent = text;
+    return made;
+  }
+
+  function rounded(value) {
+    return String(Number(value.toPrecision(2))).replace("-", "−");
+  }
+
+  // The histogram of z below the curve of the activation, over one axis; what lies above 0 is coloured.
+  function anatomy({ z }, curve, [low, high], label) {
+    const [width, height, left, top, floor] = [420, 200, 14, 12, 170];
+    const x = (value) => left + ((width - 2 * left) * (value - low)) / (high - low);
+    const svg = drawn("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label });
+    const most = Math.max(...z.counts);
+    const step = (z.high - z.low) / z.counts.length;
+    z.counts.forEach((count, index) => {
+      const begin = z.low + index * step;
+      const bar = count ? Math.max(1.5, (90 * count) / most) : 0;
+      const colour = begin + step / 2 > 0 ? "#2f7fd6" : "#8a8f98";
+      svg.append(drawn("rect", { x: x(begin), y: floor - bar, width: Math.max(1, x(begin + step) - x(begin) - 0.5), height: bar, fill: colour }));
+    });
+    const inside = (curve ?? []).filter(([at]) => at >= low && at <= high);
+    const tallest = Math.max(1e-9, ...inside.map(([, value]) => value));
+    const path = inside.map(([at, value], index) => `${index ? "L" : "M"}${x(at)} ${floor - (140 * value) / tallest}`).join("");
+    svg.append(
+      drawn("path", { d: `M${left} ${floor}H${width - left}`, stroke: "currentColor", "stroke-width": 1 }),
+      drawn("path", { d: `M${x(0)} ${top}V${floor}`, stroke: "currentColor", "stroke-width": 1, "stroke-dasharray": "3 3" }),
+      drawn("path", { d: path, stroke: "#d9730d", "stroke-width": 2.5, fill: "none" }),
+      drawn("text", { x: x(0), y: floor + 18, "text-anchor": "middle", "font-size": 13 }, "z = 0"),
+    );
+    if (x(0) - x(low) > 40) svg.append(drawn("text", { x: x(low), y: floor + 18, "font-size": 13 }, rounded(low)));
+    if (x(high) - x(0) > 40) svg.append(drawn("text", { x: x(high), y: floor + 18, "text-anchor": "end", "font-size": 13 }, rounded(high)));
+    return svg;
+  }
+
+  // A dead neuron has the living one of middling firing rate beside it, a living one the first of the dead.
+  function counterpart(layer, neuron) {
+    const others = layer.neurons.filter((other) => other.z && silent(other) !== silent(neuron));
+    return silent(neuron) ? others.sort(ORDERS.rate)[others.length >> 1] : others[0];
+  }
+
+  function explained(layer, neuron) {
+    if (!neuron.z) return [];
+    const other = counterpart(layer, neuron);
+    const pair = other ? [neuron, other] : [neuron];
+    const range = [Math.min(-0.5, ...pair.map(({ z }) => z.low)), Math.max(0.5, ...pair.map(({ z }) => z.high))];
+    const plots = element("div", undefined, "plots");
+    plots.append(...pair.map((shown, index) => {
+      const state = silent(shown) ? "dead" : "alive";
+      const label = `neuron ${shown.neuron}, ${state}`;
+      const figure = element("figure");
+      figure.append(element("figcaption", index ? `for comparison: ${label}` : label), anatomy(shown, layer.curve, range, `Histogram of z, ${label}`));
+      return figure;
+    }));
+    const key = "Bars: how often z has each value, on some of the text; blue above 0.";
+    const curve = layer.curve ? " Orange: the activation, which makes h of z." : "";
+    return [element("p", neuron.why.join(" ")), plots, element("p", key + curve, "note")];
+  }
+
   function show(layer, neuron) {
     const passages = neuron.passages.map(passage);
     view.replaceChildren(
       element("h3", `Layer ${layer.layer}, neuron ${neuron.neuron}`),
       facts(neuron),
+      ...explained(layer, neuron),
       ...tokens("Makes these tokens likelier when it fires", neuron.promoted),
       ...tokens("Makes these tokens less likely", neuron.suppressed),
-      element("h4", passages.length ? "Passages where it fires most" : "No passages are kept of this neuron"),
+      ...(passages.length ? [element("h4", "Passages where it fires most")] : []),
       ...passages,
     );
   }
@@ -113,7 +180,8 @@
       neuronChoice.value = Number(asked[2]);
       showChosen();
     } else {
-      view.replaceChildren(element("p", `Neuron ${asked[2]} of layer ${asked[1]} is not among those kept here.`));
+      const known = byId("sky-readout")?.dataset.chosen;
+      view.replaceChildren(element("p", `Neuron ${asked[2]} of layer ${asked[1]} is not among those kept here.`), ...(known ? [element("p", known)] : []));
     }
     byId("explorer").scrollIntoView();
     return true;
@@ -134,5 +202,15 @@
   byId("next").addEventListener("click", () => step(1));
   window.addEventListener("hashchange", follow);
   byId("controls").hidden = false;
-  if (!follow()) showChosen();
+  function begin() {
+    const layer = data.layers.find(({ neurons }) => neurons.some((neuron) => neuron.z && silent(neuron)));
+    if (layer) {
+      layerChoice.value = layer.layer;
+      fillNeurons();
+      neuronChoice.value = layer.neurons.find((neuron) => neuron.z && silent(neuron)).neuron;
+    }
+    showChosen();
+  }
+
+  if (!follow()) begin();
 })();

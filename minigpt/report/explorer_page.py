@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from minigpt.base.formats import percent, visible
+from minigpt.report.anatomy_words import Lives, sentences
 from minigpt.report.figures import Record
 
 MAX_BYTES = 2_000_000
@@ -17,9 +18,12 @@ _RARE = 1e-3  # below this share a percentage says too little
 _SHOWN_SPACES = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
-def explorer_data(explorer: Record) -> Record:
-    """What the script needs of `explorer.json`; if that is too much, first fewer passages each, then fewer neurons."""
-    whole = [{"layer": layer["layer"], "neurons": list(map(_neuron, layer["neurons"]))} for layer in explorer["layers"]]
+def explorer_data(explorer: Record, tokens: int = 0, lived: Lives | None = None) -> Record:
+    """What the script needs of `explorer.json`; if that is too much, first fewer passages each, then fewer neurons.
+
+    `tokens` is what the neurons were counted on, `lived` what the log tells of them.
+    """
+    whole = [_layer(layer, tokens, lived) for layer in explorer["layers"]]
     neurons = [neuron for layer in whole for neuron in layer["neurons"]]
     passages, stride = max((len(neuron["passages"]) for neuron in neurons), default=0), 1
     layers, trimmed = whole, False
@@ -27,6 +31,14 @@ def explorer_data(explorer: Record) -> Record:
         passages, stride = (passages - 1, 1) if passages > _FEWEST_PASSAGES else (passages, stride + 1)
         layers, trimmed = [_trimmed(layer, passages, stride) for layer in whole], True
     return {"layers": layers, "trimmed": trimmed}
+
+
+def _layer(layer: Record, tokens: int, lived: Lives | None) -> Record:
+    neurons = [
+        {**_neuron(neuron), "why": sentences(layer["layer"], neuron, tokens, lived) if tokens else []}
+        for neuron in layer["neurons"]
+    ]
+    return {"layer": layer["layer"], "curve": layer.get("curve"), "neurons": neurons}
 
 
 def _trimmed(layer: Record, passages: int, stride: int) -> Record:
@@ -46,6 +58,7 @@ def _neuron(neuron: Record) -> Record:
         "rate": _short(neuron["firing_rate"]),
         "firing": _firing(neuron["firing_rate"]),
         "contribution": _short(neuron["contribution"]),
+        "z": neuron.get("z"),
         "promoted": [shown_token(token) for token in neuron.get("promoted") or []],
         "suppressed": [shown_token(token) for token in neuron.get("suppressed") or []],
         "passages": [_passage(passage) for passage in neuron.get("passages") or []],

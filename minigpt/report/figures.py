@@ -26,7 +26,8 @@ _MAX_LEGEND = 8
 _MAX_PERPLEXITY_LABELS = 8
 INK = "#010203"  # replaced by the colour of the page's text, which no drawing can know
 TRAINING_COLOUR, VALIDATION_COLOUR = "#8a8f98", "#2f7fd6"
-_LAYER_COLOURS = ("#2f7fd6", "#b84aa8", "#d9730d")
+_LAYER_COLOURS = ("#2a6fd6", "#7f8a96", "#d9730d")  # blue to orange by way of grey: apart without red and green, too
+LAYER_MARKERS = "osD^vPX*"
 _STYLE = {
     "svg.hashsalt": "minigpt",
     "svg.fonttype": "none",
@@ -77,7 +78,7 @@ def _compact(svg: str, name: str) -> str:
     used = set(re.findall(r'(?:url\(|href=")#(\w+)', svg))
     svg = re.sub(r' id="([^"]+)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", svg)
     svg = re.sub(r'(url\(|href=")#', rf"\1#{name}-", svg)
-    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    svg = re.sub(r"\s*\n\s*", "\n", svg).replace(' target="_blank"', "")
     return svg.replace(INK, "currentColor").strip()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from minigpt.base import formats, health_columns
 from minigpt.base.health_columns import EXPENDABLE, HealthColumn
-from minigpt.base.tables import Column, Table, lookup, ragged_csv
+from minigpt.base.tables import Column, Table, ragged_csv
 from minigpt.report.figures import Record
 
 # Lists of points in a layer's record, each with its coordinates.
@@ -67,23 +67,6 @@ def least_active_table(steps: list[Record]) -> Table:
         Column("perplexity, random", "random_perplexity", perplexity),
     )
     return Table("Perplexity without the least active neurons", columns, steps)
-
-
-def verdict(neurons: Record) -> str | None:
-    """What was found, in one sentence; None if the neurons were not judged one by one."""
-    layers = neurons["layers"]
-    counts = [layer.get("verdicts") for layer in layers]
-    if None in counts:
-        return None
-    certified, dead, rare = (sum(verdicts[kind] for verdicts in counts) for kind in ("certified", "dead", "rare"))
-    never, neurons_in_all = certified + dead, sum(layer["neurons"] for layer in layers)
-    parts = [f"{never:,} of {neurons_in_all:,} neurons never fired on {neurons['tokens']:,} tokens"]
-    if never:
-        parts.append(f"of these proven dead by the weights: {certified:,}")
-        estimates = [lookup(layer, "chao1/truly_dead") for layer in layers]
-        if None not in estimates:
-            parts.append(f"truly dead by estimate: {sum(estimates):,.0f}")
-    return "; ".join([*parts, f"others that fire rarely: {rare:,}"]) + "."
 
 
 def layers_csv(layers: list[Record]) -> str:

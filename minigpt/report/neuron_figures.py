@@ -11,6 +11,7 @@ from typing import Any
 from markupsafe import Markup
 
 from minigpt.report.figures import (
+    LAYER_MARKERS,
     SMALL,
     TRAINING_COLOUR,
     VALIDATION_COLOUR,
@@ -128,6 +129,7 @@ def _layer_lines(
     for index, (layer, colour) in enumerate(zip(layers, layer_colours(len(layers)), strict=True)):
         found = [point for point in layer.get(curve) or [] if point[x] is not None and point[y] is not None]
         line = [x_unit * point[x] for point in found], [y_unit * point[y] for point in found]
-        axes.plot(*line, color=colour, linewidth=1.4, label=layer_label(index, len(layers)))
+        mark = {"marker": LAYER_MARKERS[index % len(LAYER_MARKERS)], "markersize": 4, "markevery": (index % 3, 3)}
+        axes.plot(*line, color=colour, linewidth=1.4, label=layer_label(index, len(layers)), **mark)
     axes.grid()
     axes.legend()

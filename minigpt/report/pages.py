@@ -1,4 +1,4 @@
-"""What the pages share: their template environment, their style, and text, data and scripts made safe to embed.
+"""What the pages share: the frame they are rendered in, their style, and text, data and scripts made safe to embed.
 
 Text from a corpus, a vocabulary or a configuration is treated as hostile: control and direction marks become
 visible escapes, markup becomes characters, and JSON cannot close the element that holds it. Knows nothing of runs.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -36,10 +37,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,  # NOTE: not Markup, which is a str too
     )
+    made.filters |= {"json_block": json_block, "script_hash": script_hash}
     made.filters |= {
         name: getattr(formats, name) for name in ("percent", "fixed", "whole", "count", "short", "perplexity")
     }
     return made
+
+
+def render(template: str, styles: Sequence[str] = (), scripts: Sequence[str] = (), **content: Any) -> str:
+    """A page with our style and more of it, and with the scripts of these names, which its own policy admits."""
+    style = Markup("").join(map(resource, ("page.css", *styles)))
+    found = environment().get_template(template)
+    return found.render(style=style, scripts=[resource(name) for name in scripts], **{"crumbs": (), **content})
 
 
 def resource(name: str) -> Markup:

@@ -1,8 +1,8 @@
 """The page of a run, `report.html`: one file without network, drawn from the run directory alone.
 
 Of the directory it reads `config.json environment.json metrics.jsonl`, and where they exist `summary.json` and, from
-`minigpt neurons`, `neurons.json explorer.json`. A part whose file is missing says which command makes it. The only
-script is the neuron explorer's, which the page's own policy admits by its hash.
+`minigpt neurons`, `neurons.json neurons.csv explorer.json`. A part whose file is missing says which command makes it.
+The only scripts are the sky's and the neuron explorer's, which the page's own policy admits by their hashes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import quote
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
@@ -19,11 +20,16 @@ from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.log_schema import log_problems
 from minigpt.base.reading import read_bytes
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
+from minigpt.report.anatomy_words import lives
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
 from minigpt.report.layer_sections import layer_sections
+from minigpt.report.run_answer import answer
+from minigpt.report.sky_data import Sky, frames_of_log, read_layers, sky_of_log
+from minigpt.report.sky_drawing import shown_sky
 
 _FORMAT = 1
+_MOST_SEARCHED, _MOST_CRUMBS = 50, 3
 
 
 def run_page(run: Path) -> str:
@@ -41,15 +47,19 @@ def run_page(run: Path) -> str:
         raise CheckpointError(f"{run} has nothing to report yet; its log has no figures; wait for the first evaluation")
     neurons, explorer = _read_instrument(run / "neurons.json"), _read_instrument(run / "explorer.json")
     evaluations = [record for record in records if record["kind"] == "eval"]
-    environment = pages.environment()
-    environment.filters |= {"json_block": pages.json_block, "script_hash": pages.script_hash}
-    return environment.get_template("run_page.html.jinja").render(
+    sky = _sky(run, records)
+    scripts = ["sky.js"] * bool(sky) + ["explorer.js"] * bool(explorer)
+    return pages.render(
+        "run_page.html.jinja",
+        scripts=scripts,
         name=run.absolute().name,
-        style=pages.resource("page.css"),
+        crumbs=_crumbs(run),
         config=_read_json(run / "config.json"),
         machine=_read_json(run / "environment.json"),
         summary=_read_json(run / "summary.json") if (run / "summary.json").exists() else None,
         last=evaluations[-1] if evaluations else None,
+        answer=answer(neurons, evaluations),
+        sky=shown_sky(sky) if sky else None,
         skipped=skipped,
         missing=formats.MISSING,
         neurons_command=f"python -m minigpt neurons {shlex.quote(str(run))}",
@@ -58,9 +68,37 @@ def run_page(run: Path) -> str:
         **_deaths(records, evaluations),
         **_health(evaluations, neurons),
         neuron_table="neurons.csv" if (run / "neurons.csv").exists() else None,
-        explorer=explorer_data(explorer) if explorer else None,
-        script=pages.resource("explorer.js") if explorer else None,
+        explorer=explorer_data(explorer, (neurons or {}).get("tokens", 0), lives(records)) if explorer else None,
     )
+
+
+def read_sky(directory: Path) -> Sky | None:
+    """The sky of a run or an audit; None of a run that does not say which neurons are dead.
+
+    Raises:
+        CheckpointError: there is neither, or a file was altered.
+    """
+    if (directory / "audit.csv").exists():
+        return Sky(read_layers(directory / "audit.csv"))
+    records, _ = _read_records(directory / "metrics.jsonl")
+    return _sky(directory, records)
+
+
+def _sky(run: Path, records: list[Record]) -> Sky | None:
+    """As the table of neurons has it, or else as far as the log tells."""
+    table = run / "neurons.csv"
+    if not table.exists():
+        return sky_of_log(records)
+    layers = read_layers(table)
+    return Sky(layers, frames_of_log(records, [len(layer.codes) for layer in layers]))
+
+
+def _crumbs(run: Path) -> list[tuple[str, str]]:
+    """The pages of the ablations and ledgers beside the folder of this run that name it as a cell of theirs."""
+    name, place = run.absolute().name, run.absolute().parent.parent
+    files = [path for file in ("*/analysis.json", "*/ledger.json") for path in sorted(place.glob(file))]
+    naming = [path for path in files[:_MOST_SEARCHED] if name.encode() in read_bytes(path, CheckpointError)]
+    return [(path.parent.name, f"../../{quote(path.parent.name)}/report.html") for path in naming[:_MOST_CRUMBS]]
 
 
 def _deaths(records: list[Record], evaluations: list[Record]) -> dict[str, Any]:
@@ -86,7 +124,6 @@ def _health(evaluations: list[Record], neurons: Record | None) -> dict[str, Any]
         "neurons": neurons,
         "measured": {"sequences": None, **measured} if measured else None,
         "layers": layers,
-        "verdict": layer_tables.verdict(neurons) if neurons else None,
         "trusted_tokens": TRUSTED_TOKENS,
         **layer_sections(layers, judged=neurons is not None),
         "dead_zeroed": model.get("dead_zeroed"),

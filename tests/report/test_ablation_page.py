@@ -16,6 +16,7 @@ from html_whitelist import BROWSER, Page, opened, width_on_a_phone
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.report import ablation_figures
+from minigpt.report.ablation_contents import title
 from minigpt.report.ablation_page import ablation_page
 from minigpt.report.ablation_texts import (
     ablation_markdown,
@@ -252,5 +253,5 @@ def test_a_browser_shows_it_without_complaint_and_within_a_phone(tmp_path: Path)
     """In headless Chromium, where there is one: a silent console, and at 360 pixels nothing sticks out sideways."""
     page = ablation_page(written(EXAMPLES["grid"](), tmp_path))
     (tmp_path / "report.html").write_text(page, encoding="utf-8")
-    assert f"<h1>{EXAMPLES['grid']()['name']}</h1>" in opened(tmp_path / "report.html")
+    assert f"<h1>{title(EXAMPLES['grid']())}</h1>" in opened(tmp_path / "report.html")
     assert width_on_a_phone(page, 360, tmp_path) <= 360

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -9,7 +10,8 @@ import pytest
 from html_whitelist import BROWSER, opened
 from neuron_files import HOSTILE, add_life, write_neuron_files
 
-from minigpt.report.run_page import run_page
+from minigpt.report.run_page import read_sky, run_page
+from minigpt.report.sky_drawing import layout, points
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 
@@ -68,16 +70,29 @@ def test_hostile_tokens_are_characters(page: Path) -> None:
     document = shown(page, "#neuron=0/2")
     assert HOSTILE in document.text
     assert "img" not in document.tags
-    assert document.tags.count("script") == 2
+    assert document.tags.count("script") == 4
 
 
 def test_other_choices(page: Path) -> None:
-    """Without a fragment the first neuron; a dead one without passages; one that is not there."""
-    assert "Layer 0, neuron" in shown(page).text
-    assert "No passages are kept" in shown(page, "#neuron=0/1").text
+    """Without a fragment a dead neuron, explained beside a living one; one that is not there."""
+    text = shown(page).text
+    assert "Layer 0, neuron 1" in text
+    assert "The largest z on 161,316 tokens was −0.4: never above 0, so h was 0 every time." in text
+    assert "Its bias is −0.3; what it read added at most −0.100 to that. At every evaluation" in text
+    assert "for comparison: neuron" in text
+    assert "Passages" not in text
     assert "Neuron 9 of layer 9 is not among those kept" in shown(page, "#neuron=9/9").text
 
 
 def test_a_page_without_neurons_is_silent(tiny_run: Path) -> None:
-    """As training leaves it: no script, and nothing on the console."""
-    assert "script" not in shown(tiny_run / "report.html").tags
+    """As training leaves it: the sky's script alone, and nothing on the console."""
+    assert shown(tiny_run / "report.html").tags.count("script") == 2
+
+
+def test_the_sky_is_redrawn_as_it_was(page: Path) -> None:
+    """Its script draws the last frame anew at the start: each star where Python put it, to the digit."""
+    sky = read_sky(page.parent)
+    assert sky is not None
+    drawn = set(re.findall(r' d="((?:M[\d.-]+ [\d.-]+h0)+)"', opened(page)))
+    assert {"".join(places) for places in points(sky, layout(sky)).values()} <= drawn
+    assert f"as measured: {sky.dead} dead" in opened(page)

@@ -36,9 +36,9 @@ def test_a_site_has_every_page_and_leaves_its_source_alone(minigpt, docs: Path, 
     assert below(workplace / "out/site") == {f"claims/{name}" for name in pages} | {"activations/report.html"}
     assert (workplace / "out/site/claims/C1.html").read_text() == FILES["C1.html"]
     assert below(docs) == before
-    assert capsys.readouterr().out.split() == [
-        "wrote", "out/site/claims/report.html", "wrote", "out/site/activations/report.html",
-    ]  # fmt: skip
+    *written_pages, address = capsys.readouterr().out.splitlines()
+    assert written_pages == ["wrote out/site/claims/report.html", "wrote out/site/activations/report.html"]
+    assert address == f"look:  {(workplace / 'out/site/claims/report.html').as_uri()}"
 
 
 def test_a_ledger_is_drawn_beside_its_file_and_not_judged_again(minigpt, docs: Path) -> None:  # type: ignore[no-untyped-def]

@@ -16,16 +16,17 @@ TAGS = frozenset({
     "html", "head", "meta", "title", "style", "body", "header", "h1", "h2", "h3", "p", "section", "nav", "main", "a",
     "figure", "figcaption", "details", "summary", "div", "table", "colgroup", "col", "thead", "tbody", "tr", "th", "td",
     "b", "span", "code", "pre", "ul", "li", "dl", "dt", "dd", "q", "br", "svg", "defs", "g", "path", "text", "tspan",
-    "use", "clippath", "rect",
+    "use", "clippath", "rect", "desc",
 })  # fmt: skip
 ATTRIBUTES = frozenset({
     "lang", "charset", "name", "content", "http-equiv", "scope", "class", "href", "colspan", "id", "aria-label", "role",
     "tabindex", "style", "xmlns", "xmlns:xlink", "width", "height", "viewbox", "version", "d", "transform", "x", "y",
-    "xlink:href", "clip-path", "data-label", "download",
+    "xlink:href", "clip-path", "data-label", "download", "fill", "stroke", "stroke-width", "stroke-linecap",
+    "stroke-opacity", "text-anchor", "font-size", "font-family", "font-weight", "rx", "aria-labelledby", "aria-hidden",
 })  # fmt: skip
-# The page of a run with a neuron explorer: one script and its data, and the controls that it fills.
-EXPLORER_TAGS = TAGS | {"script", "noscript", "label", "select", "option", "button"}
-EXPLORER_ATTRIBUTES = ATTRIBUTES | {"type", "hidden", "value", "aria-live"}
+# A page with a sky or a neuron explorer: scripts and their data, and the controls that they fill.
+EXPLORER_TAGS = TAGS | {"script", "noscript", "label", "select", "option", "button", "input", "output"}
+EXPLORER_ATTRIBUTES = ATTRIBUTES | {"type", "hidden", "value", "aria-live", "min", "max", "step"}
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 

@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from minigpt.base.storage import write_sealed
+
 TOKENS, SEQUENCES = 161_316, 2_521
 HOSTILE = '</script><script>alert(1)</script>"><img src=x onerror=alert(2)>'
 STEERING = "\u202e\x1b[31m\u2028\ud800"  # right-to-left override, an escape, a line separator, half a character
@@ -24,12 +26,48 @@ def write_neuron_files(run: Path, layers: int = 2, neurons: int = 64, step: int 
         "sequences": SEQUENCES, "block_size": 64, "layers": records, "model": model_record(records), "seconds": 21.5,
     }  # fmt: skip
     (run / "neurons.json").write_text(json.dumps(whole), encoding="utf-8")
-    (run / "neurons.csv").write_text("layer,neuron,verdict\n0,0,alive\n", encoding="utf-8")
+    (run / "neurons.csv").write_text(neuron_table(records), encoding="utf-8")
     explored = [
-        {"layer": layer, "neurons": [explored_neuron(number, chance) for number in range(kept)]}
+        {
+            "layer": layer,
+            "curve": [[-1, 0], [0, 0], [1, 1]],
+            "neurons": [explored_neuron(number, chance) for number in range(kept)],
+        }
         for layer in range(layers)
     ]
     (run / "explorer.json").write_text(json.dumps({"format": 1, "layers": explored}), encoding="utf-8")
+
+
+def write_audit(folder: Path, layers: int = 2, neurons: int = 64) -> None:
+    """Leave `audit.json audit.csv` in a folder, as an audit of somebody's model does."""
+    chance = random.Random(7)
+    records = [{**layer_record(layer, neurons, chance), "name": f"h.{layer}.mlp"} for layer in range(layers)]
+    settings = {
+        "kind": "folder", "parameters": 124_000, "model_sha256": "0" * 64, "stored_dtype": "float32",
+        "dtype": "float32", "corpus": "stdlib", "split": "val", "text_sha256": "0" * 64, "context": 64,
+        "window_start": [], "seconds": 3.0, "position_0": "include", "tokens_per_second": 50_000.0,
+    }  # fmt: skip
+    found = {
+        "format": 1, "name": HOSTILE, "family": "gpt2", "layers": records, "tokens": TOKENS, "published": None,
+        "answer": "3.9 % of the neurons never fired.", "dequantised": False, "without_position_0": None,
+        "model": {"dead": 5, "neurons": layers * neurons, "dead_fraction": 5 / (layers * neurons)},
+        "environment": {"torch": "2.13.0"},
+    }  # fmt: skip
+    (folder / "audit.csv").write_text(neuron_table(records), encoding="utf-8")
+    write_sealed(folder / "audit.json", {**settings, **found})
+
+
+def neuron_table(records: list[dict[str, Any]]) -> str:
+    """What `neurons.csv` says of these layers, in the columns that pages read."""
+    lines = ["layer,neuron,verdict,firing_rate,open_rate,max_z"]
+    for layer in records:
+        words = [verdict for verdict, number in layer["verdicts"].items() for _ in range(number)]
+        rates = {"certified": 0.0, "dead": 0.0, "rare": 5e-5, "alive": 0.2}
+        lines += [
+            f"{layer['layer']},{n},{word},{rates[word]},{rates[word]},{1.0 if rates[word] else -0.4}"
+            for n, word in enumerate(words)
+        ]
+    return "\n".join([*lines, ""])
 
 
 def layer_record(layer: int, neurons: int, chance: random.Random) -> dict[str, Any]:
@@ -89,11 +127,21 @@ def model_record(layers: list[dict[str, Any]]) -> dict[str, Any]:
 def explored_neuron(number: int, chance: random.Random) -> dict[str, Any]:
     """One neuron of `explorer.json`; number 1 is dead and number 2 meets hostile text."""
     if number == 1:
-        silent = {"firing_rate": 0.0, "contribution": 0.0, "verdict": "dead", "passages": []}
+        silent = {
+            "z": {"low": -2.0, "high": 1.0, "counts": [3, 9, 1, 0]},
+            "max_z": -0.4,
+            "bias": -0.3,
+            "firing_rate": 0.0,
+            "contribution": 0.0,
+            "verdict": "dead",
+            "passages": [],
+        }
         return {"neuron": number, **silent, "promoted": ["a"], "suppressed": [" "]}
     tokens = [HOSTILE, STEERING] if number == 2 else []
     passages = [passage([*tokens, *WORDS, f" n{number}p{index}"], chance) for index in range(3)]
+    z = {"low": -2.0, "high": 2.0, "counts": [2, 7, 3, 1]}
     return {
+        "z": z, "max_z": 1.9, "bias": None if number == 3 else 0.1,
         "neuron": number, "firing_rate": 10 ** chance.uniform(-5, -0.3), "contribution": chance.lognormvariate(0, 1),
         "verdict": "alive", "promoted": [" the", "\n", *tokens], "suppressed": ["q", "zz"], "passages": passages,
     }  # fmt: skip

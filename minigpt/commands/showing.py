@@ -1,0 +1,20 @@
+"""How commands hand over a page: its address on the terminal, to click on, or the page itself in a browser."""
+
+from __future__ import annotations
+
+import webbrowser
+from pathlib import Path
+
+from minigpt.base.flags import Parser
+
+
+def add_open_flag(parser: Parser) -> None:
+    """Whether to open what was drawn."""
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+
+
+def show(page: Path, opens: bool = False) -> None:
+    """Print the address of a page; with `opens`, open it instead if a browser can be found."""
+    address = page.absolute().as_uri()
+    if not opens or not webbrowser.open(address):
+        print(f"look:  {address}")

@@ -1,0 +1,75 @@
+"""Each kind of page in a real Chromium: silent, as wide as its window, without network, and with the answer first."""
+
+from __future__ import annotations
+
+import json
+import re
+from html import escape
+from pathlib import Path
+
+import pytest
+from html_whitelist import BROWSER, opened
+from made_up_cells import answer, noisy
+from made_up_ledger import made_up_ledger
+from neuron_files import HOSTILE, add_life, write_audit, write_neuron_files
+
+from minigpt.report.ablation_page import ablation_page
+from minigpt.report.audit_page import audit_page
+from minigpt.report.claims_page import claims_pages
+from minigpt.report.run_page import run_page
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
+KINDS = ("run", "audit", "ablation", "ledger", "claim")
+WINDOWS = {"desktop": (1280, 900), "telephone": (390, 844)}
+MEASURE = """
+const d = frames[0].document, box = (e) => e.getBoundingClientRect();
+const first = [...d.querySelectorAll('header .answer, header svg')].map((e) => [e.tagName, box(e).top, box(e).height]);
+document.title = JSON.stringify({wide: d.documentElement.scrollWidth, first, main: d.querySelectorAll('main').length,
+  h1: d.querySelectorAll('h1').length, network: performance.getEntriesByType('resource').length,
+  broken: [...d.querySelectorAll('nav a[href^="#"]')].filter((a) => !d.querySelector(a.hash)).length});
+"""
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, str]:
+    """The text of a page of every kind; the run's has all that a page can have, and a hostile vocabulary."""
+    ablation = tmp_path_factory.mktemp("ablation")
+    analysis = answer({"relu": noisy(), "gelu": noisy(0.02), HOSTILE: noisy(-0.02)})
+    (ablation / "analysis.json").write_text(json.dumps(analysis), encoding="utf-8")
+    run = trained / "runs/first"
+    write_neuron_files(run)
+    add_life(run, layers=2, steps=12)
+    audit = tmp_path_factory.mktemp("audit")
+    write_audit(audit)
+    ledger = claims_pages(made_up_ledger())
+    return {
+        "run": run_page(run), "audit": audit_page(audit), "ablation": ablation_page(ablation),
+        "ledger": ledger["report.html"], "claim": ledger["C1.html"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_first_screen_answers(kind: str, window: str, pages: dict[str, str], tmp_path: Path) -> None:
+    """A sentence and a picture begin within the first screen, nothing sticks out, and no console or network is used."""
+    width, height = WINDOWS[window]
+    frame = f'<iframe width="{width}" height="{height}" srcdoc="{escape(pages[kind])}"></iframe>'
+    (tmp_path / "page").mkdir()
+    page = tmp_path / "page/window.html"
+    page.write_text(f'<!doctype html><title></title><body onload="{escape(MEASURE)}">{frame}</body>', encoding="utf-8")
+    found = re.search(r"<title>(.*?)</title>", opened(page), re.DOTALL)
+    assert found is not None
+    seen = json.loads(found[1])
+    assert seen["wide"] <= width
+    tops = {tag.lower(): top for tag, top, size in reversed(seen["first"]) if size}
+    assert tops["p"] < 0.6 * height
+    assert tops["svg"] < height
+    assert (seen["main"], seen["h1"], seen["broken"], seen["network"]) == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_page_is_small(kind: str, pages: dict[str, str]) -> None:
+    """Below 3 MB, and it asks for nothing from elsewhere."""
+    assert len(pages[kind].encode("utf-8")) < 3_000_000
+    assert not re.search(r'(?:src|href)="https?:', pages[kind])
+    assert "default-src 'none'" in pages[kind]
