@@ -10,7 +10,7 @@ from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.base.flags import flag
 
 DEFAULT_PARTS = ("gemm", "train", "instrument", "decode", "start")
-PARTS = (*DEFAULT_PARTS, "scaling", "parity")
+PARTS = (*DEFAULT_PARTS, "scaling", "parity", "audit")
 PRESET = "nanogpt-cpu"
 # Every peer computes this one, so with a peer ours does too.
 PEER_ACTIVATION = "gelu"
@@ -31,7 +31,7 @@ class BenchOptions:
     steps_per_block: int = flag(20, "measuring", "training steps of a block", at_least=1, below=1_000_001)
     peer_best: bool = flag(False, "measuring", "also run each peer at its best: bfloat16, fused AdamW, memory kept")
     parity_steps: int = flag(200, "measuring", "steps after which parity compares losses", at_least=1, below=1_000_001)
-    quick: bool = flag(False, "measuring", "scaling: fewer points")
+    quick: bool = flag(False, "measuring", "scaling: fewer points; audit: a tiny model")
 
 
 @dataclass(frozen=True)

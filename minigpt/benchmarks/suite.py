@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from minigpt.benchmarks import ceilings
+from minigpt.benchmarks.audit_speed import measure_audit
 from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
 from minigpt.benchmarks.decoding_speed import measure_decoding
 from minigpt.benchmarks.instrument import measure_instrument
@@ -103,6 +104,8 @@ def _measure_preset(
             found["scaling"] = measure_scaling(config, text, found["gemm"][config.dtype]["large"], options, track)
         if "parity" in parts:
             found["parity"] = measure_parity(config, options, track)
+        if "audit" in parts:
+            found["audit"] = measure_audit(config, options, track)
     return found
 
 
