@@ -188,6 +188,12 @@ HEALTH = (
     HealthColumn(
         "expendable_interval/high", "at most", "the smallest that was tried and surely costs more", EXPENDABLE
     ),
+    HealthColumn(
+        "expendable_random/perplexity_rise/mean",
+        "random cost",
+        "how much more perplexity as many random neurons cost, on average",
+        EXPENDABLE,
+    ),
     HealthColumn("expendable_random/mean", "at random", "the same in a random order, on average", EXPENDABLE),
     HealthColumn("expendable_random/low", "lowest", "the lowest of the random orders", EXPENDABLE),
     HealthColumn("expendable_random/high", "highest", "the highest of the random orders", EXPENDABLE),
@@ -212,7 +218,7 @@ NEURONS = (
 AUDIT = (
     "dead_fraction", "dead_upper", "certified_dead_fraction", "chao1/truly_dead", "never_positive_fraction", "density",
     "rare_fraction", "always_fraction", DORMANT, "inert_fraction", "effective_width", "expendable_fraction",
-    "expendable_interval/low", "expendable_interval/high", "expendable_random/mean",
+    "expendable_interval/low", "expendable_interval/high", "expendable_random/perplexity_rise/mean",
 )  # fmt: skip
 """The tables of `minigpt audit`: what a count at any model's sites tells."""
 ABLATION = ("dead_fraction", DORMANT, "inert_fraction", "density", "never_positive_fraction", "dead_upper")

@@ -10,7 +10,7 @@ from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.base.flags import flag
 
 DEFAULT_PARTS = ("gemm", "train", "instrument", "decode", "start")
-PARTS = (*DEFAULT_PARTS, "scaling", "parity", "ablation", "busy")
+PARTS = (*DEFAULT_PARTS, "scaling", "parity", "ablation", "busy", "audit")
 PRESET = "nanogpt-cpu"
 # Every peer computes this one, so with a peer ours does too.
 PEER_ACTIVATION = "gelu"
@@ -36,7 +36,7 @@ class BenchOptions:
     parity_steps: int = flag(200, "measuring", "steps after which parity compares losses", at_least=1, below=1_000_001)
     ablation_blocks: int = flag(3, "measuring", "whole ablations, in turn with the others", at_least=1, below=1001)
     ablation_seeds: int = flag(8, "measuring", "models of such an ablation", at_least=1, below=1 << 16)
-    quick: bool = flag(False, "measuring", "scaling: fewer points")
+    quick: bool = flag(False, "measuring", "scaling: fewer points; audit: a tiny model")
 
 
 @dataclass(frozen=True)

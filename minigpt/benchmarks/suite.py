@@ -16,6 +16,7 @@ from minigpt.base import thread_waiting
 from minigpt.base.usable_cores import usable_cores
 from minigpt.benchmarks import ceilings
 from minigpt.benchmarks.ablation_speed import measure_ablation
+from minigpt.benchmarks.audit_speed import measure_audit
 from minigpt.benchmarks.bench_options import PEER_ACTIVATION, BenchOptions, Peer
 from minigpt.benchmarks.busy import measure_busy
 from minigpt.benchmarks.decoding_speed import measure_decoding
@@ -113,6 +114,8 @@ def _measure_preset(
             found["parity"] = measure_parity(config, options, track)
         if "busy" in parts:
             found["busy"] = measure_busy(config, peers, options, track)
+        if "audit" in parts:
+            found["audit"] = measure_audit(config, options, track)
     return found
 
 

@@ -103,8 +103,8 @@ def _what_could_go(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any]
         f"{formats.percent(model['expendable_fraction'])} ({between}) of all neurons could be replaced by their means "
         f"for {100 * ALLOWED_RISE:g} % more perplexity on {record['expendable_tokens']:,} other tokens, and "
         f"{formats.percent(model['expendable_random']['mean'])} if picked at random; of a single layer, the most in "
-        f"layer {most['layer']}: {formats.percent(most['expendable_fraction'])}, at random "
-        f"{formats.percent(most['expendable_random']['mean'])}."
+        f"layer {most['layer']}: {formats.percent(most['expendable_fraction'])}, where as many random ones cost "
+        f"{formats.percent(most['expendable_random']['perplexity_rise']['mean'])}."
     ]
 
 

@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from minigpt.interop.audit_text import AuditText
 from minigpt.neurons.find_mlps import MLPSite, run_model
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.probe import NeuronProbe
+from minigpt.neurons.site_probe import SiteProbe
 from minigpt.training.interrupts import stop_on_signals
 from minigpt.training.terminal import print_notice
 
@@ -60,6 +61,30 @@ class Tally:
         return self.parts.get("rest")
 
 
+class Watch:
+    """The probes of an audit, one for each part of the positions; open them with `watching`."""
+
+    def __init__(self, probes: dict[str, SiteProbe]) -> None:
+        self._probes = probes
+
+    def expect(self, ids: Tensor) -> None:
+        """Say which ids (B,T) the next forward pass reads."""
+        for part, probe in self._probes.items():
+            probe.mask = _mask(part, ids)
+
+    def counted(self) -> dict[str, list[LayerStatistics]]:
+        """What was counted so far, by part and place."""
+        return {part: probe.statistics() for part, probe in self._probes.items()}
+
+
+@contextlib.contextmanager
+def watching(places: Mapping[str, MLPSite], position_0: str) -> Iterator[Watch]:
+    """Inside this block the neurons at these places are counted."""
+    with contextlib.ExitStack() as stack:
+        parts = _PARTS[position_0]
+        yield Watch({part: stack.enter_context(NeuronProbe.for_modules(places)) for part in parts})
+
+
 def count_sites(
     body: nn.Module,
     places: Mapping[str, MLPSite],
@@ -81,12 +106,11 @@ def count_sites(
     _announce(body, text, batch_size, device, total - (before.batches if before else 0))
     begun = committed = time.monotonic()
     done, so_far = (before.batches if before else 0), before
-    with torch.no_grad(), contextlib.ExitStack() as stack, stop_on_signals() as flag:
-        probes = {part: stack.enter_context(NeuronProbe.for_modules(places)) for part in _PARTS[position_0]}
+    with torch.no_grad(), watching(places, position_0) as watch, stop_on_signals() as flag:
 
         def tally() -> Tally:
             seconds = (before.seconds if before else 0.0) + time.monotonic() - begun
-            counted = {part: probe.statistics() for part, probe in probes.items()}
+            counted = watch.counted()
             if before:
                 counted = {part: merged(before.parts[part], found) for part, found in counted.items()}
             return Tally(done, seconds, counted)
@@ -95,8 +119,7 @@ def count_sites(
         for number, ids in enumerate(bar):
             if before and number < before.batches:
                 continue
-            for part, probe in probes.items():
-                probe.mask = _mask(part, ids)
+            watch.expect(ids)
             run_model(body, ids.to(device))
             done = number + 1
             if number == 0 or flag.signal_number or time.monotonic() - committed >= COMMIT_SECONDS:

@@ -23,7 +23,7 @@ from minigpt.base.errors import CheckpointError, StopRequestedError
 from minigpt.base.reading import read_json
 from minigpt.interop.audit_text import AuditText
 from minigpt.interop.open_model import OpenedModel
-from minigpt.neurons.expendable import EVALUATIONS, Expendable, search
+from minigpt.neurons.expendable import FULL, Effort, Expendable, search
 from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.health import contribution
 from minigpt.neurons.knockout import SequenceLosses
@@ -35,6 +35,7 @@ from minigpt.training.terminal import print_notice
 
 SEARCHED = "partial-expendable.json"
 _BATCH_TOKENS = 2_048
+_OF_A_LAYER = Effort(steps=6, random_steps=0)  # a forward pass of a large model takes long, and there are many layers
 _WHOLE = "all"  # beside the numbers of the layers
 
 
@@ -85,7 +86,8 @@ def spare_sites(
             name = _WHOLE if layer is None else str(layer)
             if name not in found:
                 at = whole if site is None else read_up_to_site(split, site, batches)
-                found[name] = search(functools.partial(without, at), contributions, layer)
+                effort = FULL if site is None else _OF_A_LAYER
+                found[name] = search(functools.partial(without, at), contributions, layer, effort)
                 _write_partial(partial, identity, found)
     return Spared(text.held_out[:, 1:].size, [found[str(layer)] for layer in range(len(places))], found[_WHOLE])
 
@@ -102,7 +104,8 @@ def contributions_of(places: Mapping[str, MLPSite], counted: Sequence[LayerStati
 
 def _announce(seconds: float, layers: int, found: int) -> None:
     """Say on stderr how long the search will take: on average, half of the model runs for a layer's."""
-    left = EVALUATIONS * seconds * ((layers + 1) / 2 * (1 - found / (layers + 1)) + 1)
+    passes = FULL.evaluations + (_OF_A_LAYER.evaluations + 2) * (layers - found) * (layers - found + 1) / (2 * layers)
+    left = passes * seconds
     if left >= 10:
         line = f"note: the search for expendable neurons takes about {formats.duration(left)}"
         print_notice(f"{line}; what was found of a layer is kept; fewer --expendable-tokens make it shorter")

@@ -65,9 +65,9 @@ def neuron_table(layer: int, block: Block, counted: LayerStatistics, dtype: str)
     return NeuronTable(
         layer=layer,
         verdict=judge(counted, certified_dead(block, dtype)),
-        firing_rate=counted.fired / float(counted.tokens),
-        open_rate=counted.opened / float(counted.tokens),
-        sequence_rate=counted.deep.fired_sequences / float(counted.deep.sequences),
+        firing_rate=counted.fired.double() / counted.tokens,
+        open_rate=counted.opened.double() / counted.tokens,
+        sequence_rate=counted.deep.fired_sequences.double() / counted.deep.sequences,
         mean_h=counted.sum_h / counted.tokens,
         sd_h=contribution(counted, torch.ones_like(outgoing)),
         mean_abs_h=counted.sum_abs_h / counted.tokens,

@@ -40,10 +40,10 @@ class LayerCounter:
             self.z_known = False
         else:
             self.opened += _openings(z).sum(0)
-        h = h.to(self.sum_h.dtype)
-        self.sum_h += _sum(h)
-        self.sum_abs_h += _sum(h.abs())
-        self.sum_square_h += _sum(h * h)
+        exact = h.to(self.sum_h.dtype, copy=True)
+        self.sum_h += _sum(exact)
+        self.sum_abs_h += _sum(exact.abs_())  # in place: on a CPU most of the time goes into new memory
+        self.sum_square_h += _sum(exact.square_())
         return firings
 
     def statistics(self, deep: DeepStatistics | None = None) -> LayerStatistics:

@@ -32,8 +32,6 @@ from minigpt.neurons.knockout import SequenceLosses, TextAtLayer, loss_without, 
 SEARCH_STEPS = 8
 RANDOM_SEARCH_STEPS = 5
 RANDOM_ORDERS = 3
-EVALUATIONS = 2 + SEARCH_STEPS + RANDOM_ORDERS * (2 + RANDOM_SEARCH_STEPS)
-"""How often a search predicts the text, at most."""
 LEAST_ACTIVE_SHARES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5)
 
 
@@ -47,7 +45,7 @@ class Expendable:
 
     fraction     EF@1 % of the neurons in question
     low, high    the fractions that the sampled text cannot tell from it, as far as they were tried
-    random       the same as `fraction` if neurons leave in a random order
+    random       the same as `fraction` if neurons leave in a random order; empty if that was not searched
     random_rise  relative rise of the perplexity when random sets of the size of `fraction` leave
     """
 
@@ -68,7 +66,25 @@ def expendable(
     return search(lambda removed: losses_without(model, text, removed, means), contributions, layer)
 
 
-def search(losses: Losses, contributions: Sequence[Tensor], layer: int | None = None) -> Expendable:
+@dataclass(frozen=True)
+class Effort:
+    """How often the range of counts is halved, by contribution and in random orders; if 0, those are not searched."""
+
+    steps: int = SEARCH_STEPS
+    random_steps: int = RANDOM_SEARCH_STEPS
+
+    @property
+    def evaluations(self) -> int:
+        """How often the text is predicted, at most."""
+        return 2 + self.steps + RANDOM_ORDERS * (1 + (1 + self.random_steps if self.random_steps else 0))
+
+
+FULL = Effort()
+
+
+def search(
+    losses: Losses, contributions: Sequence[Tensor], layer: int | None = None, effort: Effort = FULL
+) -> Expendable:
     """Search the expendable fraction of one layer, or of the whole model, of whatever makes the `losses`."""
     widths = [len(scores) for scores in contributions]
     order = least_first(contributions, layer)
@@ -82,15 +98,15 @@ def search(losses: Losses, contributions: Sequence[Tensor], layer: int | None = 
         tried[count] = rise(order[:count])
         return tried[count].mean <= ALLOWED_RISE
 
-    count = largest_feasible(0, size, prefix_feasible, SEARCH_STEPS)
+    count = largest_feasible(0, size, prefix_feasible, effort.steps)
     candidates = order.sort().values
     orders = [candidates[_shuffled(size, seed)] for seed in range(RANDOM_ORDERS)]
     rises = [rise(shuffled[:count]).mean for shuffled in orders]
     random = []
-    for shuffled, cost in zip(orders, rises, strict=True):
+    for shuffled, cost in zip(orders, rises, strict=True) if effort.random_steps else ():
         low, high = (count, size) if cost <= ALLOWED_RISE else (0, count - 1)
         feasible = partial(_feasible, rise, shuffled)
-        random.append(largest_feasible(low, high, feasible, RANDOM_SEARCH_STEPS) / size)
+        random.append(largest_feasible(low, high, feasible, effort.random_steps) / size)
     surely = [number for number, found in tried.items() if found.high <= ALLOWED_RISE]
     hardly = [number for number, found in tried.items() if found.low > ALLOWED_RISE]
     return Expendable(
@@ -191,7 +207,10 @@ def as_record(spared: Expendable | None) -> dict[str, Any]:
     return {
         "expendable_fraction": spared.fraction,
         "expendable_interval": {"low": spared.low, "high": spared.high},
-        "expendable_random": {**_spread(spared.random), "perplexity_rise": _spread(spared.random_rise)},
+        "expendable_random": {
+            **(_spread(spared.random) if spared.random else {}),
+            "perplexity_rise": _spread(spared.random_rise),
+        },
     }
 
 

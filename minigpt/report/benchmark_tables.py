@@ -43,7 +43,7 @@ def tables(record: Record) -> list[Table]:
     """All tables for which there are figures."""
     makers: tuple[Callable[[Sequence[Record]], Iterable[Table]], ...] = (
         _gemm, _training, _training_peers, _instrument, _decoding, _decoding_peers, _start, _scaling, _parity,
-        _ablation, _ablation_peers, _busy,
+        _ablation, _ablation_peers, _busy, _audit,
     )  # fmt: skip
     return [table for make in makers for table in make(record["presets"]) if table.records]
 
@@ -162,6 +162,22 @@ def _instrument(presets: Sequence[Record]) -> Iterable[Table]:
         for each in found
     ]
     yield Table("What watching the neurons costs", columns, found, tuple(notes))
+
+
+def _audit(presets: Sequence[Record]) -> Iterable[Table]:
+    columns = (
+        Column.name("position 0", "position_0"),
+        *_ratio("tokens/s, audit / plain", "ratio", digits=3),
+        Column("audit", "tokens_per_second", formats.whole),
+        Column("plain", "plain_tokens_per_second", formats.whole),
+    )
+    found = [each for measured in presets for each in measured.get("audit", [])]
+    notes = [
+        f"A Llama of transformers with {each['parameters']:,} random parameters in float32, without its output layer, "
+        f"on batches of {each['tokens']:,} tokens."
+        for each in found[:1]
+    ]
+    yield Table("What an audit costs beside the forward pass", columns, found, tuple(notes))
 
 
 def _decoding(presets: Sequence[Record]) -> Iterable[Table]:

@@ -360,3 +360,17 @@ def test_curves_are_drawn_with_their_bound() -> None:
 def test_options_have_defaults_of_the_protocol() -> None:
     """Twenty steps, ten blocks."""
     assert (BenchOptions().blocks, BenchOptions().steps_per_block) == (10, 20)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_audit_beside_its_forward_pass(minigpt: Command, capsys: Capture) -> None:
+    """Both kinds of audit are measured in pairs on the same batches, and shown."""
+    flags = f"--corpus text.txt {TINY_MODEL} --blocks 2"
+    assert minigpt(f"bench audit --quick {flags} --json") == 0
+    record = strict(capsys.readouterr().out)
+    found = record["presets"][0]["audit"]
+    assert [each["position_0"] for each in found] == ["include", "both"]
+    for each in found:
+        assert each["ratio"]["low"] <= each["ratio"]["median"] <= each["ratio"]["high"]
+        assert each["tokens"] == 4 * 64
+    assert "What an audit costs" in benchmark_tables.text(record)

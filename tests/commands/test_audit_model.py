@@ -157,11 +157,25 @@ def test_what_is_no_model(workplace: Path, refused: Refused, monkeypatch: pytest
     refused(4, f"audit none.pt {SMALL}", says=("no checkpoint at none.pt",))
 
 
+def test_the_search_for_expendable_neurons_is_shown(minigpt: Command, opt: str, capsys: Capture) -> None:
+    """In the answer, in a table with a row for the model, on the page and in the table of neurons."""
+    assert minigpt(f"audit {opt} {RAW} --expendable --expendable-tokens 64 --out out") == 0
+    said = capsys.readouterr().out
+    assert "could be replaced by their means" in " ".join(said.split())
+    assert "How many could go?" in said
+    assert [line for line in said.splitlines() if line.startswith("all ")]
+    assert Path("out/audit.csv").read_text().splitlines()[0].endswith("expendable_in_layer,expendable_in_model")
+    assert "How many could go?" in Path("out/audit.html").read_text()
+    assert json.loads(Path("out/audit.json").read_text())["expendable_tokens"] == 64
+
+
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
         ("--tokens 0", "tokens is too small"),
         ("--context 1", "context is too small"),
+        ("--expendable-tokens 0", "expendable-tokens is too small"),
+        ("--text ids.bin --context 16 --tokens 200 --expendable --position-0 exclude", "use both"),
         ("--batch-tokens -1", "batch-tokens is too small"),
         ("--context 100", "was made for 64"),
         ("--text ids.bin --split val", "leave the other options out"),

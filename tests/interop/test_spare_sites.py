@@ -74,7 +74,7 @@ def perplexity(model: Any, windows: torch.Tensor, removed: list[torch.Tensor], m
 
 @pytest.mark.parametrize("model_type", ["opt", "llama", "gpt2", "gpt_neox", "bitnet"])
 def test_the_search_equals_trying_every_prefix(model_type: str, ids: np.ndarray) -> None:
-    """Of each layer and of the model: the set that is found is feasible, and one neuron more is not."""
+    """Of each layer and of the model: the set that is found is feasible, and one step of the search more is not."""
     model = uneven(model_type)
     found = audit(model_type, ASKED, Path("out"))
     rows = list(csv.DictReader(found.table.splitlines()))
@@ -92,7 +92,8 @@ def test_the_search_equals_trying_every_prefix(model_type: str, ids: np.ndarray)
         order = candidates[everyone[candidates].argsort(stable=True)]
         count = round(judged["expendable_fraction"] * len(order))
         rises = []
-        for chosen in (count, min(count + 1, len(order))):
+        halvings = 6 if number < len(widths) else 8
+        for chosen in (count, min(count + math.ceil(len(order) / 2**halvings), len(order))):
             flags = torch.zeros(sum(widths), dtype=torch.bool)
             flags[order[:chosen]] = True
             rises.append(perplexity(model, windows, list(flags.split(widths)), means) / base - 1)
