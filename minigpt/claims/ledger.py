@@ -7,15 +7,15 @@ is shown, but belongs to no family and is mixed with nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
-from minigpt.claims import judging
+from minigpt.claims import entries
 from minigpt.claims.catalogue import CLAIMS
-from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
+from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim, Plan
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.measuring import MEASUREMENTS, read
 from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
@@ -24,8 +24,9 @@ from minigpt.experiments.arms_to_cells import Planner
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.training.code_version import code_hash
 
-FORMAT = 1
+FORMAT = 2
 Record = dict[str, Any]
+_WITH_EFFECTS = ("judged", "incomplete", "stale")
 Cells = Mapping[tuple[str, int], Cell | None]
 
 
@@ -53,30 +54,36 @@ def write_ledger(directory: Path, scale: Scale, planner: Planner, asked: Sequenc
     """Judge claims by what is on disk now, write `ledger.json` and return its content.
 
     Judged are those asked for and those that were judged before; all, if there is no ledger yet and none is asked for.
-    For the others no text is prepared.
+    For the others no text is prepared. Written before anything is trained, too: then it holds the plans.
+
+    Raises:
+        UsageError: a claim is judged already with another plan.
     """
     earlier = _earlier_entries(directory)
-    known = {name for name, entry in earlier.items() if entry["status"] in ("judged", "stale")}
+    known = {name for name, entry in earlier.items() if entry["status"] in _WITH_EFFECTS}
     wanted = known | {claim.id for claim in asked} if earlier or asked else set(CLAIMS)
-    entries = [
+    found = [
         _entry(claim, scale, planner, directory, earlier.get(claim.id))
         if claim.id in wanted
-        else judging.describe(claim)
+        else entries.describe(claim, scale.plan(claim))
         for claim in CLAIMS.values()
     ]
-    sizes = {
-        family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)
-    }
+    sizes = family_sizes()
     ledger = {
         "format": FORMAT,
         "scale": {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base},
         "code": code_hash(),
         "family_sizes": sizes,
-        "claims": judging.with_verdicts(entries, sizes),
+        "claims": entries.with_verdicts(found, sizes),
     }
     storage.make_directory(directory)
     storage.write_sealed(directory / LEDGER_FILE, ledger)
     return ledger
+
+
+def family_sizes() -> dict[str, int]:
+    """How many claims of each family can be run."""
+    return {family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)}
 
 
 def find_claim(claim: str) -> Claim:
@@ -91,12 +98,14 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
     """A claim judged on the seeds that are complete, or what an earlier ledger says of it, or that it was not run."""
     assert all(name in MEASUREMENTS for names in claim.measurements.values() for name in names), claim.id
     if not claim.can_run:
-        return judging.describe(claim)
-    declared = scale.seeds(claim.seeds)
+        return entries.describe(claim)
+    plan = scale.plan(claim)
+    described = entries.describe(claim, plan)
+    due = scale.seeds(claim)
     try:
-        cells = planner.cells(claim.arms, declared)
+        cells = planner.cells(claim.arms, due)
     except UsageError as error:
-        return {**judging.describe(claim), "obstacle": f"its arms do not exist at this scale; {error}"}
+        return {**described, "obstacle": f"its arms do not exist at this scale; {error}"}
     measured = {
         (arm, seed, name): read(directory, cell.id, name)
         for (arm, seed), cell in cells.items()
@@ -104,18 +113,20 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
         if cell is not None
     }
     results = {key: read_result(cell.directory) for key, cell in cells.items() if cell is not None}
-    seeds = _complete_seeds(claim, declared, results, measured)
+    choosing, seeds = _usable_seeds(plan, due, _complete_seeds(claim, due, results, measured))
     if not seeds:
-        stale = earlier is not None and earlier["status"] in ("judged", "stale")
-        return {**earlier, "status": "stale"} if stale and earlier else judging.describe(claim)
-    done = {key: result for key, result in results.items() if result is not None and key[1] in seeds}
-    figures = {key: found["figures"] for key, found in measured.items() if found is not None and key[1] in seeds}
-    entry = judging.judged(claim, Evidence(done, figures), seeds)
+        stale = earlier is not None and earlier["status"] in _WITH_EFFECTS
+        return {**earlier, "status": "stale"} if stale and earlier else described
+    _check_plan(claim, described["plan"], earlier)
+    used = {*choosing, *seeds}
+    done = {key: result for key, result in results.items() if result is not None and key[1] in used}
+    figures = {key: found["figures"] for key, found in measured.items() if found is not None and key[1] in used}
+    entry = entries.judged(claim, Evidence(done, figures, choosing), seeds, plan, family_sizes()[claim.family])
     return {
         **entry,
-        "seeds_declared": len(declared),
+        "seeds_declared": len(due) - plan.choosing,
         "arms": [_arm(claim, arm, seeds, cells, done) for arm in claim.arms],
-        "cost": _cost(cells, seeds, done, [found for found in measured.values() if found is not None]),
+        "cost": _cost(cells, used, done, [found for found in measured.values() if found is not None]),
         "command": _command(claim, scale),
         "provenance": _provenance(done),
     }
@@ -134,6 +145,27 @@ def _complete_seeds(
         if all(results.get((arm, seed)) is not None for arm in claim.arms)
         and all(measured.get((arm, seed, name)) for arm, names in claim.measurements.items() for name in names)
     ]
+
+
+def _usable_seeds(plan: Plan, due: Sequence[int], complete: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+    """(seeds that choose, seeds to judge on): those of the last look whose seeds are all there.
+
+    Before the first look all that are there, but none while a seed that chooses is missing.
+    """
+    choosing, judged = tuple(due[: plan.choosing]), due[plan.choosing :]
+    if not set(choosing) <= set(complete):
+        return choosing, []
+    looks = [look for look in plan.looks if look <= len(judged) and set(judged[:look]) <= set(complete)]
+    return choosing, list(judged[: max(looks)]) if looks else [seed for seed in judged if seed in complete]
+
+
+def _check_plan(claim: Claim, plan: Record, earlier: Record | None) -> None:
+    if earlier is not None and earlier["status"] in ("judged", "incomplete") and earlier["plan"] != plan:
+        before, now = (" then ".join(map(str, found["looks"])) for found in (earlier["plan"], plan))
+        raise UsageError(
+            f"the number of seeds is fixed before a claim is run; {claim.id} has {before} here, got {now}; "
+            "fresh seeds in another ledger decide anew: --seed 2000 --out DIR"
+        )
 
 
 def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mapping[tuple[str, int], Record]) -> Record:
@@ -155,7 +187,7 @@ def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mappi
 
 
 def _cost(
-    cells: Cells, seeds: Sequence[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
+    cells: Cells, seeds: Collection[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
 ) -> Record:
     """Core-seconds of trainings and measurements; `each`, by name, tells what claims share."""
     trained = {
@@ -184,7 +216,8 @@ def _provenance(done: Mapping[tuple[str, int], Record]) -> Record:
 def _command(claim: Claim, scale: Scale) -> str:
     words = ["python -m minigpt claims run", claim.id]
     words += [f"--{name.replace('_', '-')} {written(value)}" for name, value in scale.asked.items()]
-    return " ".join([*words, *([f"--seeds {scale.options.seeds}"] if scale.options.seeds else [])])
+    options = {"--seeds": scale.options.seeds, "--look": scale.options.look if len(claim.looks) > 1 else 1}
+    return " ".join([*words, *(f"{name} {value}" for name, value in options.items() if value > (name == "--look"))])
 
 
 def _earlier_entries(directory: Path) -> dict[str, Record]:

@@ -55,6 +55,8 @@ class Measurement:
 MEASUREMENTS = {
     "deaths": Measurement(dead_neurons.deaths),
     "expendability": Measurement(dead_neurons.expendability),
+    "planted": Measurement(dead_neurons.planted),
+    "layer_ablation": Measurement(dead_neurons.layer_ablation),
     "trapping": Measurement(dead_neurons.trapping),
     "clamping": Measurement(hidden_values.clamping),
     "rebuilding": Measurement(hidden_values.rebuilding),

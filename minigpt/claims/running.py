@@ -39,7 +39,7 @@ class Workshop:
 
     def cells(self, claim: Claim) -> dict[tuple[str, int], Cell | None]:
         """The cell of each arm and seed of a claim; None where an arm starts from a cell that is not trained yet."""
-        return self.planner.cells(claim.arms, self.scale.seeds(claim.seeds))
+        return self.planner.cells(claim.arms, self.scale.seeds(claim))
 
 
 def run_claims(claims: Sequence[Claim], workshop: Workshop) -> None:
@@ -123,7 +123,7 @@ def _costs(claims: Sequence[Claim], workshop: Workshop) -> dict[str, dict[str, f
     missing = {claim.id: _missing(claim, workshop) for claim in claims}
     if not any(missing.values()):
         return {claim: {} for claim in missing}
-    config = workshop.planner.configuration(Arm(), workshop.scale.seeds(1)[0])
+    config = workshop.planner.configuration(Arm(), workshop.scale.first_seed)
     pace = measure_together(config, _flops_per_token(config, workshop), workshop.executor, workshop.stop)
     return {
         claim: {name: _seconds(config, pace, workshop) for name, config in trainings.items()}

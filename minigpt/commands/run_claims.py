@@ -84,6 +84,7 @@ def _run(values: argparse.Namespace) -> int:
             return _show_estimate(estimate(claims, workshop), values.json)
         if values.budget is not None:
             claims = affordable(claims, workshop, 60 * values.budget)
+        write_ledger(values.out, workshop.scale, workshop.planner, claims)  # the plan, before anything is trained
         try:
             run_claims(claims, workshop)
         finally:
@@ -130,7 +131,7 @@ def _none_named(values: argparse.Namespace) -> None:
 def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
     """The ledger on disk, or, if nothing was run yet, what is known of the claims before."""
     from minigpt.claims.catalogue import CLAIMS
-    from minigpt.claims.judging import describe
+    from minigpt.claims.entries import describe
     from minigpt.claims.ledger import read_ledger
 
     if (values.out / LEDGER_FILE).is_file():

@@ -82,6 +82,7 @@ def _described(entry: Record) -> list[tuple[str, str]]:
         said.append(("rule", words.rule(entry)))
     if entry["obstacle"]:
         said.append(("obstacle", entry["obstacle"]))
+    said += [("gate", words.gate(gate)) for gate in entry["gates"]]
     return [*said, *(("why", reason) for reason in words.reasons(entry))]
 
 
@@ -154,6 +155,8 @@ def claim_markdown(entry: Record, neighbours: Mapping[str, str]) -> str:
         " · ".join(["[all claims](README.md)", *(_link(claim, label) for label, claim in neighbours.items())])
     )
     blocks.append(f"**{plain(words.finding(entry))}** · {plain(entry['where'])}")
+    if finding := words.first_sentence(entry):
+        blocks.insert(1, plain(finding))
     said = [(name, said) for name, said in _described(entry) if name != "statement"]
     blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in said))
     for section in tables.sections(entry):
