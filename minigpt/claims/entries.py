@@ -56,7 +56,7 @@ def judged(claim: Claim, evidence: Evidence, seeds: Sequence[int], plan: Plan, f
         "status": "judged" if len(seeds) in plan.looks else "incomplete",
         "seeds": list(seeds),
         "finding": _finding(claim, evidence, seeds),
-        "gates": [_gate(gate, evidence, seeds) for gate in claim.gates],
+        "gates": [judged_gate(gate, {seed: gate.value(evidence, seed) for seed in seeds}) for gate in claim.gates],
         "conditions": [record for record, _ in conditions],
         **dataclasses.asdict(together),
         "series": [_series(series, evidence, seeds) for series in claim.series],
@@ -115,8 +115,8 @@ def _described_gate(gate: Gate) -> Record:
     return {"kind": gate.kind, "name": gate.name, "unit": gate.unit, "least": gate.least}
 
 
-def _gate(gate: Gate, evidence: Evidence, seeds: Sequence[int]) -> Record:
-    values = {seed: gate.value(evidence, seed) for seed in seeds}
+def judged_gate(gate: Gate, values: Mapping[int, float]) -> Record:
+    """A gate with its values by seed, and whether it is passed."""
     known = all(map(math.isfinite, values.values()))
     return {
         **_described_gate(gate),

@@ -19,19 +19,21 @@ from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim, Plan
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.measuring import MEASUREMENTS, read
 from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
-from minigpt.experiments.arms import train_command, written
+from minigpt.experiments.arms import Arm, train_command, written
 from minigpt.experiments.arms_to_cells import Planner
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.training.code_version import code_hash
+from minigpt.training.config import RunConfig
 
 FORMAT = 2
+READABLE = (1, FORMAT)  # the first one only to be judged again
 Record = dict[str, Any]
 _WITH_EFFECTS = ("judged", "incomplete", "stale")
 Cells = Mapping[tuple[str, int], Cell | None]
 
 
-def read_ledger(directory: Path) -> Record:
-    """Read `ledger.json`.
+def read_ledger(directory: Path, formats: Collection[int] = (FORMAT,)) -> Record:
+    """Read `ledger.json`, of the current format unless others will do.
 
     Raises:
         CheckpointError: there is none, it was altered, or another version wrote it.
@@ -40,8 +42,8 @@ def read_ledger(directory: Path) -> Record:
     if not path.is_file():
         raise CheckpointError(f"no ledger at {directory}; it has no {LEDGER_FILE}; run a claim: minigpt claims run C5")
     ledger = storage.read_sealed(path, CheckpointError)
-    if ledger is None or ledger.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims report`")
+    if ledger is None or ledger.get("format") not in formats:
+        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims judge`")
     return ledger
 
 
@@ -69,13 +71,13 @@ def write_ledger(directory: Path, scale: Scale, planner: Planner, asked: Sequenc
         for claim in CLAIMS.values()
     ]
     sizes = family_sizes()
-    ledger = {
-        "format": FORMAT,
-        "scale": {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base},
-        "code": code_hash(),
-        "family_sizes": sizes,
-        "claims": entries.with_verdicts(found, sizes),
-    }
+    scale_record = {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base}
+    return seal(directory, {"scale": scale_record, "code": code_hash()}, entries.with_verdicts(found, sizes))
+
+
+def seal(directory: Path, made: Record, claims: Sequence[Record]) -> Record:
+    """Write `ledger.json` and return its content; `made` are the scale and the code of its trainings."""
+    ledger = {"format": FORMAT, **made, "family_sizes": family_sizes(), "claims": claims}
     storage.make_directory(directory)
     storage.write_sealed(directory / LEDGER_FILE, ledger)
     return ledger
@@ -173,10 +175,9 @@ def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mappi
     losses = [r["val"]["loss"] if r["status"] == "finished" else None for r in results]
     first = cells[arm, seeds[0]]
     assert first is not None
-    settings = {name: getattr(first.config, name) for name in claim.arms[arm].settings}
     return {
         "name": arm,
-        "settings": ", ".join(f"--{name.replace('_', '-')} {written(value)}" for name, value in settings.items()),
+        "settings": settings_of(claim.arms[arm], first.config),
         "start": claim.arms[arm].start or None,
         "losses": losses,
         "dead": [r["val"]["dead_fraction"] if r["status"] == "finished" else None for r in results],
@@ -184,6 +185,12 @@ def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mappi
         "cells": [cell.id for seed in seeds if (cell := cells[arm, seed]) is not None],
         "command": train_command(first.config),
     }
+
+
+def settings_of(arm: Arm, config: RunConfig) -> str:
+    """What an arm sets over the base, as flags with the values that these have in its configuration."""
+    settings = {name: getattr(config, name) for name in arm.settings}
+    return ", ".join(f"--{name.replace('_', '-')} {written(value)}" for name, value in settings.items())
 
 
 def _cost(

@@ -58,6 +58,10 @@ def terminal_claim(entry: Record, width: int | None = None) -> str:
     entry = words.made_visible(entry)
     heading = f"{entry['id']}  {words.finding(entry)}  ({entry['where']}, {entry['family']} family)"
     shown = [listing("", _described(entry))]
+    if finding := words.first_sentence(entry):
+        shown.insert(0, listing("", [("found", finding)]))
+    if entry["gates"]:
+        shown.append(tables.gates_table(entry))
     if entry["conditions"]:
         found = (Column.words("", "name"), Column.words("", words.comparison))
         shown.append(Table("Conditions", found, entry["conditions"]))
@@ -82,7 +86,6 @@ def _described(entry: Record) -> list[tuple[str, str]]:
         said.append(("rule", words.rule(entry)))
     if entry["obstacle"]:
         said.append(("obstacle", entry["obstacle"]))
-    said += [("gate", words.gate(gate)) for gate in entry["gates"]]
     return [*said, *(("why", reason) for reason in words.reasons(entry))]
 
 

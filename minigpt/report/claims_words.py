@@ -161,23 +161,20 @@ def less_than_margin(condition: Record) -> str:
     return f"{name}: {effect(condition)} {unit_name(condition)}, less than {least}{sign}."
 
 
-def gate(gate: Record) -> str:
-    """What must hold before a claim is judged, and whether it does."""
-    needed = f"{gate['kind']}: {gate['name']}; at least {_least(gate)}"
-    if "passed" not in gate:
-        return needed
-    found = MISSING if gate["mean"] is None else value(gate["mean"], gate["unit"])
-    return f"{needed}; found {found}: {'passed' if gate['passed'] else 'FAILED'}"
+def gate_outcome(gate: Record) -> str:
+    """Whether a gate is passed."""
+    return MISSING if "passed" not in gate else "passed" if gate["passed"] else "FAILED"
 
 
-def _least(gate: Record) -> str:
+def least(gate: Record) -> str:
+    """What a gate asks for, with its unit."""
     return f"{size(gate['least'], gate['unit']) if gate['least'] else '0'} {unit_name(gate)}"
 
 
 def failure(gate: Record) -> str:
     """Why a gate is not passed."""
     found = "could not be measured" if gate["mean"] is None else f"is {value(gate['mean'], gate['unit'])}"
-    return f"{gate['kind']} failed: {gate['name']}, {found}, at least {_least(gate)} is needed"
+    return f"{gate['kind']} failed: {gate['name']}, {found}, at least {least(gate)} is needed"
 
 
 def first_sentence(entry: Record) -> str:

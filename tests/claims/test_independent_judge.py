@@ -1,4 +1,4 @@
-"""Another program, which imports nothing of minigpt, reaches the same verdicts from the per-seed values; so do gates."""
+"""Another program, which imports nothing of minigpt, reaches the same verdicts and gates from the per-seed values."""
 
 from __future__ import annotations
 
