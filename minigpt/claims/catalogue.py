@@ -17,6 +17,7 @@ from minigpt.claims.rows import (
     overfitting,
     planted_bias,
     practice,
+    readability,
     selection,
     unmeasured,
 )
@@ -33,6 +34,7 @@ CLAIMS: dict[str, Claim] = {
             *selection.CLAIMS,
             *language.CLAIMS,
             *planted_bias.CLAIMS,
+            *readability.CLAIMS,
             *unmeasured.CLAIMS,
         ),
         key=lambda claim: claim.number,

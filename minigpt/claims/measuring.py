@@ -23,6 +23,7 @@ from minigpt.claims.measurements import (
     prediction,
     speed,
     tampered_text,
+    token_detectors,
 )
 from minigpt.claims.measurements.batches_and_losses import Figures, Measure
 from minigpt.experiments.cells import read_result
@@ -69,6 +70,7 @@ MEASUREMENTS = {
     "domain_losses": Measurement(prediction.domain_losses),
     "ngrams": Measurement(prediction.ngrams),
     "accuracy": Measurement(prediction.accuracy),
+    "token_detectors": Measurement(token_detectors.token_detectors),
     "swaps": Measurement(tampered_text.swaps),
     "pronouns": Measurement(tampered_text.pronouns),
     "speed": Measurement(speed.speed, alone=True),

@@ -34,20 +34,6 @@ C30 = Claim(
     obstacle="a category error: no model is ever fitted to the test part, so it cannot cause a fit, good or bad",
 )
 
-C33 = Claim(
-    id="C33",
-    where="D4, W1",
-    quote="can be difficult to interpret",
-    statement="The neurons of a GPT are hard to interpret, and harder with one activation than with another.",
-    meaning=(
-        "A proxy: the share of neurons that fire on a few tokens only, and over how many neurons a layer spreads its "
-        "output, with ReLU, GELU and gated activations."
-    ),
-    tag="proxy",
-    forecast="ReLU has more neurons that detect single tokens",
-    obstacle="not built; and what people find hard to interpret is not a figure that a program can take",
-)
-
 C36 = Claim(
     id="C36",
     where="A4",
@@ -92,4 +78,4 @@ C43 = Claim(
     obstacle="not about a model that predicts the next token: other networks and other tasks would have to be built",
 )
 
-CLAIMS = (C28, C30, C33, C36, C40, C42, C43)
+CLAIMS = (C28, C30, C36, C40, C42, C43)
