@@ -98,6 +98,7 @@ class Claim:
     finding: what was found, in numbers, with the names of `numbers` in braces; empty for a sentence made by rule.
     numbers: name -> (unit, value for each seed), averaged over the judged seeds.
     measurements: what is measured on trained cells: arm -> names in `measuring.py`.
+    partners: arm -> the arm that a measurement of two models takes beside it.
     looks: how many judged seeds each look at the data has; more than one look costs significance.
     choosing: seeds before those, on which candidates are chosen and nothing is judged.
     obstacle: why a small GPT cannot measure it, or why it has not been built.
@@ -113,6 +114,7 @@ class Claim:
     expected: Verdict | None = None
     arms: Mapping[str, Arm] = field(default_factory=dict)
     measurements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    partners: Mapping[str, str] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     rule: Literal["all", "any"] = "all"
     gates: tuple[Gate, ...] = ()

@@ -17,7 +17,7 @@ from minigpt.claims import entries
 from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim, Plan
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measuring import MEASUREMENTS, read
+from minigpt.claims.measuring import MEASUREMENTS, label, read, subject
 from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
 from minigpt.experiments.arms import Arm, train_command, written
 from minigpt.experiments.arms_to_cells import Planner
@@ -109,10 +109,10 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
     except UsageError as error:
         return {**described, "obstacle": f"its arms do not exist at this scale; {error}"}
     measured = {
-        (arm, seed, name): read(directory, cell.id, name)
-        for (arm, seed), cell in cells.items()
+        (arm, seed, name): read(directory, label(of), name)
+        for arm, seed in cells
         for name in claim.measurements.get(arm, ())
-        if cell is not None
+        if (of := subject(claim, name, arm, seed, cells))
     }
     results = {key: read_result(cell.directory) for key, cell in cells.items() if cell is not None}
     choosing, seeds = _usable_seeds(plan, due, _complete_seeds(claim, due, results, measured))

@@ -9,24 +9,27 @@ from __future__ import annotations
 import functools
 import inspect
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, MinigptError, StopRequestedError
+from minigpt.claims.claim import Claim
 from minigpt.claims.measurements import (
     dead_neurons,
     gradient_flow,
     hidden_values,
     input_dependence,
+    loss_barrier,
     prediction,
     speed,
     tampered_text,
     token_detectors,
 )
-from minigpt.claims.measurements.batches_and_losses import Figures, Measure
-from minigpt.experiments.cells import read_result
+from minigpt.claims.measurements.batches_and_losses import Figures, Measure, PairMeasure
+from minigpt.experiments.cells import Cell, read_result
 from minigpt.training import runtime
 from minigpt.training.code_version import PACKAGE, imported_by, substance
 from minigpt.training.inference import open_run, open_text
@@ -38,10 +41,11 @@ _MEASURING = ("claims/measurements/", "neurons/")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure; `alone` if nothing else may run meanwhile, because it takes times."""
+    """A measure; `alone` if nothing else may run meanwhile, because it takes times; `paired` if of two models."""
 
-    measure: Measure
+    measure: Measure | PairMeasure
     alone: bool = False
+    paired: bool = False
 
     @functools.cached_property
     def version(self) -> str:
@@ -65,6 +69,7 @@ MEASUREMENTS = {
     "gradient_noise": Measurement(gradient_flow.gradient_noise),
     "linearity": Measurement(input_dependence.linearity),
     "causality": Measurement(input_dependence.causality),
+    "loss_barrier": Measurement(loss_barrier.loss_barrier, paired=True),
     "gap": Measurement(prediction.gap),
     "split_losses": Measurement(prediction.split_losses),
     "domain_losses": Measurement(prediction.domain_losses),
@@ -77,22 +82,35 @@ MEASUREMENTS = {
 }
 
 
-def take(ledger: Path, directory: Path, name: str) -> None:
-    """Measure the cell in `directory` and keep what was found; the body of a job.
+def subject(claim: Claim, name: str, arm: str, seed: int, cells: Mapping[tuple[str, int], Cell | None]) -> list[Cell]:
+    """The cells that a measurement of an arm and seed is taken of; none while one of them cannot be named."""
+    arms = (arm, claim.partners[arm]) if MEASUREMENTS[name].paired else (arm,)
+    found = [cells[each, seed] for each in arms]
+    return [cell for cell in found if cell is not None] if None not in found else []
+
+
+def label(measured: Sequence[Cell]) -> str:
+    """What a measurement's cells are called together."""
+    return "-".join(cell.id for cell in measured)
+
+
+def take(ledger: Path, directories: Sequence[Path], name: str) -> None:
+    """Measure the cells in `directories` and keep what was found; the body of a job.
 
     A run that diverged has no model to measure: its figures are empty.
     """
-    result = read_result(directory)
-    assert result is not None, f"{directory} is measured before it is trained"
+    results = [read_result(directory) for directory in directories]
+    assert None not in results, f"{directories} are measured before they are trained"
     begun = time.perf_counter()
     figures: Figures = {}
-    if result["status"] == "finished":
-        run = open_run(directory)
+    if all(result is not None and result["status"] == "finished" for result in results):
+        run, *others = (open_run(directory) for directory in directories)
         runtime.set_up(run.config)
-        figures = MEASUREMENTS[name].measure(run, open_text(run))
-    kept = {"cell": directory.name, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
+        figures = MEASUREMENTS[name].measure(run, open_text(run), *others)
+    cell = "-".join(directory.name for directory in directories)
+    kept = {"cell": cell, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
     storage.make_directory(ledger / FOLDER)
-    storage.write_sealed(_place(ledger, directory.name, name), kept)
+    storage.write_sealed(_place(ledger, cell, name), kept)
 
 
 def read(ledger: Path, cell: str, name: str) -> dict[str, Any] | None:

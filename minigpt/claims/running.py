@@ -11,7 +11,7 @@ from pathlib import Path
 
 from minigpt.base.errors import UsageError
 from minigpt.claims.claim import Claim
-from minigpt.claims.measuring import MEASUREMENTS, read, take
+from minigpt.claims.measuring import MEASUREMENTS, label, read, subject, take
 from minigpt.claims.scale import Scale
 from minigpt.experiments.arms import Arm
 from minigpt.experiments.arms_to_cells import Planner
@@ -63,24 +63,28 @@ def _trainable(claims: Sequence[Claim], workshop: Workshop) -> list[Cell]:
 def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
     """Take the measurements that are missing, side by side, except those that take times."""
     wanted = {
-        (cell.id, name): cell
+        (label(measured), name): measured
         for claim in claims
-        for (arm, _), cell in workshop.cells(claim).items()
+        for cells in [workshop.cells(claim)]
+        for arm, seed in cells
         for name in claim.measurements.get(arm, ())
-        if cell is not None
+        if (measured := subject(claim, name, arm, seed, cells))
     }
-    together = [_measuring(cell, name, workshop) for (_, name), cell in wanted.items() if not MEASUREMENTS[name].alone]
-    alone = [_measuring(cell, name, workshop) for (_, name), cell in wanted.items() if MEASUREMENTS[name].alone]
-    for tasks in (together, *([task] for task in alone)):
-        run_all(tasks, workshop.executor, workshop.stop, "measurements")
+    tasks = {key: _measuring(measured, key[1], workshop) for key, measured in wanted.items()}
+    together = [task for (_, name), task in tasks.items() if not MEASUREMENTS[name].alone]
+    alone = [task for (_, name), task in tasks.items() if MEASUREMENTS[name].alone]
+    for some in (together, *([task] for task in alone)):
+        run_all(some, workshop.executor, workshop.stop, "measurements")
 
 
-def _measuring(cell: Cell, name: str, workshop: Workshop) -> Task:
+def _measuring(measured: Sequence[Cell], name: str, workshop: Workshop) -> Task:
+    cell = measured[0]
+    directories = [each.directory for each in measured]
     return Task(
-        job=Job(f"{cell.id}-{name}", take, (workshop.ledger, cell.directory, name)),
+        job=Job(f"{cell.id}-{name}", take, (workshop.ledger, directories, name)),
         what=f"measuring {name} of cell {cell.id} ({cell.arm})",
         short=f"{name} of {cell.arm} s{cell.config.seed}",
-        is_done=lambda: read(workshop.ledger, cell.id, name) is not None,
+        is_done=lambda: read(workshop.ledger, label(measured), name) is not None,
     )
 
 

@@ -1,4 +1,4 @@
-"""Detectors of a few tokens: planted ones are found, what opens anywhere is none, and what hardly opens is not judged."""
+"""Detectors of a few tokens: planted ones are found, what opens anywhere is none, what hardly opens is not judged."""
 
 from __future__ import annotations
 

@@ -34,17 +34,6 @@ C30 = Claim(
     obstacle="a category error: no model is ever fitted to the test part, so it cannot cause a fit, good or bad",
 )
 
-C36 = Claim(
-    id="C36",
-    where="A4",
-    quote="getting stuck in local minima",
-    statement="Trainings that differ only in their seed end in different minima, some clearly worse than others.",
-    meaning="The spread of the loss over seeds, and how much it rises on the straight line between two trained models.",
-    tag="proxy",
-    forecast="barriers between the minima, equal losses in them",
-    obstacle="not built: no measurement here walks the line between two trained models",
-)
-
 C40 = Claim(
     id="C40",
     where="A5",
@@ -78,4 +67,4 @@ C43 = Claim(
     obstacle="not about a model that predicts the next token: other networks and other tasks would have to be built",
 )
 
-CLAIMS = (C28, C30, C36, C40, C42, C43)
+CLAIMS = (C28, C30, C40, C42, C43)
