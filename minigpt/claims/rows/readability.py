@@ -22,7 +22,7 @@ C33 = Claim(
     id="C33",
     where="D4, W1",
     quote="can be difficult to interpret",
-    statement="Fewer neurons of a GPT can be read as detectors of a few characters with GELU and SwiGLU than with ReLU.",
+    statement="Fewer neurons of a GPT are detectors of a few characters with GELU and SwiGLU than with ReLU.",
     meaning=(
         "A proxy: the share of neurons of which 95 % of the places where their input is positive have one of five "
         "characters. True if ReLU's share is 5 percentage points larger than that of GELU and of SwiGLU. What people "
