@@ -11,6 +11,7 @@ from __future__ import annotations
 from minigpt.claims.claim import Claim
 from minigpt.claims.rows import (
     activations,
+    cost_function,
     death,
     gradients,
     language,
@@ -35,6 +36,7 @@ CLAIMS: dict[str, Claim] = {
             *selection.CLAIMS,
             *language.CLAIMS,
             *minima.CLAIMS,
+            *cost_function.CLAIMS,
             *planted_bias.CLAIMS,
             *readability.CLAIMS,
             *unmeasured.CLAIMS,

@@ -18,6 +18,7 @@ from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, MinigptError, StopRequestedError
 from minigpt.claims.claim import Claim
 from minigpt.claims.measurements import (
+    calibration_of_loss,
     dead_neurons,
     gradient_flow,
     hidden_values,
@@ -70,6 +71,7 @@ MEASUREMENTS = {
     "linearity": Measurement(input_dependence.linearity),
     "causality": Measurement(input_dependence.causality),
     "loss_barrier": Measurement(loss_barrier.loss_barrier, paired=True),
+    "calibrated": Measurement(calibration_of_loss.calibrated),
     "gap": Measurement(prediction.gap),
     "split_losses": Measurement(prediction.split_losses),
     "domain_losses": Measurement(prediction.domain_losses),

@@ -4,21 +4,6 @@ from __future__ import annotations
 
 from minigpt.claims.claim import Claim
 
-C28 = Claim(
-    id="C28",
-    where="G1, B2, B8",
-    quote="Choosing an inappropriate cost function",
-    statement="Training on another cost than cross-entropy makes a GPT predict text worse.",
-    meaning=(
-        "Cross-entropy, squared error and binary cross-entropy as what is minimised; judged by the calibrated loss and "
-        "by how often the likeliest token is the right one."
-    ),
-    tag="measurable",
-    forecast="cross-entropy is best",
-    expected="SUPPORTED",
-    obstacle="not built: the training loop minimises cross-entropy and nothing else",
-)
-
 C30 = Claim(
     id="C30",
     where="B13",
@@ -67,4 +52,4 @@ C43 = Claim(
     obstacle="not about a model that predicts the next token: other networks and other tasks would have to be built",
 )
 
-CLAIMS = (C28, C30, C40, C42, C43)
+CLAIMS = (C30, C40, C42, C43)
