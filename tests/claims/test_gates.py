@@ -26,7 +26,7 @@ def found(losses: dict[str, float], dead: dict[str, float] | None = None, **figu
     made = evidence({(arm, 0): loss for arm, loss in losses.items()}, figures=measured)
     for arm, share in (dead or {}).items():
         layers = [{"neurons": 10, "dead_fraction": share}]
-        made.results[arm, 0]["val"]["layers"] = layers  # type: ignore[index]
+        made.results[arm, 0]["val"]["layers"] = layers
     return replace(made, choosing=(0,))
 
 
