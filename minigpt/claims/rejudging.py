@@ -87,7 +87,8 @@ def _condition(stored: Record, alphas: tuple[float, float]) -> Record:
 
 def _gates(claim: Claim, earlier: Record, planner: Planner) -> list[Record]:
     stored = {gate["name"]: gate for gate in earlier.get("gates", ()) if "values" in gate}
-    evidence = Evidence(_results(earlier), _counted(claim, earlier, planner))
+    unknown = any(gate.name not in stored for gate in claim.gates)
+    evidence = Evidence(_results(earlier), _counted(claim, earlier, planner) if unknown else {})
     return [_gate(gate, stored.get(gate.name), evidence, earlier["seeds"]) for gate in claim.gates]
 
 
