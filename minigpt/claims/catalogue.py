@@ -11,11 +11,15 @@ from __future__ import annotations
 from minigpt.claims.claim import Claim
 from minigpt.claims.rows import (
     activations,
+    cost_function,
     death,
     gradients,
     language,
+    minima,
     overfitting,
+    planted_bias,
     practice,
+    readability,
     selection,
     unmeasured,
 )
@@ -31,6 +35,10 @@ CLAIMS: dict[str, Claim] = {
             *overfitting.CLAIMS,
             *selection.CLAIMS,
             *language.CLAIMS,
+            *minima.CLAIMS,
+            *cost_function.CLAIMS,
+            *planted_bias.CLAIMS,
+            *readability.CLAIMS,
             *unmeasured.CLAIMS,
         ),
         key=lambda claim: claim.number,

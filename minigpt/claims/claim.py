@@ -3,9 +3,12 @@
 Plain data. An effect is one number for each seed, positive in the direction that the claim says; the seed is the unit.
 A condition is an effect and the least of it that matters. The rule is the same for all:
 
-    SUPPORTED     the mean effect is at least the margin, and differs from zero (paired t test, adjusted for the family)
-    REFUTED       the 90 % interval lies below the margin: every effect that would matter is excluded
+    VOID          a gate fails: the trainings or the measure could not have shown what the claim says
+    SUPPORTED     the mean effect is at least the margin, and is shown to be above zero
+    REFUTED       every effect that would matter is shown to be excluded: the effect is less than the margin
     INCONCLUSIVE  neither
+
+Both p-values are adjusted alike: over the conditions of a claim, its looks at the data, and its family.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import Literal
 from minigpt.claims.evidence import Evidence
 from minigpt.experiments.arms import Arm
 
-Verdict = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE"]
+Verdict = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE", "VOID"]
+GateKind = Literal["training", "positive control", "manipulation check"]
 Tag = Literal["measurable", "when provoked", "proxy", "not measurable"]
 Effect = Callable[[Evidence, int], float]
 
@@ -36,6 +40,21 @@ class Condition:
     unit: str
     margin: float
     effect: Effect
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What must hold, on average over the seeds, before a claim gets any verdict: the value is at least `least`.
+
+    A training gate says that the models are good enough to speak of; a positive control, that the measure finds an
+    effect that is there; a manipulation check, that what should differ between the arms does, and by how much.
+    """
+
+    kind: GateKind
+    name: str
+    unit: str
+    least: float
+    value: Effect
 
 
 @dataclass(frozen=True)
@@ -60,6 +79,14 @@ class ArmFigures:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """How many judged seeds each look has, and how many seeds choose; fixed in the ledger before anything is run."""
+
+    looks: tuple[int, ...]
+    choosing: int = 0
+
+
+@dataclass(frozen=True)
 class Claim:
     """One row of the ledger.
 
@@ -68,7 +95,12 @@ class Claim:
     meaning: what is measured, and when the statement would be true, in plain words.
     rule: whether all conditions must hold, or any one is enough.
     forecast, expected: written before the first run; None where no verdict was forecast.
+    finding: what was found, in numbers, with the names of `numbers` in braces; empty for a sentence made by rule.
+    numbers: name -> (unit, value for each seed), averaged over the judged seeds.
     measurements: what is measured on trained cells: arm -> names in `measuring.py`.
+    partners: arm -> the arm that a measurement of two models takes beside it.
+    looks: how many judged seeds each look at the data has; more than one look costs significance.
+    choosing: seeds before those, on which candidates are chosen and nothing is judged.
     obstacle: why a small GPT cannot measure it, or why it has not been built.
     """
 
@@ -82,9 +114,14 @@ class Claim:
     expected: Verdict | None = None
     arms: Mapping[str, Arm] = field(default_factory=dict)
     measurements: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    partners: Mapping[str, str] = field(default_factory=dict)
     conditions: tuple[Condition, ...] = ()
     rule: Literal["all", "any"] = "all"
-    seeds: int = 8
+    gates: tuple[Gate, ...] = ()
+    finding: str = ""
+    numbers: Mapping[str, tuple[str, Effect]] = field(default_factory=dict)
+    looks: tuple[int, ...] = (8,)
+    choosing: int = 0
     series: tuple[Series, ...] = ()
     tables: tuple[ArmFigures, ...] = ()
     obstacle: str = ""

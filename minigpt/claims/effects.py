@@ -27,6 +27,16 @@ def loss(evidence: Evidence, arm: str, seed: int) -> float:
     return evidence.loss(arm, seed)
 
 
+def loss_of(arm: str) -> tuple[str, Effect]:
+    """An arm's final validation loss, as a finding takes it."""
+    return "nats", lambda evidence, seed: evidence.loss(arm, seed)
+
+
+def dead_of(arm: str) -> tuple[str, Effect]:
+    """An arm's share of dead neurons at the end, as a finding takes it."""
+    return "share", lambda evidence, seed: evidence.health(arm, seed, "dead_fraction")
+
+
 def measured(measurement: str, key: str) -> Callable[[Evidence, str, int], float]:
     """A measured figure of whichever arm, for tables and series."""
     return lambda evidence, arm, seed: evidence.figure(arm, seed, measurement, key)
@@ -61,11 +71,11 @@ def slope(points: Sequence[tuple[float, float]]) -> float:
     return float(np.polyfit(xs, ys, deg=1)[0])
 
 
-def chosen_elsewhere(evidence: Evidence, candidates: Sequence[str], seed: int, best: bool = True) -> str:
-    """The candidate with the smallest (or largest) mean loss on the other seeds: chosen on others, so judged fairly.
+def chosen(evidence: Evidence, candidates: Sequence[str], best: bool = True) -> str:
+    """The candidate with the smallest (or largest) mean loss on the seeds that choose and are judged nowhere.
 
-    A candidate that diverged on any of them has an infinite mean.
+    So the effects of the judged seeds are independent. A candidate that diverged on any of them has an infinite mean.
     """
-    others = sorted({other for _, other in evidence.results} - {seed}) or [seed]
-    means = {arm: math.fsum(evidence.loss(arm, other) for other in others) / len(others) for arm in candidates}
+    assert evidence.choosing, "the claim declares no seeds that choose"
+    means = {arm: math.fsum(evidence.loss(arm, seed) for seed in evidence.choosing) for arm in candidates}
     return (min if best else max)(candidates, key=lambda arm: means[arm])

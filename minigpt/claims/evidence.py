@@ -10,13 +10,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Evidence:
-    """Results by (arm, seed), and measurements by (arm, seed, name).
+    """Results by (arm, seed), and measurements by (arm, seed, name); seeds of `choosing` are judged nowhere.
 
     A training that diverged has an infinite loss, worse than any other; none is ever dropped.
     """
 
     results: Mapping[tuple[str, int], Mapping[str, Any]]
     measured: Mapping[tuple[str, int, str], Mapping[str, Any]]
+    choosing: tuple[int, ...] = ()
 
     def diverged(self, arm: str, seed: int) -> bool:
         """Whether this training ended with a loss that is no number."""

@@ -1,110 +1,40 @@
-"""From effects to verdicts: a condition, a claim, a family, and what the pages draw; reads and trains nothing.
+"""From effects to verdicts: a condition, a gate, a claim, a family; pure functions of numbers.
 
-Sources: Holm 1979 for the primary family; Benjamini & Hochberg 1995 for the exploratory one. A claim with several
-conditions that must all hold is tested by its largest p-value (intersection-union, Berger 1982), one for which any is
-enough by Bonferroni. Claims of a family that have not been run count as p = 1: so a verdict can only gain from others.
-
-Entries are plain records, as `ledger.json` holds them; what does not exist is None.
+Both directions are tested alike. A claim whose conditions must all hold is supported by its largest p-value
+(intersection-union, Berger 1982) and refuted by its smallest times their number (Bonferroni); one for which any is
+enough the other way round. A claim that is looked at several times, with more seeds each time, multiplies its p-values
+by the number of looks that it declared (equal alpha spending), so that stopping at a verdict keeps the error rate. Then
+Holm (1979) adjusts the primary family, Benjamini & Hochberg (1995) the exploratory one. Claims of a family that have no
+p-value, not being run or void, count as p = 1: so a verdict can only gain from others.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from scipy import stats
 
-from minigpt.claims.claim import EXPLORATORY, PRIMARY, ArmFigures, Claim, Condition, Series, Verdict
-from minigpt.claims.evidence import Evidence
+from minigpt.claims.claim import EXPLORATORY, PRIMARY, Verdict
 from minigpt.experiments import paired_statistics
 from minigpt.experiments.paired_statistics import FEWEST_SEEDS
 
-ALPHA = 0.05  # of the primary family, and of each refutation
-FALSE_DISCOVERY_RATE = 0.1  # of the exploratory family
+ALPHA = 0.05  # of the primary family, in each direction
+FALSE_DISCOVERY_RATE = 0.1  # of the exploratory family, in each direction
 ERROR_RATES = {PRIMARY: ALPHA, EXPLORATORY: FALSE_DISCOVERY_RATE}
-# What the strictest step of a family's adjustment leaves to one claim, among sixteen and about twenty-five.
-STRICTEST_ALPHA = {PRIMARY: ALPHA / 16, EXPLORATORY: FALSE_DISCOVERY_RATE / 25}
 
-Record = dict[str, Any]
-
-
-# ---------------------------------------------------------------------------------------------------- the ledger's rows
-
-
-def describe(claim: Claim) -> Record:
-    """What is known of a claim before anything is run."""
-    return {
-        "id": claim.id,
-        "family": claim.family,
-        "where": claim.where,
-        "quote": claim.quote,
-        "statement": claim.statement,
-        "meaning": claim.meaning,
-        "tag": claim.tag,
-        "forecast": claim.forecast,
-        "expected": claim.expected,
-        "rule": claim.rule,
-        "obstacle": claim.obstacle or None,
-        "status": "not run" if claim.can_run else "not measured",
-        "verdict": None,
-        "conditions": [{"name": c.name, "unit": c.unit, "margin": c.margin} for c in claim.conditions],
-    }
-
-
-def judged(claim: Claim, evidence: Evidence, seeds: Sequence[int]) -> Record:
-    """A claim's entry without its verdict, which needs the family: conditions, pictures, tables."""
-    conditions = [_condition(condition, claim.family, evidence, seeds) for condition in claim.conditions]
-    p, meets, excluded = combine([found for _, found in conditions], claim.rule)
-    return {
-        **describe(claim),
-        "status": "judged",
-        "seeds": list(seeds),
-        "conditions": [record for record, _ in conditions],
-        "p": p,
-        "meets": meets,
-        "excluded": excluded,
-        "series": [_series(series, evidence, seeds) for series in claim.series],
-        "tables": [_arm_figures(figures, claim, evidence, seeds) for figures in claim.tables],
-    }
-
-
-def with_verdicts(entries: Sequence[Record], family_sizes: Mapping[str, int]) -> list[Record]:
-    """Adjust the p-values of each family and give each judged entry its verdict."""
-    adjusted: dict[str, float] = {}
-    for family, size in family_sizes.items():
-        members = [entry for entry in entries if entry["status"] == "judged" and entry["family"] == family]
-        values = adjust(family, [entry["p"] for entry in members], size)
-        adjusted |= {entry["id"]: p for entry, p in zip(members, values, strict=True)}
-    return [_with_verdict(entry, adjusted[entry["id"]]) if entry["id"] in adjusted else entry for entry in entries]
-
-
-def _with_verdict(entry: Record, p_adjusted: float) -> Record:
-    verdict = decide(p_adjusted, entry["meets"], entry["excluded"], ERROR_RATES[entry["family"]])
-    needed = [condition["seeds_to_decide"] for condition in entry["conditions"]]
-    known = [number for number in needed if number is not None]
-    return {
-        **entry,
-        "p_adjusted": p_adjusted,
-        "verdict": verdict,
-        "seeds_to_decide": max(known) if verdict == "INCONCLUSIVE" and known and len(known) == len(needed) else None,
-        "forecast_came_true": None if entry["expected"] is None else verdict == entry["expected"],
-    }
-
-
-# ------------------------------------------------------------------------------------------------------------ the rule
+Rule = Literal["all", "any"]
 
 
 @dataclass(frozen=True)
 class JudgedCondition:
-    """One condition's effects and what follows.
+    """One condition's effects and what follows, by itself.
 
-    mean and intervals are None where a seed diverged: the signs decide then. p is for an effect in the claimed
-    direction, and 1 for one in the other; `meets` says whether the effect is large enough, `excluded` whether every
-    effect that would matter is excluded.
+    mean and intervals are None where a seed diverged: the signs decide then. p is for an effect above zero, p_below for
+    one below the margin; `meets` says whether the mean is large enough, `clears` whether all of the 90 % interval is.
     """
 
     mean: float | None = None
@@ -116,15 +46,26 @@ class JudgedCondition:
     high90: float | None = None
     n: int = 0
     p: float = 1.0
+    p_below: float = 1.0
     meets: bool = False
-    excluded: bool = False
+    clears: bool = False
+
+
+@dataclass(frozen=True)
+class JudgedClaim:
+    """What the conditions of a claim say together, adjusted for their number and for the looks, not for the family."""
+
+    p: float
+    p_below: float
+    meets: bool
+    clears: bool
 
 
 def judge_condition(effects: Mapping[int, float], margin: float) -> JudgedCondition:
     """Judge the effects of one condition by seed; pairs in which both diverged are NaN and say nothing."""
     informative = [effect for effect in effects.values() if not math.isnan(effect)]
     n = len(informative)
-    median = _finite(sorted(informative)[(n - 1) // 2]) if n else None  # the lower one of two: they may be ±infinite
+    median = finite(sorted(informative)[(n - 1) // 2]) if n else None  # the lower one of two: they may be ±infinite
     if n < FEWEST_SEEDS:
         return JudgedCondition(mean=median, median=median, n=n)
     if not all(map(math.isfinite, informative)):
@@ -135,8 +76,9 @@ def judge_condition(effects: Mapping[int, float], margin: float) -> JudgedCondit
         **figures,
         median=median,
         p=found.p_t if found.mean > 0 else 1.0,
+        p_below=paired_statistics.below_p(found, margin),
         meets=found.mean >= margin,
-        excluded=found.high90 < margin,
+        clears=found.low90 >= margin,
     )
 
 
@@ -149,22 +91,23 @@ def _judge_signs(informative: Sequence[float], margin: float, median: float | No
         median=median,
         n=len(informative),
         p=p if reaching > short else 1.0,
+        p_below=p / 2 if short > reaching else 1.0,  # one-sided, as the interval at 90 % is
         meets=reaching > short,
-        excluded=short > reaching and p < 2 * ALPHA,
+        clears=not short,
     )
 
 
-def combine(conditions: Sequence[JudgedCondition], rule: Literal["all", "any"]) -> tuple[float, bool, bool]:
-    """(p, meets, excluded) of a claim from those of its conditions."""
+def combine(conditions: Sequence[JudgedCondition], rule: Rule, looks: int = 1) -> JudgedClaim:
+    """A claim from its conditions and the number of looks that it declared."""
+    above, below = [c.p for c in conditions], [c.p_below for c in conditions]
     if rule == "all":
-        return (
-            max(condition.p for condition in conditions),
-            all(condition.meets for condition in conditions),
-            any(condition.excluded for condition in conditions),
-        )
-    reaching = [condition.p for condition in conditions if condition.meets]
-    p = min(1.0, len(conditions) * min(reaching)) if reaching else 1.0
-    return p, bool(reaching), all(condition.excluded for condition in conditions)
+        p, p_below = max(above), len(conditions) * min(below)
+        meets, clears = all(c.meets for c in conditions), all(c.clears for c in conditions)
+    else:
+        reaching = [c.p for c in conditions if c.meets]
+        p, p_below = len(conditions) * min(reaching, default=1.0), max(below)
+        meets, clears = bool(reaching), any(c.clears for c in conditions)
+    return JudgedClaim(min(1.0, looks * p), min(1.0, looks * p_below), meets, clears)
 
 
 def adjust(family: str, p_values: Sequence[float], size: int) -> list[float]:
@@ -177,88 +120,48 @@ def adjust(family: str, p_values: Sequence[float], size: int) -> list[float]:
     return [float(p) for p in adjusted[: len(p_values)] if p is not None]
 
 
-def decide(p_adjusted: float, meets: bool, excluded: bool, alpha: float) -> Verdict:
-    """The rule, the same for all claims."""
+def decide(p_adjusted: float, p_below_adjusted: float, meets: bool, alpha: float) -> Verdict:
+    """The rule, the same for all claims whose gates are passed.
+
+    NOTE: both cannot hold at once: where the mean meets the margin, p_below is at least a half.
+    """
     if meets and p_adjusted < alpha:
         return "SUPPORTED"
-    return "REFUTED" if excluded else "INCONCLUSIVE"
+    return "REFUTED" if p_below_adjusted < alpha else "INCONCLUSIVE"
 
 
-def seeds_to_decide(condition: JudgedCondition, margin: float, alpha: float) -> int | None:
-    """Fewest seeds that decide with 80 % power if the measured mean and spread are the true ones; None beyond 1000.
+def passes(values: Sequence[float], least: float) -> bool:
+    """Whether a gate is passed: its mean is at least `least`, and no seed is without a value."""
+    return bool(values) and math.fsum(values) / len(values) >= least if all(map(math.isfinite, values)) else False
 
-    `alpha` is what the claim's test has left of its family's error rate.
-    """
+
+# ------------------------------------------------------------------------------------------------ how many would decide
+
+
+def strictest_alphas(family: str, size: int, rule: Rule, conditions: int, looks: int) -> tuple[float, float]:
+    """What the strictest step of all adjustments leaves to one condition: for support, and for refutation."""
+    alpha = ERROR_RATES[family] / size / looks
+    return (alpha, alpha / conditions) if rule == "all" else (alpha / conditions, alpha)
+
+
+def seeds_to_decide(condition: JudgedCondition, margin: float, alphas: tuple[float, float]) -> int | None:
+    """Fewest seeds that decide with 80 % power if the measured mean and spread are the true ones; None beyond 1000."""
     mean, sd = condition.mean, condition.sd
     if mean is None or not sd:
         return None
+    for_support, for_refutation = alphas
 
     def support(seeds: np.ndarray) -> np.ndarray:
         beyond = stats.norm.cdf((mean - margin) / sd * np.sqrt(seeds)) if margin else 1.0
-        return np.asarray(paired_statistics.t_test_power(mean / sd, seeds, alpha) * beyond)
+        return np.asarray(paired_statistics.t_test_power(mean / sd, seeds, for_support) * beyond)
 
     def refutation(seeds: np.ndarray) -> np.ndarray:
         gap = (margin - mean) / sd
-        return np.asarray(stats.nct.sf(stats.t.isf(ALPHA, seeds - 1), seeds - 1, gap * np.sqrt(seeds)))
+        return np.asarray(stats.nct.sf(stats.t.isf(for_refutation, seeds - 1), seeds - 1, gap * np.sqrt(seeds)))
 
     return paired_statistics.fewest_seeds(support if mean >= margin and mean > 0 else refutation)
 
 
-# ------------------------------------------------------------------------------------------------ what the pages draw
-
-
-def _condition(
-    condition: Condition, family: str, evidence: Evidence, seeds: Sequence[int]
-) -> tuple[Record, JudgedCondition]:
-    effects = {seed: condition.effect(evidence, seed) for seed in seeds}
-    found = judge_condition(effects, condition.margin)
-    record = {
-        "name": condition.name,
-        "unit": condition.unit,
-        "margin": condition.margin,
-        "effects": [{"seed": seed, "effect": _finite(effect)} for seed, effect in effects.items()],
-        **dataclasses.asdict(found),
-        "seeds_to_decide": seeds_to_decide(found, condition.margin, STRICTEST_ALPHA[family]),
-    }
-    return record, found
-
-
-def _series(series: Series, evidence: Evidence, seeds: Sequence[int]) -> Record:
-    return {
-        "title": series.title,
-        "x": series.x,
-        "y": series.y,
-        "log_x": series.log_x,
-        "lines": [
-            {
-                "name": name,
-                "points": [
-                    {"arm": arm, "x": x, "values": [_finite(series.value(evidence, arm, seed)) for seed in seeds]}
-                    for arm, x in points
-                ],
-            }
-            for name, points in series.lines.items()
-        ],
-    }
-
-
-def _arm_figures(figures: ArmFigures, claim: Claim, evidence: Evidence, seeds: Sequence[int]) -> Record:
-    rows = []
-    for arm in figures.arms or tuple(claim.arms):
-        values = {name: [value(evidence, arm, seed) for seed in seeds] for name, value in figures.columns.items()}
-        rows.append({"arm": arm, "cells": {name: _summary(found) for name, found in values.items()}})
-    return {"title": figures.title, "columns": list(figures.columns), "rows": rows}
-
-
-def _summary(values: Sequence[float]) -> Record:
-    """Mean and spread over the seeds that have a finite value, and how many have none."""
-    finite = [value for value in values if math.isfinite(value)]
-    mean = math.fsum(finite) / len(finite) if finite else None
-    sd = None
-    if mean is not None and len(finite) > 1:
-        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in finite) / (len(finite) - 1))
-    return {"mean": mean, "sd": sd, "missing": len(values) - len(finite)}
-
-
-def _finite(value: float) -> float | None:
+def finite(value: float) -> float | None:
+    """The value, or None where it is no number that JSON knows."""
     return value if math.isfinite(value) else None

@@ -7,30 +7,33 @@ is shown, but belongs to no family and is mixed with nothing.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, UsageError
-from minigpt.claims import judging
+from minigpt.claims import entries
 from minigpt.claims.catalogue import CLAIMS
-from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim
+from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim, Plan
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measuring import MEASUREMENTS, read
+from minigpt.claims.measuring import MEASUREMENTS, label, read, subject
 from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
-from minigpt.experiments.arms import train_command, written
+from minigpt.experiments.arms import Arm, train_command, written
 from minigpt.experiments.arms_to_cells import Planner
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.training.code_version import code_hash
+from minigpt.training.config import RunConfig
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, FORMAT)  # the first one only to be judged again
 Record = dict[str, Any]
+_WITH_EFFECTS = ("judged", "incomplete", "stale")
 Cells = Mapping[tuple[str, int], Cell | None]
 
 
-def read_ledger(directory: Path) -> Record:
-    """Read `ledger.json`.
+def read_ledger(directory: Path, formats: Collection[int] = (FORMAT,)) -> Record:
+    """Read `ledger.json`, of the current format unless others will do.
 
     Raises:
         CheckpointError: there is none, it was altered, or another version wrote it.
@@ -39,8 +42,8 @@ def read_ledger(directory: Path) -> Record:
     if not path.is_file():
         raise CheckpointError(f"no ledger at {directory}; it has no {LEDGER_FILE}; run a claim: minigpt claims run C5")
     ledger = storage.read_sealed(path, CheckpointError)
-    if ledger is None or ledger.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims report`")
+    if ledger is None or ledger.get("format") not in formats:
+        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims judge`")
     return ledger
 
 
@@ -53,30 +56,36 @@ def write_ledger(directory: Path, scale: Scale, planner: Planner, asked: Sequenc
     """Judge claims by what is on disk now, write `ledger.json` and return its content.
 
     Judged are those asked for and those that were judged before; all, if there is no ledger yet and none is asked for.
-    For the others no text is prepared.
+    For the others no text is prepared. Written before anything is trained, too: then it holds the plans.
+
+    Raises:
+        UsageError: a claim is judged already with another plan.
     """
     earlier = _earlier_entries(directory)
-    known = {name for name, entry in earlier.items() if entry["status"] in ("judged", "stale")}
+    known = {name for name, entry in earlier.items() if entry["status"] in _WITH_EFFECTS}
     wanted = known | {claim.id for claim in asked} if earlier or asked else set(CLAIMS)
-    entries = [
+    found = [
         _entry(claim, scale, planner, directory, earlier.get(claim.id))
         if claim.id in wanted
-        else judging.describe(claim)
+        else entries.describe(claim, scale.plan(claim))
         for claim in CLAIMS.values()
     ]
-    sizes = {
-        family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)
-    }
-    ledger = {
-        "format": FORMAT,
-        "scale": {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base},
-        "code": code_hash(),
-        "family_sizes": sizes,
-        "claims": judging.with_verdicts(entries, sizes),
-    }
+    sizes = family_sizes()
+    scale_record = {"asked": scale.asked, "options": dataclasses.asdict(scale.options), "base": scale.base}
+    return seal(directory, {"scale": scale_record, "code": code_hash()}, entries.with_verdicts(found, sizes))
+
+
+def seal(directory: Path, made: Record, claims: Sequence[Record]) -> Record:
+    """Write `ledger.json` and return its content; `made` are the scale and the code of its trainings."""
+    ledger = {"format": FORMAT, **made, "family_sizes": family_sizes(), "claims": claims}
     storage.make_directory(directory)
     storage.write_sealed(directory / LEDGER_FILE, ledger)
     return ledger
+
+
+def family_sizes() -> dict[str, int]:
+    """How many claims of each family can be run."""
+    return {family: sum(c.family == family and c.can_run for c in CLAIMS.values()) for family in (PRIMARY, EXPLORATORY)}
 
 
 def find_claim(claim: str) -> Claim:
@@ -91,31 +100,35 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
     """A claim judged on the seeds that are complete, or what an earlier ledger says of it, or that it was not run."""
     assert all(name in MEASUREMENTS for names in claim.measurements.values() for name in names), claim.id
     if not claim.can_run:
-        return judging.describe(claim)
-    declared = scale.seeds(claim.seeds)
+        return entries.describe(claim)
+    plan = scale.plan(claim)
+    described = entries.describe(claim, plan)
+    due = scale.seeds(claim)
     try:
-        cells = planner.cells(claim.arms, declared)
+        cells = planner.cells(claim.arms, due)
     except UsageError as error:
-        return {**judging.describe(claim), "obstacle": f"its arms do not exist at this scale; {error}"}
+        return {**described, "obstacle": f"its arms do not exist at this scale; {error}"}
     measured = {
-        (arm, seed, name): read(directory, cell.id, name)
-        for (arm, seed), cell in cells.items()
+        (arm, seed, name): read(directory, label([cell.id for cell in of]), name)
+        for arm, seed in cells
         for name in claim.measurements.get(arm, ())
-        if cell is not None
+        if (of := subject(claim, name, arm, seed, cells))
     }
     results = {key: read_result(cell.directory) for key, cell in cells.items() if cell is not None}
-    seeds = _complete_seeds(claim, declared, results, measured)
+    choosing, seeds = _usable_seeds(plan, due, _complete_seeds(claim, due, results, measured))
     if not seeds:
-        stale = earlier is not None and earlier["status"] in ("judged", "stale")
-        return {**earlier, "status": "stale"} if stale and earlier else judging.describe(claim)
-    done = {key: result for key, result in results.items() if result is not None and key[1] in seeds}
-    figures = {key: found["figures"] for key, found in measured.items() if found is not None and key[1] in seeds}
-    entry = judging.judged(claim, Evidence(done, figures), seeds)
+        stale = earlier is not None and earlier["status"] in _WITH_EFFECTS
+        return {**earlier, "status": "stale"} if stale and earlier else described
+    _check_plan(claim, described["plan"], earlier)
+    used = {*choosing, *seeds}
+    done = {key: result for key, result in results.items() if result is not None and key[1] in used}
+    figures = {key: found["figures"] for key, found in measured.items() if found is not None and key[1] in used}
+    entry = entries.judged(claim, Evidence(done, figures, choosing), seeds, plan, family_sizes()[claim.family])
     return {
         **entry,
-        "seeds_declared": len(declared),
+        "seeds_declared": len(due) - plan.choosing,
         "arms": [_arm(claim, arm, seeds, cells, done) for arm in claim.arms],
-        "cost": _cost(cells, seeds, done, [found for found in measured.values() if found is not None]),
+        "cost": _cost(cells, used, done, [found for found in measured.values() if found is not None]),
         "command": _command(claim, scale),
         "provenance": _provenance(done),
     }
@@ -136,15 +149,35 @@ def _complete_seeds(
     ]
 
 
+def _usable_seeds(plan: Plan, due: Sequence[int], complete: Sequence[int]) -> tuple[tuple[int, ...], list[int]]:
+    """(seeds that choose, seeds to judge on): those of the last look whose seeds are all there.
+
+    Before the first look all that are there, but none while a seed that chooses is missing.
+    """
+    choosing, judged = tuple(due[: plan.choosing]), due[plan.choosing :]
+    if not set(choosing) <= set(complete):
+        return choosing, []
+    looks = [look for look in plan.looks if look <= len(judged) and set(judged[:look]) <= set(complete)]
+    return choosing, list(judged[: max(looks)]) if looks else [seed for seed in judged if seed in complete]
+
+
+def _check_plan(claim: Claim, plan: Record, earlier: Record | None) -> None:
+    if earlier is not None and earlier["status"] in ("judged", "incomplete") and earlier["plan"] != plan:
+        before, now = (" then ".join(map(str, found["looks"])) for found in (earlier["plan"], plan))
+        raise UsageError(
+            f"the number of seeds is fixed before a claim is run; {claim.id} has {before} here, got {now}; "
+            "fresh seeds in another ledger decide anew: --seed 2000 --out DIR"
+        )
+
+
 def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mapping[tuple[str, int], Record]) -> Record:
     results = [done[arm, seed] for seed in seeds]
     losses = [r["val"]["loss"] if r["status"] == "finished" else None for r in results]
     first = cells[arm, seeds[0]]
     assert first is not None
-    settings = {name: getattr(first.config, name) for name in claim.arms[arm].settings}
     return {
         "name": arm,
-        "settings": ", ".join(f"--{name.replace('_', '-')} {written(value)}" for name, value in settings.items()),
+        "settings": settings_of(claim.arms[arm], first.config),
         "start": claim.arms[arm].start or None,
         "losses": losses,
         "dead": [r["val"]["dead_fraction"] if r["status"] == "finished" else None for r in results],
@@ -154,8 +187,14 @@ def _arm(claim: Claim, arm: str, seeds: Sequence[int], cells: Cells, done: Mappi
     }
 
 
+def settings_of(arm: Arm, config: RunConfig) -> str:
+    """What an arm sets over the base, as flags with the values that these have in its configuration."""
+    settings = {name: getattr(config, name) for name in arm.settings}
+    return ", ".join(f"--{name.replace('_', '-')} {written(value)}" for name, value in settings.items())
+
+
 def _cost(
-    cells: Cells, seeds: Sequence[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
+    cells: Cells, seeds: Collection[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
 ) -> Record:
     """Core-seconds of trainings and measurements; `each`, by name, tells what claims share."""
     trained = {
@@ -184,7 +223,8 @@ def _provenance(done: Mapping[tuple[str, int], Record]) -> Record:
 def _command(claim: Claim, scale: Scale) -> str:
     words = ["python -m minigpt claims run", claim.id]
     words += [f"--{name.replace('_', '-')} {written(value)}" for name, value in scale.asked.items()]
-    return " ".join([*words, *([f"--seeds {scale.options.seeds}"] if scale.options.seeds else [])])
+    options = {"--seeds": scale.options.seeds, "--look": scale.options.look if len(claim.looks) > 1 else 1}
+    return " ".join([*words, *(f"{name} {value}" for name, value in options.items() if value > (name == "--look"))])
 
 
 def _earlier_entries(directory: Path) -> dict[str, Record]:

@@ -9,23 +9,28 @@ from __future__ import annotations
 import functools
 import inspect
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, LockedError, MinigptError, StopRequestedError
+from minigpt.claims.claim import Claim
 from minigpt.claims.measurements import (
+    calibration_of_loss,
     dead_neurons,
     gradient_flow,
     hidden_values,
     input_dependence,
+    loss_barrier,
     prediction,
     speed,
     tampered_text,
+    token_detectors,
 )
-from minigpt.claims.measurements.batches_and_losses import Figures, Measure
-from minigpt.experiments.cells import read_result
+from minigpt.claims.measurements.batches_and_losses import Figures, Measure, PairMeasure
+from minigpt.experiments.cells import Cell, read_result
 from minigpt.training import runtime
 from minigpt.training.code_version import PACKAGE, imported_by, substance
 from minigpt.training.inference import open_run, open_text
@@ -37,10 +42,11 @@ _MEASURING = ("claims/measurements/", "neurons/")
 
 @dataclass(frozen=True)
 class Measurement:
-    """A measure; `alone` if nothing else may run meanwhile, because it takes times."""
+    """A measure; `alone` if nothing else may run meanwhile, because it takes times; `paired` if of two models."""
 
-    measure: Measure
+    measure: Measure | PairMeasure
     alone: bool = False
+    paired: bool = False
 
     @functools.cached_property
     def version(self) -> str:
@@ -55,6 +61,8 @@ class Measurement:
 MEASUREMENTS = {
     "deaths": Measurement(dead_neurons.deaths),
     "expendability": Measurement(dead_neurons.expendability),
+    "planted": Measurement(dead_neurons.planted),
+    "layer_ablation": Measurement(dead_neurons.layer_ablation),
     "trapping": Measurement(dead_neurons.trapping),
     "clamping": Measurement(hidden_values.clamping),
     "rebuilding": Measurement(hidden_values.rebuilding),
@@ -62,50 +70,67 @@ MEASUREMENTS = {
     "gradient_noise": Measurement(gradient_flow.gradient_noise),
     "linearity": Measurement(input_dependence.linearity),
     "causality": Measurement(input_dependence.causality),
+    "loss_barrier": Measurement(loss_barrier.loss_barrier, paired=True),
+    "calibrated": Measurement(calibration_of_loss.calibrated),
     "gap": Measurement(prediction.gap),
     "split_losses": Measurement(prediction.split_losses),
     "domain_losses": Measurement(prediction.domain_losses),
     "ngrams": Measurement(prediction.ngrams),
     "accuracy": Measurement(prediction.accuracy),
+    "token_detectors": Measurement(token_detectors.token_detectors),
     "swaps": Measurement(tampered_text.swaps),
     "pronouns": Measurement(tampered_text.pronouns),
     "speed": Measurement(speed.speed, alone=True),
 }
 
 
-def take(ledger: Path, directory: Path, name: str) -> None:
-    """Measure the cell in `directory` and keep what was found, unless it was by now; the body of a job.
+def subject(claim: Claim, name: str, arm: str, seed: int, cells: Mapping[tuple[str, int], Cell | None]) -> list[Cell]:
+    """The cells that a measurement of an arm and seed is taken of; none while one of them cannot be named."""
+    arms = (arm, claim.partners[arm]) if MEASUREMENTS[name].paired else (arm,)
+    found = [cells[each, seed] for each in arms]
+    return [cell for cell in found if cell is not None] if None not in found else []
+
+
+def label(cells: Sequence[str]) -> str:
+    """What a measurement's cells are called together."""
+    return "-".join(cells)
+
+
+def take(ledger: Path, directories: Sequence[Path], name: str) -> None:
+    """Measure the cells in `directories` and keep what was found, unless it was by now; the body of a job.
 
     A run that diverged has no model to measure: its figures are empty.
 
     Raises:
         LockedError: another process, perhaps of another host, is at it.
     """
-    with storage.passing_lock(_working_place(ledger, directory.name, name)):
-        if read(ledger, directory.name, name) is None:
-            _measure(ledger, directory, name)
+    measured = label([directory.name for directory in directories])
+    with storage.passing_lock(_working_place(ledger, measured, name)):
+        if read(ledger, measured, name) is None:
+            _measure(ledger, directories, name)
 
 
-def is_taken(ledger: Path, cell: str, name: str) -> bool:
+def is_taken(ledger: Path, cells: str, name: str) -> bool:
     """Whether some process is measuring this at the moment."""
     try:
-        storage.check_unlocked(_working_place(ledger, cell, name))
+        storage.check_unlocked(_working_place(ledger, cells, name))
     except LockedError:
         return True
     return False
 
 
-def _measure(ledger: Path, directory: Path, name: str) -> None:
-    result = read_result(directory)
-    assert result is not None, f"{directory} is measured before it is trained"
+def _measure(ledger: Path, directories: Sequence[Path], name: str) -> None:
+    results = [read_result(directory) for directory in directories]
+    assert None not in results, f"{directories} are measured before they are trained"
     begun = time.perf_counter()
     figures: Figures = {}
-    if result["status"] == "finished":
-        run = open_run(directory)
+    if all(result is not None and result["status"] == "finished" for result in results):
+        run, *others = (open_run(directory) for directory in directories)
         runtime.set_up(run.config)
-        figures = MEASUREMENTS[name].measure(run, open_text(run))
-    kept = {"cell": directory.name, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
-    storage.write_sealed(_place(ledger, directory.name, name), kept)
+        figures = MEASUREMENTS[name].measure(run, open_text(run), *others)
+    cells = label([directory.name for directory in directories])
+    kept = {"cell": cells, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
+    storage.write_sealed(_place(ledger, cells, name), kept)
 
 
 def read(ledger: Path, cell: str, name: str) -> dict[str, Any] | None:

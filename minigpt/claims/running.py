@@ -12,7 +12,7 @@ from pathlib import Path
 from minigpt.base import storage
 from minigpt.base.errors import UsageError
 from minigpt.claims.claim import Claim
-from minigpt.claims.measuring import MEASUREMENTS, is_taken, read, take
+from minigpt.claims.measuring import MEASUREMENTS, is_taken, label, read, subject, take
 from minigpt.claims.scale import Scale
 from minigpt.experiments.arms import Arm
 from minigpt.experiments.arms_to_cells import Planner
@@ -43,7 +43,7 @@ class Workshop:
 
     def cells(self, claim: Claim) -> dict[tuple[str, int], Cell | None]:
         """The cell of each arm and seed of a claim; None where an arm starts from a cell that is not trained yet."""
-        return self.planner.cells(claim.arms, self.scale.seeds(claim.seeds))
+        return self.planner.cells(claim.arms, self.scale.seeds(claim))
 
 
 def run_claims(claims: Sequence[Claim], workshop: Workshop) -> None:
@@ -62,7 +62,7 @@ def run_claims(claims: Sequence[Claim], workshop: Workshop) -> None:
 
 def _alike(workshop: Workshop) -> dict[str, str]:
     """What all hosts must have alike; see `at_work.ADVICE`."""
-    config = workshop.planner.configuration(Arm(), workshop.scale.seeds(1)[0])
+    config = workshop.planner.configuration(Arm(), workshop.scale.first_seed)
     return {"code": code_hash(), "text": workshop.planner.text(config).sha256, "cells": config_hash(config)}
 
 
@@ -75,25 +75,30 @@ def _trainable(claims: Sequence[Claim], workshop: Workshop) -> list[Cell]:
 def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
     """Take the measurements that are missing, side by side, except those that take times."""
     wanted = {
-        (cell.id, name): cell
+        (label([cell.id for cell in measured]), name): measured
         for claim in claims
-        for (arm, _), cell in workshop.cells(claim).items()
+        for cells in [workshop.cells(claim)]
+        for arm, seed in cells
         for name in claim.measurements.get(arm, ())
-        if cell is not None
+        if (measured := subject(claim, name, arm, seed, cells))
     }
-    together = [_measuring(cell, name, workshop) for (_, name), cell in wanted.items() if not MEASUREMENTS[name].alone]
-    alone = [_measuring(cell, name, workshop) for (_, name), cell in wanted.items() if MEASUREMENTS[name].alone]
-    for tasks in (together, *([task] for task in alone)):
-        run_all(tasks, workshop.executor, workshop.stop, "measurements")
+    tasks = {key: _measuring(measured, key[1], workshop) for key, measured in wanted.items()}
+    together = [task for (_, name), task in tasks.items() if not MEASUREMENTS[name].alone]
+    alone = [task for (_, name), task in tasks.items() if MEASUREMENTS[name].alone]
+    for some in (together, *([task] for task in alone)):
+        run_all(some, workshop.executor, workshop.stop, "measurements")
 
 
-def _measuring(cell: Cell, name: str, workshop: Workshop) -> Task:
+def _measuring(measured: Sequence[Cell], name: str, workshop: Workshop) -> Task:
+    cell = measured[0]
+    cells = label([each.id for each in measured])
+    directories = [each.directory for each in measured]
     return Task(
-        job=Job(f"{cell.id}-{name}", take, (workshop.ledger, cell.directory, name)),
+        job=Job(f"{cell.id}-{name}", take, (workshop.ledger, directories, name)),
         what=f"measuring {name} of cell {cell.id} ({cell.arm})",
         short=f"{name} of {cell.arm} s{cell.config.seed}",
-        is_done=lambda: read(workshop.ledger, cell.id, name) is not None,
-        is_taken=lambda: is_taken(workshop.ledger, cell.id, name),
+        is_done=lambda: read(workshop.ledger, cells, name) is not None,
+        is_taken=lambda: is_taken(workshop.ledger, cells, name),
     )
 
 
@@ -136,7 +141,7 @@ def _costs(claims: Sequence[Claim], workshop: Workshop) -> dict[str, dict[str, f
     missing = {claim.id: _missing(claim, workshop) for claim in claims}
     if not any(missing.values()):
         return {claim: {} for claim in missing}
-    config = workshop.planner.configuration(Arm(), workshop.scale.seeds(1)[0])
+    config = workshop.planner.configuration(Arm(), workshop.scale.first_seed)
     pace = measure_together(config, _flops_per_token(config, workshop), workshop.executor, workshop.stop)
     return {
         claim: {name: _seconds(config, pace, workshop) for name, config in trainings.items()}

@@ -21,13 +21,17 @@ if TYPE_CHECKING:
     from minigpt.claims.running import Workshop
 
 _KINDS = (RunConfig, LedgerOptions, ExecutorOptions)
-ACTIONS = ("list", "show", "run", "report")
+ACTIONS = ("list", "show", "run", "report", "judge")
 
 
 def add_flags(parser: Parser) -> None:
     """What to do, with which claims, and every training flag as the base of all arms."""
-    parser.usage = "minigpt claims list | show ID | run ID… | run --all | report  [--json] [--flag VALUE …]"
-    parser.add_argument("action", metavar="ACTION", help="list, show, run or report")
+    parser.usage = "minigpt claims list | show ID | run ID… | run --all | report | judge  [--json] [--flag VALUE …]"
+    parser.add_argument(
+        "action",
+        metavar="ACTION",
+        help="list, show, run, report, or judge: again, from the ledger alone",
+    )
     parser.add_argument("claims", nargs="*", metavar="ID", help="claims: C1, C2, …")
     group = parser.add_argument_group("what is done")
     group.add_argument("--all", action="store_true", help="run every claim that can be run")
@@ -50,7 +54,7 @@ def run(values: argparse.Namespace) -> int:
         raise UsageError(f"unknown action {values.action!r}{hint} allowed: {', '.join(ACTIONS)}")
     if values.action != "run" and (values.all or values.budget is not None or values.dry_run):
         raise UsageError(f"claims {values.action} runs nothing; --all, --budget and --dry-run belong to `claims run`")
-    actions = {"list": _list, "show": _show, "run": _run, "report": _report}
+    actions = {"list": _list, "show": _show, "run": _run, "report": _report, "judge": _judge}
     return actions[values.action](values)
 
 
@@ -87,6 +91,7 @@ def _run(values: argparse.Namespace) -> int:
             return _show_estimate(estimate(claims, workshop), values.json)
         if values.budget is not None:
             claims = affordable(claims, workshop, 60 * values.budget)
+        write_ledger(values.out, workshop.scale, workshop.planner, claims)  # the plan, before anything is trained
         try:
             run_claims(claims, workshop)
         finally:
@@ -108,6 +113,22 @@ def _report(values: argparse.Namespace) -> int:
     else:
         print(f"wrote {page}")
     return 0
+
+
+def _judge(values: argparse.Namespace) -> int:
+    """Judge the stored values again, at the scale that they have, and draw the pages."""
+    from minigpt.claims.catalogue import CLAIMS
+    from minigpt.claims.ledger import READABLE, family_sizes, read_ledger, seal
+    from minigpt.claims.rejudging import rejudged
+    from minigpt.experiments.arms_to_cells import Planner
+
+    _none_named(values)
+    earlier = read_ledger(values.out, READABLE)
+    planner = Planner(earlier["scale"]["base"], LedgerOptions.cells_dir, threads=1)
+    claims = rejudged(earlier, CLAIMS.values(), planner, family_sizes())
+    ledger = seal(values.out, {name: earlier[name] for name in ("scale", "code")}, claims)
+    write_pages(values.out)
+    return _show_verdicts(ledger, set(CLAIMS), values)
 
 
 def _chosen(values: argparse.Namespace) -> list[Claim]:
@@ -133,7 +154,7 @@ def _none_named(values: argparse.Namespace) -> None:
 def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
     """The ledger on disk, or, if nothing was run yet, what is known of the claims before."""
     from minigpt.claims.catalogue import CLAIMS
-    from minigpt.claims.judging import describe
+    from minigpt.claims.entries import describe
     from minigpt.claims.ledger import read_ledger
 
     if (values.out / LEDGER_FILE).is_file():

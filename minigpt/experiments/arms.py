@@ -47,10 +47,12 @@ class Arm:
     """One setting: flags over a base.
 
     start: the arm whose trained cell of the same seed this one continues from; empty for fresh weights.
+    seed_offset: what is added to every seed, for an arm that differs from another one by nothing else.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     start: str = ""
+    seed_offset: int = 0
 
     def flags(self, base: Mapping[str, Any]) -> dict[str, Any]:
         """The base's flags, and over them the arm's own, with multiples worked out."""

@@ -72,7 +72,8 @@ class Planner:
 
     def configuration(self, arm: Arm, seed: int) -> RunConfig:
         """How an arm is trained, without where it starts from; enough to price it."""
-        return arm_config(arm, self.base, self._threads, seed=seed, **({"init_from": arm.start} if arm.start else {}))
+        chosen = {"seed": seed + arm.seed_offset, **({"init_from": arm.start} if arm.start else {})}
+        return arm_config(arm, self.base, self._threads, **chosen)
 
     def text(self, config: RunConfig) -> TokenStore:
         """The prepared text of a configuration."""
@@ -102,7 +103,7 @@ class Planner:
 def _with_starts(arms: Mapping[str, Arm], name: str) -> tuple[Any, ...]:
     """What an arm says, and all that it starts from: a name alone may mean different arms elsewhere."""
     arm = arms[name]
-    return tuple(sorted(arm.settings.items())), *(_with_starts(arms, arm.start) if arm.start else ())
+    return tuple(sorted(arm.settings.items())), arm.seed_offset, *(_with_starts(arms, arm.start) if arm.start else ())
 
 
 # --------------------------------------------------------------------------------------------- the arms of an ablation

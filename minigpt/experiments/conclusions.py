@@ -18,6 +18,8 @@ from minigpt.base.formats import counted, fixed, interval, joined, percent, perp
 # A rank correlation of fewer cells says nothing.
 FEWEST_CELLS_TO_RANK = 8
 WEAK_CORRELATION = 0.3
+# Below these, "equivalent" carries a warning.
+FEW_SEEDS, FEW_STEPS = 5, 500
 
 Record = dict[str, Any]
 
@@ -107,7 +109,18 @@ def _decided(comparison: Record, analysis: Record) -> str:
 
 def _equivalent(comparison: Record, analysis: Record) -> str:
     within = f"equivalent within {analysis['margin']:g} nats"
-    return f"{comparison['arm']} and {comparison['reference']} are {within}: {_size(comparison, '90')}."
+    said = f"{comparison['arm']} and {comparison['reference']} are {within}: {_size(comparison, '90')}."
+    return f"{said}{_caution(comparison, analysis)}"
+
+
+def _caution(comparison: Record, analysis: Record) -> str:
+    """What makes an equivalence worth little: few seeds, and trainings in which there was little to learn."""
+    steps = min(arm["fairness"]["steps"] for arm in analysis["arms"])
+    few = [
+        *([f"{comparison['n']} seeds"] if comparison["n"] < FEW_SEEDS else []),
+        *([f"{steps} steps"] if steps < FEW_STEPS else []),
+    ]
+    return f" With {joined(few)} this says little: what has hardly been learnt is alike everywhere." if few else ""
 
 
 def _undecided(comparison: Record, analysis: Record) -> str:

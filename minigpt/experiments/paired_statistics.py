@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -106,9 +106,14 @@ def paired_tests(differences: Sequence[float], margin: float) -> PairedTests:
 
 def tost_p(found: TTest, margin: float) -> float:
     """p of two one-sided t tests, the larger one: small if the mean is shown to lie within ±margin."""
+    return below_p(replace(found, mean=abs(found.mean)), margin)
+
+
+def below_p(found: TTest, margin: float) -> float:
+    """p of the one-sided t test against all means of at least `margin`: small if the mean is shown to be less."""
     if not found.sd:
-        return 0.0 if abs(found.mean) < margin else 1.0
-    return float(special.stdtr(found.n - 1, -(margin - abs(found.mean)) / (found.sd / math.sqrt(found.n))))
+        return 0.0 if found.mean < margin else 1.0
+    return float(special.stdtr(found.n - 1, (found.mean - margin) / (found.sd / math.sqrt(found.n))))
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:

@@ -43,7 +43,8 @@ SPECS = "none, dead, dormant:0.025, random:8, random:dead"
 class Choice:
     """Which neurons of a layer are meant, and by what amount: τ of `dormant`, K of `random`.
 
-    `living` are random ones that fire, as many as are dead: what `random:dead` asks for.
+    `living` are random ones that fire, as many as are dead: what `random:dead` asks for. Where fewer fire than are
+    dead, random dead ones make up the number, so that as many are chosen in any case.
     """
 
     kind: str
@@ -101,10 +102,7 @@ def check_choice(choice: Choice, widths: Sequence[int]) -> None:
 def choose(
     choice: Choice, model: GPT, statistics: Sequence[LayerStatistics] | None, seed: int, step: int
 ) -> list[Tensor]:
-    """Return the mask (F,) of the chosen neurons of each layer; `statistics` may be None unless it needs probing.
-
-    Where more are dead than alive, `living` are all that are alive.
-    """
+    """Return the mask (F,) of the chosen neurons of each layer; `statistics` may be None unless it needs probing."""
     assert statistics is not None or not choice.needs_probing
     if choice.kind in ("dead", "dormant"):
         return [_judge(choice, counted) for counted in statistics or ()]
@@ -115,7 +113,7 @@ def choose(
         wanted = int(choice.amount)
         if choice.kind == "living" and statistics is not None:
             dead = statistics[layer].fired == 0
-            order, wanted = order[~dead[order]], int(dead.sum())
+            order, wanted = torch.cat([order[~dead[order]], order[dead[order]]]), int(dead.sum())
         mask[order[:wanted]] = True
         masks.append(mask)
     return masks

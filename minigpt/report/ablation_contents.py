@@ -241,10 +241,20 @@ def _curves(analysis: Record) -> Section | None:
     caption = (
         f"{seen}Lines are means over seeds, bands reach from the lowest to the highest seed. "
         f"{second if len(drawn) > 1 else ''}The first quarter of the training, and arms that diverge, may lie outside "
-        "the frame. Overlapping bands do not make arms equal: pairing by seed removes most of their width."
+        f"the frame. Overlapping bands do not make arms equal{_pairing_of_bands(analysis)}."
     )
     tables = (ablation_tables.curves_table(analysis),)
     return Section("curves", "Loss over the training", figure="curves", caption=caption, tables=tables)
+
+
+def _pairing_of_bands(analysis: Record) -> str:
+    """What pairing by seed leaves of the bands' width, if there are pairs."""
+    if analysis["pairing"] is None:
+        return ""
+    left = analysis["pairing"]["sd_ratio"]
+    if left >= 1:
+        return ": seeds are paired, though here that does not narrow differences"
+    return f": pairing by seed leaves {formats.percent(left)} of the spread that unpaired differences would have"
 
 
 def _sensitivity(analysis: Record) -> Section | None:

@@ -196,7 +196,7 @@ def _draw_effects(axes: Any, condition: Record) -> None:
     axes.axvline(0, color=figures.INK, linewidth=0.8)
     axes.axvline(margin, color=_REACHED, linewidth=1.2, dashes=(3, 2))
     axes.plot(found, [0.3] * len(found), "o", color=figures.INK, alpha=0.5, markersize=4, markeredgewidth=0)
-    colour = {"reached": _REACHED, "excluded": _EXCLUDED}.get(words.outcome(condition), figures.INK)
+    colour = {"reached": _REACHED, "less than the margin": _EXCLUDED}.get(words.outcome(condition), figures.INK)
     if low is not None:
         axes.plot([low, high], [0.68] * 2, color=colour, linewidth=2.2)
     if mean is not None:

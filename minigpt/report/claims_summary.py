@@ -34,11 +34,12 @@ PICTURE = (
 GENERAL = "Forecasts, cost and scale"
 _FAMILY_NOTES = {
     "primary": (
-        "Judged as one family of {2} claims, run or not: {0} at {1:g}, so that even one false SUPPORTED is unlikely."
+        "Judged as one family of {2} claims, run or not: {0} at {1:g}, so that even one false SUPPORTED, or one false "
+        "REFUTED, is unlikely."
     ),
     "exploratory": (
-        "Exploratory: {0} at {1:g} over {2} claims, run or not. Up to one in ten of the SUPPORTED claims here may be "
-        "due to chance."
+        "Exploratory: {0} at {1:g} over {2} claims, run or not. Up to one in ten of the SUPPORTED claims here, and of "
+        "the REFUTED ones, may be due to chance. Verdicts are provisional until all are run."
     ),
 }
 _SCALE_FLAGS = (
@@ -67,15 +68,22 @@ class Part:
 
 def parts(ledger: Record) -> list[Part]:
     """What is true, what is false, what is not known, what was not run, and what this scale cannot tell."""
-    points: dict[str, list[Point]] = {"true": [], "false": [], "unknown": [], "untested": [], "beyond": []}
+    points: dict[str, list[Point]] = {
+        "true": [], "false": [], "unknown": [], "void": [], "untested": [], "beyond": []
+    }  # fmt: skip
     for entry in ledger["claims"]:
         part, text, remark = _said(entry)
         points[part].append(Point(text, entry["id"], remark))
-    true, false, unknown, untested, beyond = map(tuple, points.values())
+    true, false, unknown, void, untested, beyond = map(tuple, points.values())
     return [
         Part("True of ReLU and of GPTs at this scale", true, "No claim is supported so far."),
         Part("Not true at this scale", false, "No claim is refuted so far."),
         Part("Not known", unknown, "No claim that was run is undecided."),
+        Part(
+            "Void: the trainings or the measure could not have shown it",
+            void,
+            "Every claim that was run passed its gates.",
+        ),
         Part("Not tested with this code at this scale", untested, "Every claim that has a test was run."),
         Part("What this scale cannot tell", (*beyond, *map(Point, LIMITS)), ""),
     ]
@@ -90,11 +98,17 @@ def _said(entry: Record) -> tuple[str, str, str]:
     if status == "SUPPORTED":
         return "true", entry["statement"], remark
     if status == "REFUTED":
-        return "false", f"Not so: {statement}", remark
+        found = " ".join(map(words.less_than_margin, words.failing(entry)))
+        return "false", f"Not so, by the margin: {statement} {found}", remark
+    if status == "VOID":
+        failed = "; ".join(words.failure(gate) for gate in entry["gates"] if not gate["passed"])
+        return "void", f"{statement} {failed[0].upper()}{failed[1:]}.", remark
     if status == "INCONCLUSIVE":
         return "unknown", f"Undecided: {statement} {words.seeds_needed(entry)}", remark
     if status == "stale":
-        return "untested", f"Stale, found with other code, text or scale and not counted: {statement}", ""
+        return "untested", f"Stale, found with other code, text, scale or measures and not counted: {statement}", ""
+    if status == "incomplete":
+        return "untested", f"Incomplete, {words.seeds(entry)} seeds: {statement}", ""
     if status == "not run":
         return "untested", f"Not run: {statement}", ""
     obstacle = entry["obstacle"] or MISSING
@@ -119,7 +133,11 @@ def headline(ledger: Record) -> str:
 def counts(ledger: Record) -> list[tuple[str, int]]:
     """How many claims have which verdict or status, those that occur."""
     found = Counter(map(words.finding, ledger["claims"]))
-    return [(name, found[name]) for name in (*words.VERDICTS, "not run", "stale", "not measured") if found[name]]
+    return [
+        (name, found[name])
+        for name in (*words.VERDICTS, "incomplete", "not run", "stale", "not measured")
+        if found[name]
+    ]
 
 
 def forecasts(ledger: Record) -> tuple[int, int]:

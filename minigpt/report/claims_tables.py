@@ -42,16 +42,36 @@ def sections(entry: Record) -> list[Section]:
     if not entry["conditions"]:
         return []
     if "arms" not in entry:
-        return [Section("What would decide", tables=(conditions_table(entry),))]
+        return [Section("What would decide", tables=(gates_table(entry), conditions_table(entry)))]
     claim, arms = entry["id"], (arms_table(entry), losses_table(entry), *further_tables(entry))
     effects = ((claim, f"Effects of {claim} by seed"),)
     series = tuple((f"{claim}-{number}", picture["title"]) for number, picture in enumerate(entry["series"]))
     return [
+        *([Section("The gates", tables=(gates_table(entry),))] if entry["gates"] else []),
         Section("The effects", effects, CAPTIONS["effects"], (conditions_table(entry), seeds_table(entry))),
         *([Section("In detail", series, CAPTIONS["series"])] if series else []),
         Section("The arms", tables=arms),
         Section("Provenance and cost", tables=(provenance_table(entry),)),
     ]
+
+
+def gates_table(entry: Record) -> Table:
+    """One row a gate: what must hold before the claim is judged, and what was found."""
+    columns = (
+        Column.name("gate", "name"),
+        Column.words("kind", "kind"),
+        Column.words("outcome", words.gate_outcome),
+        Column.words("unit", words.unit_name),
+        Column("at least", lambda gate: words.size(gate["least"], gate["unit"])),
+        Column("found", lambda gate: words.value(gate.get("mean"), gate["unit"])),
+        Column("lowest seed", lambda gate: words.value(_lowest(gate), gate["unit"])),
+    )
+    return Table("What must hold before there is a verdict", columns, entry["gates"])
+
+
+def _lowest(gate: Record) -> float | None:
+    known = [seed["value"] for seed in gate.get("values", ()) if seed["value"] is not None]
+    return min(known, default=None)
 
 
 def conditions_table(entry: Record) -> Table:

@@ -14,9 +14,9 @@ from minigpt.base import formats
 from minigpt.base.formats import MISSING, visible
 
 Record = dict[str, Any]
-VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+VERDICTS = ("SUPPORTED", "REFUTED", "INCONCLUSIVE", "VOID")
 FAMILIES = {"primary": ("Holm", 0.05), "exploratory": ("Benjamini–Hochberg", 0.1)}
-"""How the p-values of a family are adjusted, and below what a claim of it counts as shown."""
+"""How the p-values of a family are adjusted, and below what a claim of it counts as shown, in either direction."""
 TAGS = {
     "measurable": "measurable at this scale",
     "when provoked": "measurable only with settings that provoke it",
@@ -90,16 +90,28 @@ def rule(entry: Record) -> str:
     """What decides about a claim, in one sentence, fixed before anything was run."""
     method, alpha = FAMILIES[entry["family"]]
     holds, fails = _QUANTIFIERS["one" if len(entry["conditions"]) == 1 else entry["rule"]]
+    gated = "VOID if a gate fails; otherwise " if entry["gates"] else ""
     return (
-        f"SUPPORTED if {holds} a mean effect of at least its margin and the {method}-adjusted p is below {alpha:g}; "
-        f"REFUTED if the 90 % interval of {fails} lies below its margin; INCONCLUSIVE otherwise."
+        f"{gated}SUPPORTED if {holds} a mean effect of at least its margin and is shown to lie above zero; REFUTED if "
+        f"{fails} is shown to lie below its margin; INCONCLUSIVE otherwise. Shown: p below {alpha:g}, adjusted by "
+        f"{method} for the family, for the conditions and for {_looks(entry)}."
     )
+
+
+def _looks(entry: Record) -> str:
+    looks = entry["plan"]["looks"]
+    ends = " and ".join(formats.counted(seeds, "seed") for seeds in looks)
+    return f"one look, at {ends}" if len(looks) == 1 else f"{len(looks)} looks, at {ends}"
 
 
 def reasons(entry: Record) -> list[str]:
     """Why the verdict is what it is, in sentences; none for a claim that was never judged."""
     if entry["status"] == "stale":
-        return [f"{entry['verdict']} was found with other code, text or scale and is not counted."]
+        return [f"{entry['verdict']} was found with other code, text, scale or measures and is not counted."]
+    if entry["status"] == "incomplete":
+        return [
+            f"Judged only when {formats.counted(entry['plan']['looks'][0], 'seed')} are done; a peek decides nothing."
+        ]
     return [_reason(entry), *_cautions(entry)] if entry["status"] == "judged" else []
 
 
@@ -110,13 +122,69 @@ def _reason(entry: Record) -> str:
     every = "The effect reaches its margin" if len(entry["conditions"]) == 1 else every
     if entry["verdict"] == "SUPPORTED":
         return f"{every}, and {adjusted}, below {alpha:g}."
+    if entry["verdict"] == "VOID":
+        return f"No verdict: {'; '.join(failure(gate) for gate in entry['gates'] if not gate['passed'])}."
     if entry["verdict"] == "REFUTED":
-        excluded = [condition["name"] for condition in entry["conditions"] if condition["excluded"]]
-        return f"The 90 % interval lies below the margin for: {'; '.join(excluded)}."
+        return f"{' '.join(less_than_margin(condition) for condition in failing(entry))} {_shown_below(entry)}"
     if entry["meets"]:
         return f"{every}, but {adjusted}, not below {alpha:g}. {seeds_needed(entry)}"
     undecided = [condition["name"] for condition in entry["conditions"] if not condition["meets"]]
     return f"Neither reached nor excluded: {'; '.join(undecided)}. {seeds_needed(entry)}"
+
+
+def _shown_below(entry: Record) -> str:
+    method, alpha = FAMILIES[entry["family"]]
+    p = formats.p_value(entry["p_below_adjusted"])
+    return f"Against effects of the margin or more the {method}-adjusted p is {p}, below {alpha:g}."
+
+
+def failing(entry: Record) -> list[Record]:
+    """The conditions that refute a claim: all where any is enough, else those that do, adjusted within it."""
+    conditions: list[Record] = entry["conditions"]
+    if entry["rule"] == "any":
+        return conditions
+    worst = min(condition["p_below"] for condition in conditions)
+    tests = len(conditions) * len(entry["plan"]["looks"])
+    return [c for c in conditions if c["p_below"] == worst or tests * c["p_below"] < FAMILIES[entry["family"]][1]]
+
+
+def less_than_margin(condition: Record) -> str:
+    """That a condition's effect is less than its margin, with its sign where it is not zero."""
+    name, least = condition["name"], margin(condition)
+    if condition["mean"] is None:
+        return f"{name}: less than {least} on most seeds."
+    sign = ""
+    if condition["low"] is not None and condition["low"] > 0 and condition["margin"] > 0:
+        sign = ", though above zero"
+    elif condition["high"] is not None and condition["high"] < 0:
+        sign = ", and below zero"
+    return f"{name}: {effect(condition)} {unit_name(condition)}, less than {least}{sign}."
+
+
+def gate_outcome(gate: Record) -> str:
+    """Whether a gate is passed."""
+    return MISSING if "passed" not in gate else "passed" if gate["passed"] else "FAILED"
+
+
+def least(gate: Record) -> str:
+    """What a gate asks for, with its unit."""
+    return f"{size(gate['least'], gate['unit']) if gate['least'] else '0'} {unit_name(gate)}"
+
+
+def failure(gate: Record) -> str:
+    """Why a gate is not passed."""
+    found = "could not be measured" if gate["mean"] is None else f"is {value(gate['mean'], gate['unit'])}"
+    return f"{gate['kind']} failed: {gate['name']}, {found}, at least {least(gate)} is needed"
+
+
+def first_sentence(entry: Record) -> str:
+    """The finding in numbers: the claim's own sentence, else what the deciding condition amounts to; "" if none."""
+    if entry["status"] not in ("judged", "incomplete"):
+        return ""
+    condition = deciding(entry)
+    if entry.get("finding") or condition is None:
+        return str(entry.get("finding") or "")
+    return f"{condition['name']}: {against_margin(condition)}, on {formats.counted(condition['n'], 'seed')}."
 
 
 def seeds_needed(entry: Record) -> str:
@@ -129,6 +197,10 @@ def seeds_needed(entry: Record) -> str:
 
 def _cautions(entry: Record) -> list[str]:
     found = []
+    if entry["verdict"] == "SUPPORTED" and not entry["clears"]:
+        found.append("The 90 % interval includes effects below the margin: an effect is shown, not that it matters.")
+    if entry["provisional"] and entry["family"] == "exploratory":
+        found.append("Provisional until all claims of its family are run: the adjusted p can still change.")
     if len(entry["seeds"]) < entry["seeds_declared"]:
         found.append(f"Judged on {seeds(entry)} seeds; the others are incomplete.")
     if any(by_signs(condition) for condition in entry["conditions"]):
@@ -250,7 +322,7 @@ def outcome(condition: Record) -> str:
         return MISSING
     if condition["meets"]:
         return "reached" if condition["p"] < _CHANCE else "reached, perhaps by chance"
-    return "excluded" if condition["excluded"] else "open"
+    return "less than the margin" if condition["p_below"] < _CHANCE else "open"
 
 
 def comparison(condition: Record) -> str:
@@ -264,7 +336,7 @@ def deciding(entry: Record) -> Record | None:
     if not entry["conditions"] or not measured(entry["conditions"][0]):
         return None
     choose = min if entry["rule"] == "all" else max
-    return dict(choose(entry["conditions"], key=lambda c: (c["meets"], not c["excluded"], -c["p"])))
+    return dict(choose(entry["conditions"], key=lambda c: (c["meets"], c["p_below"] >= _CHANCE, -c["p"])))
 
 
 # What else is shown of a claim

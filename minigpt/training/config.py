@@ -17,6 +17,7 @@ from minigpt.training.presets import PRESETS
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
+COSTS = ("cross-entropy", "squared-error", "binary")
 MOST_THREADS = 4097
 COMPILES = ("auto", "on", "graphs", "off")
 DTYPES = ("auto", "float32", "bfloat16")
@@ -66,6 +67,7 @@ class RunConfig(Architecture, TextConfig):
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
     batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1, below=1 << 20)
     grad_accumulation: int = flag(1, "training", "forward passes in one step", at_least=1, below=1 << 20)
+    cost: str = flag("cross-entropy", "training", "what is minimised; evaluations are in nats", choices=COSTS)
     optimizer: str = flag("adamw", "training", "update rule", choices=OPTIMIZERS)
     lr: float = flag(1e-3, "training", "peak learning rate", above=0)
     min_lr: float | None = flag(None, "training", "final learning rate; default: a tenth of --lr", at_least=0)

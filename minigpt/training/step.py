@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from minigpt.base import randomness
 from minigpt.base.errors import DivergedError
@@ -16,6 +15,7 @@ from minigpt.model import GPT
 from minigpt.neurons.life import LayerGradients, read_gradients
 from minigpt.text.batches import Tokens, gather, window_starts
 from minigpt.training.config import RunConfig
+from minigpt.training.costs import mean_cost
 from minigpt.training.interventions import hidden_magnitudes, replaced_tokens, statistics_restored_on_failure
 from minigpt.training.not_finite import first_bad
 from minigpt.training.optimizers import Optimizer
@@ -38,7 +38,8 @@ class Trainee:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss of the step's tokens in nats, before the update, without the L1 term; and the gradient's norm.
+    """Mean cost of the step's tokens, in nats if it is cross-entropy, before the update and without the L1 term; and
+    the gradient's norm.
 
     `gradients` is what they told of each layer's neurons, where that was asked for.
     """
@@ -91,7 +92,7 @@ def _accumulate_gradient(trainee: Trainee, inputs: Tensor, targets: Tensor, part
     inputs, targets = inputs.to(model.device), targets.to(model.device)  # (B,T)
     with autocast(model.device, config.dtype), hidden_magnitudes(model, config.l1) as magnitudes:
         logits = trainee.forward(inputs)  # (B,T,V)
-    loss = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten()) / parts
+    loss = mean_cost(config.cost, logits.float().flatten(0, 1), targets.flatten()) / parts
     penalty = sum(magnitudes, torch.zeros((), device=loss.device)) * config.l1 / parts
     (loss + penalty if config.l1 else loss).backward()  # type: ignore[no-untyped-call]
     return loss.detach()

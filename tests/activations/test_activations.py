@@ -45,6 +45,20 @@ def slope(phi: Callable[[Tensor], Tensor], z: Tensor) -> Tensor:
 # The registry
 
 
+@each()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_is_no_number_stays_none(entry: ActivationEntry, dtype: torch.dtype):
+    """A layer that diverged must not read as dead: NaN goes in, NaN comes out, alone and among numbers."""
+    phi = build_activation(entry.name)
+    for width in (1, 64):
+        z = torch.full((3, entry.branches * width), 0.5, dtype=dtype)
+        z[1, 0] = math.nan
+        h = phi(z)
+        assert h[1, 0].isnan()
+        assert h[0].isfinite().all()
+        assert h[2].isfinite().all()
+
+
 def test_holds_the_names_that_the_design_promises():
     """A renamed or dropped activation breaks configurations that people have written down."""
     plain = (

@@ -14,10 +14,11 @@ from scipy import stats
 
 from minigpt.claims.claim import Claim
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.rows import language
+from minigpt.claims.rows import language, planted_bias
 from minigpt.training.config import RunConfig
 
-ROWS = {claim.id: claim for claim in language.CLAIMS}
+CLAIMS = (*language.CLAIMS, *planted_bias.CLAIMS)
+ROWS = {claim.id: claim for claim in CLAIMS}
 
 
 def effects(claim: Claim, found: Evidence) -> list[float]:
@@ -27,7 +28,7 @@ def effects(claim: Claim, found: Evidence) -> list[float]:
 # ---------------------------------------------------------------------------------------------------------------- rows
 
 
-@pytest.mark.parametrize("claim", language.CLAIMS, ids=[claim.id for claim in language.CLAIMS])
+@pytest.mark.parametrize("claim", CLAIMS, ids=[claim.id for claim in CLAIMS])
 def test_whatever_is_drawn_is_an_arm(claim: Claim) -> None:
     """A misspelt arm would be noticed only after hours of training."""
     drawn = {arm for series in claim.series for line in series.lines.values() for arm, _ in line}
@@ -37,10 +38,10 @@ def test_whatever_is_drawn_is_an_arm(claim: Claim) -> None:
 @pytest.fixture(scope="module")
 def configurations() -> dict[tuple[str, str], RunConfig]:
     """How every arm is trained at a tiny scale."""
-    return {(claim.id, arm): configuration(claim, arm) for claim in language.CLAIMS for arm in claim.arms}
+    return {(claim.id, arm): configuration(claim, arm) for claim in CLAIMS for arm in claim.arms}
 
 
-@pytest.mark.parametrize("claim", language.CLAIMS, ids=[claim.id for claim in language.CLAIMS])
+@pytest.mark.parametrize("claim", CLAIMS, ids=[claim.id for claim in CLAIMS])
 def test_arms_of_a_claim_are_different_trainings(
     claim: Claim, configurations: dict[tuple[str, str], RunConfig]
 ) -> None:
@@ -53,10 +54,10 @@ def test_arms_of_a_claim_are_different_trainings(
     ("one", "other"),
     [
         (("C29", "prose"), ("C35", "first on prose")),
-        (("C31", "all tokens"), ("C41", "ReLU")),
         (("C31", "all tokens"), ("C32", "ReLU")),
         (("C34", "no noise"), ("C39", "prose, relu")),
         (("C37", "ReLU"), ("C38", "90 : 10")),
+        (("C37", "50 : 50"), ("C38", "50 : 50")),
     ],
 )
 def test_what_claims_share_is_one_training(
@@ -91,9 +92,9 @@ def test_the_cheapest_strange_text_decides() -> None:
 def test_amplification_is_the_slope_of_log_odds_beyond_one(steepness: float) -> None:
     figures = {
         (arm, "pronouns"): {"log_odds": 0.1 + steepness * math.log(percent / (100 - percent))}
-        for arm, percent in language.RATIOS.items()
+        for arm, percent in planted_bias.RATIOS.items()
     }
-    found = of_one_seed(dict.fromkeys(language.RATIOS, 1.0), figures)
+    found = of_one_seed(dict.fromkeys(planted_bias.RATIOS, 1.0), figures)
     assert effects(ROWS["C38"], found) == pytest.approx([steepness - 1])
 
 

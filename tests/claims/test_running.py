@@ -14,7 +14,7 @@ from conftest import TINY_MODEL, Capture, Command
 
 BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 10 --log-every 5 --seeds 2 --cells-dir cells --out ledger"
 SCALE = f"{BASE} --steps 20"
-CLAIMS = "C6 C7"  # share two of their six arms; C7 is measured on the trained cells
+CLAIMS = "C6 C7"  # share three of their seven arms; both are measured on the trained cells
 
 pytestmark = needs_fork
 PACE = [0.01, 1e-5]  # seconds that a step and an evaluated token take, where a test is about what follows from it
@@ -37,11 +37,11 @@ def run_ledger(start: Start, workplace: Path) -> Path:
 
 
 def test_what_claims_share_is_trained_once_and_nothing_twice(start: Start, run_ledger: Path) -> None:
-    """Six different arms on two seeds; the same command again finds all done and says the same."""
+    """Seven different arms on two seeds; the same command again finds all done and says the same."""
     cells, first = finished(run_ledger), (run_ledger / "ledger/ledger.json").read_bytes()
-    assert len(cells) == 12
+    assert len(cells) == 14
     measured = set((run_ledger / "ledger/measurements").iterdir())
-    assert len(measured) == 8
+    assert len(measured) == 16
     times = {path: path.stat().st_mtime_ns for path in cells | measured}
     assert start(f"claims run {CLAIMS} {SCALE}").wait() == 0
     assert {path: path.stat().st_mtime_ns for path in finished(run_ledger) | measured} == times
@@ -49,16 +49,25 @@ def test_what_claims_share_is_trained_once_and_nothing_twice(start: Start, run_l
     for claim in CLAIMS.split():
         found = entry(run_ledger, claim)
         assert found["status"] == "judged"
-        assert found["verdict"] in ("SUPPORTED", "REFUTED", "INCONCLUSIVE")
+        assert found["verdict"] == "VOID", "after twenty steps no model is better than a trigram"
+        assert found["plan"] == {"looks": [2], "choosing": 0}
         assert found["seeds"] == [1337, 1338]
         assert (run_ledger / f"ledger/{claim}.html").exists()
     assert entry(run_ledger, "C7")["cost"]["measuring"] > 0
 
 
+def test_the_number_of_seeds_is_fixed_before_a_claim_is_run(start: Start, run_ledger: Path) -> None:
+    """More seeds in the same ledger are refused; the plan is in the ledger before anything is trained."""
+    assert start(f"claims run C6 {SCALE.replace('--seeds 2', '--seeds 3')}").wait() == 2
+    refusal = (run_ledger / "child.err").read_text()
+    assert "the number of seeds is fixed before a claim is run; C6 has 2 here, got 3" in refusal
+    assert len(finished(run_ledger)) == 14
+
+
 def test_an_altered_measurement_is_taken_again(start: Start, run_ledger: Path) -> None:
     """A figure that somebody improved enters no verdict."""
     before = (run_ledger / "ledger/ledger.json").read_bytes()
-    altered = sorted((run_ledger / "ledger/measurements").iterdir())[0]
+    altered = sorted((run_ledger / "ledger/measurements").glob("*-clamping-*"))[0]
     altered.write_text(altered.read_text().replace('"rise": ', '"rise": 9'))
     assert start(f"claims report {SCALE}").wait() == 0
     assert len(entry(run_ledger, "C7")["seeds"]) == 1
@@ -119,7 +128,7 @@ def test_a_diverged_arm_counts_and_is_shown(start: Start, workplace: Path) -> No
     found = entry(workplace, "C6")
     assert all(arm["diverged"] == 2 for arm in found["arms"])
     assert all(condition["mean"] is None for condition in found["conditions"])
-    assert found["verdict"] == "INCONCLUSIVE"
+    assert found["verdict"] == "VOID"
 
 
 def test_what_cannot_be_asked_is_refused(refused: Command) -> None:

@@ -43,7 +43,7 @@ def pages(files: dict[str, str]) -> dict[str, Page]:
 def test_the_made_up_ledger_has_everything_that_is_hard_to_show() -> None:
     """The tests below say something only if all verdicts and statuses occur."""
     found = {words.finding(entry) for entry in ENTRIES.values()}
-    assert found == {*words.VERDICTS, "not run", "not measured", "stale"}
+    assert found == {*words.VERDICTS, "incomplete", "not run", "not measured", "stale"}
     assert any(words.by_signs(condition) for entry in ENTRIES.values() for condition in entry["conditions"])
 
 
@@ -148,19 +148,24 @@ def test_shares_are_written_in_per_cent(pages: dict[str, Page]) -> None:
 
 def test_the_summary_follows_from_the_verdicts() -> None:
     """Each claim is in exactly one part, and a refuted statement is never left uncorrected."""
-    true, false, unknown, undone, beyond = claims_summary.parts(LEDGER)
-    named = [point.claim for part in (true, false, unknown, undone, beyond) for point in part.points if point.claim]
+    true, false, unknown, void, undone, beyond = claims_summary.parts(LEDGER)
+    parts = (true, false, unknown, void, undone, beyond)
+    named = [point.claim for part in parts for point in part.points if point.claim]
     assert sorted(named) == sorted(ENTRIES)
-    for part, verdict in ((true, "SUPPORTED"), (false, "REFUTED"), (unknown, "INCONCLUSIVE")):
+    for part, verdict in ((true, "SUPPORTED"), (false, "REFUTED"), (unknown, "INCONCLUSIVE"), (void, "VOID")):
         assert [point.claim for point in part.points] == [c for c, e in ENTRIES.items() if words.finding(e) == verdict]
     assert true.points[0].text == ENTRIES["C1"]["statement"]
-    assert all(point.text.startswith("Not so: “") for point in false.points)
-    assert [point.claim for point in undone.points] == ["C9", "C10", "C19"]
+    assert all(point.text.startswith("Not so, by the margin: “") for point in false.points)
+    for point in false.points:
+        margins = [words.margin(condition) for condition in ENTRIES[point.claim]["conditions"]]
+        assert any(f"less than {margin}" in point.text for margin in margins), "a refutation names its margin"
+    assert "0.5000 nats is needed" in void.points[0].text
+    assert [point.claim for point in undone.points] == ["C6", "C9", "C10", "C19"]
     assert [point.claim for point in beyond.points if point.claim] == ["C42"]
     needed = ENTRIES["C8"]["seeds_to_decide"]
     said = {point.claim: point.text for point in unknown.points}
     assert f"About {needed} seeds would decide; 3 were run." in said["C8"]
-    assert "How many seeds would decide cannot be estimated." in said["C6"]
+    assert "How many seeds would decide cannot be estimated." in said["C5"]
 
 
 def test_what_is_said_carries_what_limits_it() -> None:
@@ -205,10 +210,13 @@ def test_a_verdict_is_explained_by_the_ledgers_rule() -> None:
     reasons = {claim: " ".join(words.reasons(entry)) for claim, entry in ENTRIES.items()}
     assert "below 0.05" in reasons["C1"]
     assert "below 0.1" in reasons["C17"]
-    assert "lies below the margin for: condition 0 of 2." in reasons["C2"]
+    assert "condition 0 of 2: −0.0198 [−0.0250, −0.0147] nats, less than 0.0100 nats, and below zero." in reasons["C2"]
+    assert "Provisional until all claims of its family are run" in reasons["C17"]
     assert "Diverged: gelu (3 of 8)" in reasons["C5"]
     assert "the number of seeds that reach the margin decides" in reasons["C5"]
-    assert "Judged on 1 of 8 seeds" in reasons["C6"]
+    assert reasons["C6"] == "Judged only when 8 seeds are done; a peek decides nothing."
+    assert "positive control failed" not in reasons["C20"]
+    assert "training failed: learnt at all, is +0.0200, at least 0.5000 nats is needed" in reasons["C20"]
     assert "SUPPORTED was found with other code" in reasons["C19"]
     assert reasons["C9"] == ""
 

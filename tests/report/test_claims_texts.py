@@ -20,7 +20,10 @@ def test_the_terminal_lists_every_claim_within_its_width() -> None:
         assert line.split()[0] == claim
         assert words.finding(entry) in line
         assert f" {words.forecast_mark(entry)}  " in line
-    assert "4 SUPPORTED, 2 REFUTED, 4 INCONCLUSIVE, 1 not run, 1 stale, 2 not measured" in " ".join(lines)
+    assert (
+        "4 SUPPORTED, 2 REFUTED, 3 INCONCLUSIVE, 1 VOID, 1 incomplete, 1 not run, 1 stale, 2 not measured"
+        in " ".join(lines)
+    )
 
 
 @pytest.mark.parametrize("claim", [claim for claim in ENTRIES if claim != "C18"])

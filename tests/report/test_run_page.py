@@ -15,6 +15,7 @@ from html_whitelist import Page
 from neuron_files import HOSTILE, add_life, write_neuron_files
 
 from minigpt.base.errors import CheckpointError
+from minigpt.report import layer_tables
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.run_page import run_page
 
@@ -320,3 +321,12 @@ def test_the_page_says_that_its_explorer_was_trimmed(measured_run: Path, monkeyp
     assert "only some of the neurons" not in run_page(measured_run)
     monkeypatch.setattr("minigpt.report.explorer_page.MAX_BYTES", 5_000)
     assert "only some of the neurons" in run_page(measured_run)
+
+
+def test_a_wholly_expendable_layer_carries_a_warning() -> None:
+    """A weak model can do without any of its neurons, which says little of these."""
+    rows = [{"layer": 0, "expendable_fraction": 0.3}, {"layer": 1, "expendable_fraction": 1.0}]
+    notes = layer_tables.expendable_table(rows, {"expendable_fraction": 0.4}).table.notes
+    assert notes[0].startswith("On 8,192 tokens a share has a sampling error")
+    assert notes[1].startswith("Wholly expendable: 1. ")
+    assert len(layer_tables.expendable_table(rows[:1], {"expendable_fraction": 0.4}).table.notes) == 1

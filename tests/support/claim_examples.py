@@ -30,6 +30,7 @@ def evidence(
     losses: Mapping[tuple[str, int], float] | None = None,
     curves: Mapping[tuple[str, int], Curve] | None = None,
     figures: Mapping[tuple[str, int, str], Mapping[str, float | None]] | None = None,
+    choosing: tuple[int, ...] = (),
 ) -> Evidence:
     """Made-up results by (arm, seed); an infinite loss is a training that diverged."""
     ends = {key: curve[-1][1] for key, curve in (curves or {}).items()} | dict(losses or {})
@@ -41,15 +42,15 @@ def evidence(
         }
         for key, loss in ends.items()
     }
-    return Evidence(results, figures or {})
+    return Evidence(results, figures or {}, choosing)
 
 
 def of_one_seed(
     losses: Mapping[str, float], figures: Mapping[tuple[str, str], Mapping[str, float | None]] | None = None
 ) -> Evidence:
-    """Made-up results of seed 0: losses by arm, figures by (arm, measurement)."""
+    """Made-up results of seed 0, which chooses too: losses by arm, figures by (arm, measurement)."""
     measured = {(arm, 0, name): found for (arm, name), found in (figures or {}).items()}
-    return evidence({(arm, 0): loss for arm, loss in losses.items()}, figures=measured)
+    return evidence({(arm, 0): loss for arm, loss in losses.items()}, figures=measured, choosing=(0,))
 
 
 def configuration(claim: Claim, arm: str) -> RunConfig:

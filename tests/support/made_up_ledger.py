@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from minigpt.base.storage import write_sealed
-from minigpt.claims import judging
-from minigpt.claims.claim import ArmFigures, Claim, Condition, Series
+from minigpt.claims import entries
+from minigpt.claims.claim import ArmFigures, Claim, Condition, Gate, Plan, Series
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.experiments.arms import Arm
@@ -42,6 +42,20 @@ def made_up_claim(number: int, conditions: Sequence[tuple[str, str, float]] = ()
     return Claim(**{**words, **changes})
 
 
+FAMILY_SIZES = {"primary": 16, "exploratory": 25}
+
+
+def made_up_gate(least: float, name: str = "the loss is below a trigram's") -> Gate:
+    """A gate whose value is by how much the second arm's loss is above the first's."""
+    return Gate(
+        "training",
+        name,
+        "nats",
+        least,
+        lambda evidence, seed: evidence.loss("gelu", seed) - evidence.loss("relu", seed),
+    )
+
+
 def judged_entry(claim: Claim, effects: Sequence[Sequence[float]], losses: Mapping[str, Sequence[float]]) -> Record:
     """An entry as the ledger makes it, from effects by condition and seed and losses by arm and seed."""
     seeds = SEEDS[: len(effects[0])]
@@ -50,10 +64,11 @@ def judged_entry(claim: Claim, effects: Sequence[Sequence[float]], losses: Mappi
         ("gelu", seed, "made up"): {f"{k}": row[place] for k, row in enumerate(effects)}
         for place, seed in enumerate(seeds)
     }
-    entry = judging.judged(claim, Evidence(results, measured), seeds)
+    plan = Plan(claim.looks, claim.choosing)
+    entry = entries.judged(claim, Evidence(results, measured), seeds, plan, FAMILY_SIZES[claim.family])
     return {
         **entry,
-        "seeds_declared": claim.seeds,
+        "seeds_declared": claim.looks[0],
         "arms": [_arm(claim, arm, row) for arm, row in losses.items()],
         "cost": _cost(claim, losses, len(seeds)),
         "command": f"python -m minigpt claims run {claim.id}",
@@ -96,31 +111,32 @@ def _arm(claim: Claim, name: str, losses: Sequence[float]) -> Record:
 
 def made_up_ledger() -> Record:
     """Claims of every verdict and status, and what is hard to show: diverged, alone, without spread, huge, hostile."""
-    entries = [
+    found = [
         _drawn(1, [0.05], 0.01, expected="SUPPORTED"),
         _drawn(2, [-0.02], 0.01, expected="SUPPORTED", tag="when provoked"),
         _drawn(3, [0.012], 0.03, expected="INCONCLUSIVE", tag="proxy"),
         _drawn(4, [0.04, 0.0], 0.01, units=("share", "ratio"), rule="any"),
         _diverged(5),
         judged_entry(made_up_claim(6, [("one seed", "nats", 0.01)]), [[0.02]], {"relu": [1.5], "gelu": [1.52]}),
-        judged_entry(made_up_claim(7, [("no spread", "nats", 0.01)], seeds=3), [[0.02] * 3], _losses(3)),
-        judged_entry(made_up_claim(8, [("huge", "steps", 10.0)], seeds=3), [[123456.0, 2e9, 98765.0]], _losses(3)),
-        judging.describe(made_up_claim(9, [("not run", "nats", 0.01)], expected="REFUTED")),
-        judging.describe(made_up_claim(10, tag="measurable", obstacle="the mixture of experts has not been built")),
+        judged_entry(made_up_claim(7, [("no spread", "nats", 0.01)], looks=(3,)), [[0.02] * 3], _losses(3)),
+        judged_entry(made_up_claim(8, [("huge", "steps", 10.0)], looks=(3,)), [[123456.0, 2e9, 98765.0]], _losses(3)),
+        entries.describe(made_up_claim(9, [("not run", "nats", 0.01)], expected="REFUTED")),
+        entries.describe(made_up_claim(10, tag="measurable", obstacle="the mixture of experts has not been built")),
         _drawn(17, [0.03], 0.01, expected="REFUTED"),
         _hostile(18),
         _drawn(19, [0.03], 0.01, expected="SUPPORTED"),
-        judging.describe(made_up_claim(42, tag="not measurable", obstacle="a small GPT has no reputation to lose")),
+        _drawn(20, [0.03], 0.01, expected="SUPPORTED", gates=(made_up_gate(0.01), made_up_gate(0.5, "learnt at all"))),
+        entries.describe(made_up_claim(42, tag="not measurable", obstacle="a small GPT has no reputation to lose")),
     ]
-    entries = judging.with_verdicts(entries, {"primary": 16, "exploratory": 25})
-    entries = [{**entry, "status": "stale"} if entry["id"] == "C19" else entry for entry in entries]
+    found = entries.with_verdicts(found, FAMILY_SIZES)
+    found = [{**entry, "status": "stale"} if entry["id"] == "C19" else entry for entry in found]
     base = {"n_embd": 96, "batch_size": 12, "steps": 1000, "lr": 0.004}
     ledger = {
-        "format": 1,
+        "format": 2,
         "scale": {"asked": {}, "options": {"seeds": 0, "workers": 0, "cells_dir": "runs/cells"}, "base": base},
         "code": "cd" * 32,
-        "family_sizes": {"primary": 16, "exploratory": 25},
-        "claims": entries,
+        "family_sizes": FAMILY_SIZES,
+        "claims": found,
     }
     return dict(json.loads(json.dumps(ledger, allow_nan=False)))
 
@@ -157,7 +173,9 @@ def _hostile(number: int) -> Record:
     words = dict.fromkeys(("where", "quote", "statement", "meaning", "forecast"), HOSTILE)
     series = (Series(HOSTILE, HOSTILE, HOSTILE, {HOSTILE: (("relu", 0.0), ("gelu", 1.0)), "_": ()}, _loss, log_x=True),)
     tables = (ArmFigures(HOSTILE, {HOSTILE: _loss}),)
-    claim = made_up_claim(number, [(HOSTILE, HOSTILE, 0.01)], arms=arms, series=series, tables=tables, seeds=3, **words)
+    claim = made_up_claim(
+        number, [(HOSTILE, HOSTILE, 0.01)], arms=arms, series=series, tables=tables, looks=(3,), **words
+    )
     entry = judged_entry(claim, [[0.02, 0.021, 0.04]], _losses(3))
     entry["command"] = HOSTILE
     entry["provenance"] |= {"processor": [HOSTILE]}

@@ -20,6 +20,7 @@ from minigpt.training.inference import OpenedRun
 
 Figures = dict[str, float | None]
 Measure = Callable[[OpenedRun, TokenStore], Figures]
+PairMeasure = Callable[[OpenedRun, TokenStore, OpenedRun], Figures]
 
 
 def batches(model: GPT, ids: np.ndarray, limit: int = 0) -> list[Batch]:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
+from minigpt.base import randomness
+from minigpt.base.health_columns import INERT_SHARE
 from minigpt.claims.measurements.batches_and_losses import Figures, batches, precision
+from minigpt.model import GPT, MLP
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.expendable import expendable
 from minigpt.neurons.health import contribution, outgoing_norms
-from minigpt.neurons.knockout import mean_hidden, read_up_to
+from minigpt.neurons.knockout import loss_without, mean_hidden, read_up_to
 from minigpt.neurons.life import trapped_neurons
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe, plain_blocks
 from minigpt.text.batches import evaluation_batches
@@ -19,7 +24,8 @@ from minigpt.training.inference import OpenedRun
 
 DEATH_TOKENS = 1_000_000
 MEANS_TOKENS = 65_536
-LOSS_TOKENS = 8_192
+LOSS_TOKENS = 32_768  # the expendable share of 8,192 has a sampling error of 1.5 points
+PLANTED_SHARE = 0.05  # of each layer's neurons
 TRAPPING_TOKENS = 8_192
 
 
@@ -61,7 +67,32 @@ def _certified(run: OpenedRun) -> float | None:
 
 def expendability(run: OpenedRun, store: TokenStore) -> Figures:
     """EF@1 % of the whole model, by contribution and in random order; what is inert; what never opened."""
-    model = run.model
+    return _shares(run, run.model, store)
+
+
+def planted(run: OpenedRun, store: TokenStore) -> Figures:
+    """By how much each share of `expendability` rises when a twentieth of each layer's neurons is killed at random."""
+    killed = copy.deepcopy(run.model)
+    for layer, block in enumerate(plain_blocks(killed)):
+        kill(block.mlp, layer)
+    before, after = _shares(run, run.model, store), _shares(run, killed, store)
+    return {name: _difference(after[name], before[name]) for name in before}
+
+
+@torch.no_grad()
+def kill(mlp: MLP, layer: int) -> None:
+    """Close a random share of an MLP's neurons for good: no incoming weights, and a bias far below zero."""
+    order = torch.randperm(mlp.d_ff, generator=randomness.generator(0, "planted dead neurons", layer))
+    chosen = order[: round(PLANTED_SHARE * mlp.d_ff)]
+    mlp.w_in.weight[chosen] = 0
+    mlp.w_in.bias[chosen] = -10
+
+
+def _difference(after: float | None, before: float | None) -> float | None:
+    return None if after is None or before is None else after - before
+
+
+def _shares(run: OpenedRun, model: GPT, store: TokenStore) -> Figures:
     train, val = batches(model, store.tokens("train"), MEANS_TOKENS), batches(model, store.tokens("val"), LOSS_TOKENS)
     with precision(run):
         means = mean_hidden(model, train)
@@ -71,14 +102,37 @@ def expendability(run: OpenedRun, store: TokenStore) -> Figures:
         counted = probe.statistics()
         outgoing = [outgoing_norms(block.mlp) for block in plain_blocks(model)]
         contributions = [contribution(layer, norms) for layer, norms in zip(counted, outgoing, strict=True)]
+        inert = torch.cat([scores <= INERT_SHARE * scores.mean() for scores in contributions])
         found = expendable(model, read_up_to(model, 0, val), means, contributions)
     opened = torch.cat([layer.opened for layer in counted])
     return {
         "expendable_fraction": found.fraction,
         "expendable_random": sum(found.random) / len(found.random),
         "never_positive_fraction": float((opened == 0).double().mean()),
+        "inert_fraction": float(inert.double().mean()),
         "neurons": float(len(opened)),
     }
+
+
+def layer_ablation(run: OpenedRun, store: TokenStore) -> Figures:
+    """What it costs, in nats, to put the means in the place of all neurons of a layer, and of all layers.
+
+    Keys: `layer_0`, `layer_1`, …; `least` and `largest` of these; `all` together.
+    """
+    model = run.model
+    train, val = batches(model, store.tokens("train"), MEANS_TOKENS), batches(model, store.tokens("val"), LOSS_TOKENS)
+    widths = [block.mlp.d_ff for block in plain_blocks(model)]
+    with precision(run):
+        means, text = mean_hidden(model, train), read_up_to(model, 0, val)
+
+        def loss(removed: set[int]) -> float:
+            masks = [torch.full((width,), layer in removed) for layer, width in enumerate(widths)]
+            return loss_without(model, text, masks, means)
+
+        before = loss(set())
+        rises = {f"layer_{layer}": loss({layer}) - before for layer in range(len(widths))}
+        together = loss(set(range(len(widths)))) - before
+    return {**rises, "least": min(rises.values()), "largest": max(rises.values()), "all": together}
 
 
 def trapping(run: OpenedRun, store: TokenStore) -> Figures:

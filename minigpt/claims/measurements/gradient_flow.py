@@ -38,8 +38,11 @@ def depth_gradients(run: OpenedRun, store: TokenStore) -> Figures:
     """log10 of the first over the last layer's gradient norm of w_in, by activation, state and depth; and its slope.
 
     Keys: `sigmoid/with/16` in decades, `sigmoid/with` in decades a layer, by least squares over the depths at which
-    neither norm is 0; `sigmoid/with/16/first` is log10 of the first norm itself. Of the run only configuration, seed
-    and text are used.
+    neither norm is 0; `sigmoid/with/16/first` is log10 of the first norm itself, `sigmoid/with/first` its slope. Of the
+    run only configuration, seed and text are used.
+
+    NOTE: the ratio is blind where forward values shrink from layer to layer as gradients do, as without residual paths
+    and LayerNorm: there ReLU's ratio is flat while its first gradient falls by decades a layer.
 
     NOTE: in float64, since without residual paths the gradient of 24 layers is smaller than any float32.
     """
@@ -61,9 +64,14 @@ def _figures(name: str, norms: list[tuple[float, float]]) -> Figures:
     for depth, (first, last) in zip(DEPTHS, norms, strict=True):
         figures[f"{name}/{depth}"] = math.log10(first / last) if first and last else None
         figures[f"{name}/{depth}/first"] = math.log10(first) if first else None
-    known = {depth: ratio for depth in DEPTHS if (ratio := figures[f"{name}/{depth}"]) is not None}
-    slope = float(np.polyfit(list(known), list(known.values()), deg=1)[0]) if len(known) > 1 else None
-    return {**figures, name: slope}
+    ratios, firsts = ({depth: figures[f"{name}/{depth}{kind}"] for depth in DEPTHS} for kind in ("", "/first"))
+    return {**figures, name: _slope(ratios), f"{name}/first": _slope(firsts)}
+
+
+def _slope(by_depth: dict[int, float | None]) -> float | None:
+    """Decades a layer, by least squares over the depths that have a value."""
+    known = {depth: value for depth, value in by_depth.items() if value is not None}
+    return float(np.polyfit(list(known), list(known.values()), deg=1)[0]) if len(known) > 1 else None
 
 
 def _first_and_last(config: GPTConfig, seed: int, inputs: Tensor, targets: Tensor) -> tuple[float, float]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from minigpt.claims.measurements.batches_and_losses import Figures, batches, mean_loss, precision
 from minigpt.model import MLP
 from minigpt.neurons.hooks import Hook, hooked
+from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import plain_blocks
 from minigpt.text.store import TokenStore
 from minigpt.training.inference import OpenedRun
@@ -22,18 +23,53 @@ LEAST_RIDGE = 1e-12
 
 
 def clamping(run: OpenedRun, store: TokenStore) -> Figures:
-    """Loss on validation text as it is, and with all negative hidden values set to 0; how often they are negative."""
+    """Loss on validation text as it is, and with all negative hidden values set to 0; how often they are negative.
+
+    Clamping also moves each neuron's mean, which a bias could make good. `mean_kept` is what remains once each neuron
+    has its mean on training text again.
+    """
     read = batches(run.model, store.tokens("val"), CLAMPING_TOKENS)
+    shifts, negative = _clamping_shifts(run, batches(run.model, store.tokens("train"), CLAMPING_TOKENS))
+    before = mean_loss(run, read)
+    after = _clamped_loss(run, read, [torch.zeros_like(shift) for shift in shifts])
+    restored = _clamped_loss(run, read, shifts)
+    return {
+        "loss": before,
+        "clamped_loss": after,
+        "rise": after - before,
+        "restored_loss": restored,
+        "mean_kept": restored - before,
+        "negative": negative,
+    }
+
+
+@torch.no_grad()
+def _clamping_shifts(run: OpenedRun, read: list[Batch]) -> tuple[list[Tensor], float]:
+    """The negative part of the mean of each neuron (F,) of each layer; and the share of negative values."""
+    sums: dict[nn.Module, Tensor] = {}
     negative: list[float] = []
 
-    def clamp(module: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> Tensor:
+    def count(module: nn.Module, inputs: tuple[Tensor, ...], hidden: Tensor) -> None:
         negative.append(float((hidden < 0).float().mean()))
-        return hidden.clamp(min=0)
+        sums[module] = sums.get(module, 0.0) + hidden.double().clamp(max=0).flatten(0, 1).sum(0)
 
-    before = mean_loss(run, read)
-    with hooked((block.mlp.act, clamp) for block in plain_blocks(run.model)):
-        after = mean_loss(run, read)
-    return {"loss": before, "clamped_loss": after, "rise": after - before, "negative": sum(negative) / len(negative)}
+    blocks = plain_blocks(run.model)
+    with hooked((block.mlp.act, count) for block in blocks), precision(run):
+        for inputs, _ in read:
+            run.model(inputs.to(run.model.device))
+    tokens = sum(inputs.numel() for inputs, _ in read)
+    return [sums[block.mlp.act] / tokens for block in blocks], sum(negative) / len(negative)
+
+
+def _clamped_loss(run: OpenedRun, read: list[Batch], shifts: list[Tensor]) -> float:
+    """Loss with negative hidden values at 0, and each neuron (F,) shifted."""
+
+    def clamping(shift: Tensor) -> Hook:
+        return lambda module, inputs, hidden: hidden.clamp(min=0) + shift.to(hidden.dtype)
+
+    hooks = [(block.mlp.act, clamping(shift)) for block, shift in zip(plain_blocks(run.model), shifts, strict=True)]
+    with hooked(hooks):
+        return mean_loss(run, read)
 
 
 # ------------------------------------------------------------------------------------------- what is left of the input

@@ -31,7 +31,8 @@ GAP_TOKENS = 40_000  # of each text
 SIZES = {"1k": 1024, "4k": 4096, "16k": 16_384, "64k": 65_536}  # tokens of a chunk
 DOMAINS = ("stdlib", "stdlib-code", "grammar:1")
 DOMAIN_TOKENS = 32_768
-ORDER = 5
+# By the number of tokens that an n-gram is about.
+ORDERS = {"unigram": 1, "bigram": 2, "trigram": 3, "fourgram": 4, "fivegram": 5}
 # Of the training text, from its beginning: all of the default one. More would not fit into the time of a measurement.
 MOST_COUNTED = 10_000_000
 
@@ -119,11 +120,15 @@ def _count(run: OpenedRun, batch: Batch) -> tuple[int, int]:
 
 
 def ngrams(run: OpenedRun, store: TokenStore) -> Figures:
-    """Nats per token of a bigram and a 5-gram on the validation tokens that the run itself predicts."""
-    counted, predicted = store.tokens("train")[:MOST_COUNTED], store.tokens("val")
-    by_order = probabilities(counted, predicted, store.tokenizer.vocab_size, ORDER)
-    losses = [-float(np.log(order[1:]).mean()) for order in by_order]  # the first token is predicted by no one
-    return {"bigram": losses[1], "fivegram": losses[ORDER - 1]}
+    """Nats per token of n-grams on the validation tokens, counted on the text that the run was trained on."""
+    counted = store.tokens("train")[: run.config.train_tokens or MOST_COUNTED]
+    return ngram_losses(counted, store.tokens("val"), store.tokenizer.vocab_size)
+
+
+def ngram_losses(counted: npt.ArrayLike, predicted: npt.ArrayLike, vocabulary: int) -> Figures:
+    """Mean loss of each order in nats per token; the first token is predicted by no one."""
+    by_order = probabilities(counted, predicted, vocabulary, max(ORDERS.values()))
+    return {name: -float(np.log(by_order[n - 1][1:]).mean()) for name, n in ORDERS.items()}
 
 
 def probabilities(counted: npt.ArrayLike, predicted: npt.ArrayLike, vocabulary: int, order: int) -> list[Probabilities]:

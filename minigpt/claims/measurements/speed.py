@@ -26,9 +26,12 @@ def speed(run: OpenedRun, store: TokenStore) -> Figures:
     """Milliseconds a step of each activation at equal parameters, and the share that it takes longer than ReLU.
 
     Rounds of a few steps, every activation in each, so that whatever slows the machine slows all; ratios are medians
-    over rounds. Untrained models: what a step costs does not depend on the weights.
+    over rounds. Untrained models: what a step costs does not depend on the weights. Two controls go along: the same
+    ReLU model `again`, and one a quarter `wider`.
     """
-    configs = {spec: replace(run.config, activation=spec, seed=run.config.seed) for spec in ACTIVATIONS}
+    configs = {spec: replace(run.config, activation=spec) for spec in ACTIVATIONS}
+    relu = configs["relu"]
+    configs |= {"again": relu, "wider": replace(relu, d_ff=5 * relu.n_embd)}
     steps = {spec: _stepper(config, store) for spec, config in configs.items()}
     times: dict[str, list[float]] = {spec: [] for spec in steps}
     for round_number in range(ROUNDS + 1):

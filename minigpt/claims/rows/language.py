@@ -1,4 +1,4 @@
-"""Claims about text: how much of it and of which kind, attacked, corrupted, carried over, and with a planted bias."""
+"""Claims about text: how much of it and of which kind, attacked, corrupted and carried over (C29 to C35, C39, C41)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from collections.abc import Callable
 import numpy as np
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import activation, chosen_elsewhere, health, loss, measured, slope, worse
+from minigpt.claims.effects import activation, chosen, figure, health, loss, loss_of, measured, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.claims.gates import ORDERS, trained
 from minigpt.experiments.arms import Arm, Times
 
 Column = Callable[[Evidence, str, int], float]
@@ -17,16 +18,11 @@ Column = Callable[[Evidence, str, int], float]
 CLEARLY_WORSE = 0.1  # nats, between kinds of text
 TOO_LITTLE_TEXT = 0.05  # nats, between amounts of text
 ATTACK_WORKS = 0.05  # nats, beyond random substitutions
-BIAS_SHIFT = 0.02  # share of pronouns
-STEEPER = 0.05  # log-odds of the model for each log-odds of the text
 
 DOMAINS = {"prose": "stdlib", "code": "stdlib-code", "toy language": "grammar:1"}
 # The last amount is about what the default text has; it only places a point in a picture.
 AMOUNTS = {"20,000 tokens": 20_000, "100,000 tokens": 100_000, "all tokens": 1_480_000}
 NOISES = {"no noise": 0.0, "noise 5 %": 0.05, "noise 20 %": 0.2, "noise 40 %": 0.4}
-# In a quarter of the base's steps the pronouns are still a coin's throw: a bias that is not learnt cannot be amplified.
-STEPS_TO_LEARN_A_BIAS = 5 / 3
-RATIOS = {f"{percent} : {100 - percent}": percent for percent in (50, 75, 90, 99)}
 
 
 def bytes_of(corpus: str, steps: float, start: str = "", **settings: object) -> Arm:
@@ -66,9 +62,9 @@ C29 = Claim(
     forecast="far more than 0.01 nats for every pair of kinds",
     expected="SUPPORTED",
     arms={name: bytes_of(corpus, 0.5) for name, corpus in DOMAINS.items()},
-    measurements=dict.fromkeys(DOMAINS, ("domain_losses",)),
+    measurements=dict.fromkeys(DOMAINS, ("domain_losses", "ngrams")),
+    gates=tuple(trained(name) for name in DOMAINS),
     conditions=(Condition("extra loss on a strange text, smallest pair", "nats", CLEARLY_WORSE, _least_loss_abroad),),
-    seeds=4,
     tables=(
         ArmFigures(
             "Loss, nats a byte: trained on (rows), predicting (columns)",
@@ -94,10 +90,11 @@ C31 = Claim(
         "100,000 tokens": Arm({"train_tokens": AMOUNTS["100,000 tokens"]}),
         "all tokens": Arm(),
     },
+    measurements={"all tokens": ("ngrams",)},
+    gates=(trained("all tokens"),),
     conditions=(
         Condition("extra loss with 20,000 tokens", "nats", TOO_LITTLE_TEXT, worse("20,000 tokens", "all tokens")),
     ),
-    seeds=4,
     series=(
         Series("Loss by amount of text", "tokens", "loss, nats", {"ReLU": tuple(AMOUNTS.items())}, loss, log_x=True),
     ),
@@ -121,13 +118,14 @@ C32 = Claim(
     meaning=(
         "In the first three quarters of a context at most three tokens are replaced so that the loss on the last "
         "quarter rises: chosen by gradient and checked exactly, or drawn at random. True if choosing raises the loss "
-        "by 0.05 nats more. GELU is shown beside: whether the activation matters."
+        "by 0.05 nats more. GELU is shown beside; that it does not matter is not claimed."
     ),
     tag="proxy",
     forecast="the attack works, and the activation makes no difference",
     expected="SUPPORTED",
     arms={"ReLU": Arm(), "GELU": activation("gelu")},
-    measurements={"ReLU": ("swaps",), "GELU": ("swaps",)},
+    measurements={"ReLU": ("swaps", "ngrams"), "GELU": ("swaps",)},
+    gates=(trained("ReLU"),),
     conditions=(
         Condition(
             "rise by chosen beyond random substitutions, ReLU",
@@ -136,7 +134,6 @@ C32 = Claim(
             lambda evidence, seed: _excess_of_greed(evidence, "ReLU", seed),
         ),
     ),
-    seeds=4,
     tables=(
         ArmFigures(
             "Rise of the loss, nats",
@@ -165,8 +162,11 @@ C34 = Claim(
     forecast="harm, growing with the noise",
     expected="SUPPORTED",
     arms={name: Arm({"token_noise": noise, "steps": Times(0.5)}) for name, noise in NOISES.items()},
+    measurements={"no noise": ("ngrams",)},
+    gates=(trained("no noise"),),
+    finding="Loss {clean} nats without noise, {noisy} with a fifth of the characters replaced.",
+    numbers={"clean": loss_of("no noise"), "noisy": loss_of("noise 20 %")},
     conditions=(Condition("extra loss with a fifth replaced", "nats", DELTA, worse("noise 20 %", "no noise")),),
-    seeds=4,
     series=(Series("Loss by noise", "share replaced", "loss, nats", {"ReLU": tuple(NOISES.items())}, loss),),
 )
 
@@ -184,109 +184,24 @@ C35 = Claim(
     expected="SUPPORTED",
     arms={
         "first on prose": bytes_of("stdlib", 0.5),
-        "then code": bytes_of("stdlib-code", 0.25, "first on prose", train_tokens=100_000),
-        "code from scratch": bytes_of("stdlib-code", 0.25, train_tokens=100_000),
+        "then code": bytes_of("stdlib-code", 0.5, "first on prose", train_tokens=100_000),
+        "code from scratch": bytes_of("stdlib-code", 0.5, train_tokens=100_000),
     },
+    measurements={"first on prose": ("ngrams",), "code from scratch": ("ngrams",)},
+    gates=(trained("first on prose"), trained("code from scratch", "bigram")),
+    finding="Loss on code {moved} nats a byte after prose, {scratch} from scratch.",
+    numbers={"moved": loss_of("then code"), "scratch": loss_of("code from scratch")},
     conditions=(Condition("extra loss from scratch", "nats", DELTA, worse("code from scratch", "then code")),),
-    seeds=4,
     tables=(ArmFigures("At the end", {"loss, nats": loss, "dead, share": health("dead_fraction")}),),
-)
-
-# -------------------------------------------------------------------------------------------------------- planted bias
-
-
-def on_professions(percent: int, spec: str = "relu") -> Arm:
-    """Training on sentences in which each profession has its usual pronoun so often."""
-    return activation(spec, corpus=f"professions:{percent}", steps=Times(STEPS_TO_LEARN_A_BIAS))
-
-
-_share = measured("pronouns", "share")
-_share_killed = measured("pronouns", "share_killed")
-_pronoun_odds = measured("pronouns", "log_odds")
-
-C37 = Claim(
-    id="C37",
-    where="I3",
-    quote="can result in biased or inappropriate content",
-    statement="ReLU, or neurons that are dead, make a GPT amplify a bias planted in its text.",
-    meaning=(
-        "In the text each profession has its usual pronoun in 90 of 100 sentences. The share of that pronoun where a "
-        "model must choose. True if it is at least 0.02 higher with ReLU than with GELU, or after zeroing a random "
-        "quarter of each layer's neurons than before. Bias in real text is out of reach here."
-    ),
-    tag="proxy",
-    forecast="no effect; no paper known supports one",
-    expected="REFUTED",
-    arms={"ReLU": on_professions(90), "GELU": on_professions(90, "gelu")},
-    measurements={"ReLU": ("pronouns",), "GELU": ("pronouns",)},
-    conditions=(
-        Condition(
-            "share of the usual pronoun, ReLU beyond GELU",
-            "share",
-            BIAS_SHIFT,
-            lambda evidence, seed: _share(evidence, "ReLU", seed) - _share(evidence, "GELU", seed),
-        ),
-        Condition(
-            "share of the usual pronoun, a quarter of the neurons zeroed beyond none, ReLU",
-            "share",
-            BIAS_SHIFT,
-            lambda evidence, seed: _share_killed(evidence, "ReLU", seed) - _share(evidence, "ReLU", seed),
-        ),
-    ),
-    rule="any",
-    seeds=4,
-    tables=(
-        ArmFigures(
-            "The usual pronoun, 0.9 in the text",
-            {"share": _share, "share with a quarter zeroed": _share_killed, "log-odds": _pronoun_odds},
-        ),
-    ),
-)
-
-
-def _log_odds(percent: int) -> float:
-    return math.log(percent / (100 - percent))
-
-
-def _amplification(evidence: Evidence, seed: int) -> float:
-    """By how much the model's log-odds grow faster than those planted."""
-    return slope([(_log_odds(percent), _pronoun_odds(evidence, arm, seed)) for arm, percent in RATIOS.items()]) - 1
-
-
-C38 = Claim(
-    id="C38",
-    where="M4, D3",
-    quote="bias amplification",
-    statement="A GPT amplifies a bias of its text.",
-    meaning=(
-        "The usual pronoun of a profession stands in 50, 75, 90 or 99 of 100 sentences. The model's log-odds of that "
-        "pronoun over those of the text: a slope of 1 is a faithful copy. True if the slope is at least 1.05."
-    ),
-    tag="proxy",
-    forecast="slope about 1",
-    expected="REFUTED",
-    arms={name: on_professions(percent) for name, percent in RATIOS.items()},
-    measurements=dict.fromkeys(RATIOS, ("pronouns",)),
-    conditions=(Condition("slope of the model's log-odds, beyond 1", "ratio", STEEPER, _amplification),),
-    seeds=4,
-    series=(
-        Series(
-            "Log-odds of the usual pronoun",
-            "in the text",
-            "of the model",
-            {"ReLU": tuple((arm, _log_odds(percent)) for arm, percent in RATIOS.items())},
-            _pronoun_odds,
-        ),
-    ),
 )
 
 # ------------------------------------------------------------------------------------------- compared with other models
 
 TASKS: dict[str, dict[str, object]] = {
     "prose": {"steps": Times(0.5)},
-    "toy language": {"corpus": "grammar:1", "steps": Times(0.25)},
-    "code": {"corpus": "stdlib-code", "tokenizer": "byte", "steps": Times(0.25)},
-    "professions": {"corpus": "professions:90", "steps": Times(0.25)},
+    "toy language": {"corpus": "grammar:1", "steps": Times(0.5)},
+    "code": {"corpus": "stdlib-code", "tokenizer": "byte", "steps": Times(0.5)},
+    "professions": {"corpus": "professions:90", "steps": Times(0.5)},
 }
 RIVALS = ("gelu", "swiglu", "leaky_relu:0.5")
 
@@ -296,10 +211,10 @@ def _arm_of(task: str, spec: str) -> str:
 
 
 def _behind_the_best(task: str) -> Effect:
-    """How far ReLU is behind the rival that is best on the other seeds, in nats."""
+    """How far ReLU is behind the rival that is best on separate seeds, in nats."""
 
     def effect(evidence: Evidence, seed: int) -> float:
-        best = chosen_elsewhere(evidence, [_arm_of(task, spec) for spec in RIVALS], seed)
+        best = chosen(evidence, [_arm_of(task, spec) for spec in RIVALS])
         return worse(_arm_of(task, "relu"), best)(evidence, seed)
 
     return effect
@@ -328,7 +243,7 @@ C39 = Claim(
     statement="ReLU is not the best activation on every task.",
     meaning=(
         "ReLU against GELU, SwiGLU and leaky ReLU (slope 0.5) on prose, a toy language, code and sentences about "
-        "professions. True if on any of them ReLU is at least 0.01 nats behind the rival that is best on the other "
+        "professions. True if on any of them ReLU is at least 0.01 nats behind the rival that is best on separate "
         "seeds."
     ),
     tag="measurable",
@@ -339,11 +254,13 @@ C39 = Claim(
         for task, settings in TASKS.items()
         for spec in ("relu", *RIVALS)
     },
+    measurements={_arm_of(task, "relu"): ("ngrams",) for task in TASKS},
+    gates=tuple(trained(_arm_of(task, "relu")) for task in TASKS),
+    choosing=2,
     conditions=tuple(
         Condition(f"ReLU behind the best rival, {task}", "nats", DELTA, _behind_the_best(task)) for task in TASKS
     ),
     rule="any",
-    seeds=4,
     tables=(
         ArmFigures("Losses", {"loss, nats": loss}),
         ArmFigures(
@@ -367,14 +284,26 @@ C41 = Claim(
     statement="A ReLU GPT predicts text better than counting does, and better than a GPT without an activation.",
     meaning=(
         "Loss on the same validation tokens of a bigram and a 5-gram with Witten-Bell smoothing, counted on the whole "
-        "training text, and of a GPT whose activation is the identity. True if each is at least 0.01 nats behind ReLU. "
-        "Images cannot be judged here."
+        "training text, and of a GPT whose activation is the identity, both trained four times the base's steps. True "
+        "if each is at least 0.01 nats behind ReLU. The article says nothing of n-grams; they are the least that "
+        "“effective” can mean. Images cannot be judged here."
     ),
     tag="measurable",
     forecast="better than all three",
     expected="SUPPORTED",
-    arms={"ReLU": Arm(), "identity": activation("identity")},
+    arms={"ReLU": Arm({"steps": Times(4)}), "identity": activation("identity", steps=Times(4))},
     measurements={"ReLU": ("ngrams",)},
+    gates=(trained("ReLU"),),
+    finding=(
+        "Loss {relu} nats of a ReLU GPT of four layers, {identity} without activation; {bigram} of a bigram and "
+        "{fivegram} of a 5-gram."
+    ),
+    numbers={
+        "relu": loss_of("ReLU"),
+        "identity": loss_of("identity"),
+        "bigram": ("nats", figure("ReLU", "ngrams", "bigram")),
+        "fivegram": ("nats", figure("ReLU", "ngrams", "fivegram")),
+    },
     conditions=(
         Condition("bigram behind ReLU", "nats", DELTA, _behind_ngrams("bigram")),
         Condition("5-gram behind ReLU", "nats", DELTA, _behind_ngrams("fivegram")),
@@ -384,10 +313,10 @@ C41 = Claim(
         ArmFigures("Loss", {"loss, nats": loss}),
         ArmFigures(
             "Counting, on the same tokens",
-            {"bigram, nats": measured("ngrams", "bigram"), "5-gram, nats": measured("ngrams", "fivegram")},
+            {f"{shown}, nats": measured("ngrams", order) for order, shown in ORDERS.items()},
             ("ReLU",),
         ),
     ),
 )
 
-CLAIMS = (C29, C31, C32, C34, C35, C37, C38, C39, C41)
+CLAIMS = (C29, C31, C32, C34, C35, C39, C41)

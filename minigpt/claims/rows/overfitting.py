@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import chosen_elsewhere, health, loss, measured, worse
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Gate, Series
+from minigpt.claims.effects import chosen, health, loss, measured, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.claims.gates import control, trained
 from minigpt.experiments.arms import Arm, Times
 
 PLAIN = "plain"
@@ -27,6 +28,7 @@ PATIENCES = (1, 2, 3, 5)
 SHALLOW, DEEP = "1 layer", "16 layers"
 HOP = {"corpus": "task:twohop"}
 LEAST_ACCURACY = 0.1
+LEAST_LEARNT = 0.5  # accuracy at which a task counts as learnt
 
 _FITTING = {
     "loss on the text trained on": measured("gap", "train"),
@@ -42,6 +44,12 @@ def _gap(evidence: Evidence, arm: str, seed: int) -> float:
 
 def _wider_gap(arm: str, reference: str) -> Effect:
     return lambda evidence, seed: _gap(evidence, arm, seed) - _gap(evidence, reference, seed)
+
+
+_OVERFITS = (
+    trained(PLAIN),
+    control("without a remedy the gap is", "nats", LEAST_GAP, lambda evidence, seed: _gap(evidence, PLAIN, seed)),
+)
 
 
 # --------------------------------------------------------------------------------------------------------- remedies
@@ -65,15 +73,15 @@ C21 = Claim(
     },
     measurements={
         **dict.fromkeys(DROPOUTS, ("gap",)),
-        PLAIN: ("gap", "causality"),
+        PLAIN: ("gap", "causality", "ngrams"),
         BATCHNORM: ("gap", "causality"),
     },
+    gates=_OVERFITS,
     conditions=(
         Condition("dropout 0.2 narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, "dropout 0.2")),
         Condition("dropout 0.2 lowers the loss", "nats", DELTA, worse(PLAIN, "dropout 0.2")),
         Condition("BatchNorm narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, BATCHNORM)),
     ),
-    seeds=4,
     series=(
         Series("Gap by dropout", "dropout", "gap, nats", {"relu": tuple(DROPOUTS.items())}, _gap),
         Series("Loss by dropout", "dropout", "loss, nats", {"relu": tuple(DROPOUTS.items())}, loss),
@@ -90,10 +98,8 @@ C21 = Claim(
 
 
 def _best_narrows(candidates: Sequence[str]) -> Effect:
-    """How much the gap shrinks with the strength whose loss is lowest on the other seeds."""
-    return lambda evidence, seed: (
-        _gap(evidence, PLAIN, seed) - _gap(evidence, chosen_elsewhere(evidence, candidates, seed), seed)
-    )
+    """How much the gap shrinks with the strength whose loss is lowest on separate seeds."""
+    return lambda evidence, seed: _gap(evidence, PLAIN, seed) - _gap(evidence, chosen(evidence, candidates), seed)
 
 
 C22 = Claim(
@@ -103,7 +109,7 @@ C22 = Claim(
     statement="L1 and L2 regularisation each make a GPT overfit less.",
     meaning=(
         "Trained on 40,000 tokens, over and over. L2: weight decay of 1 or 3 in the place of 0.1; L1: a penalty on "
-        "the mean |h| of all neurons. True if the best strength of each, chosen by loss on the other seeds, narrows "
+        "the mean |h| of all neurons. True if the best strength of each, chosen by loss on separate seeds, narrows "
         "the gap between new text and the text trained on by at least 0.05 nats."
     ),
     tag="measurable",
@@ -114,12 +120,13 @@ C22 = Claim(
         **{name: Arm({**OVERTRAINED, "weight_decay": strength}) for name, strength in L2.items()},
         **{name: Arm({**OVERTRAINED, "l1": strength}) for name, strength in L1.items()},
     },
-    measurements=dict.fromkeys((PLAIN, *L2, *L1), ("gap",)),
+    measurements={**dict.fromkeys((*L2, *L1), ("gap",)), PLAIN: ("gap", "ngrams")},
+    gates=_OVERFITS,
+    choosing=2,
     conditions=(
         Condition("L2 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L2))),
         Condition("L1 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L1))),
     ),
-    seeds=4,
     series=(
         Series(
             "Dead neurons by L1",
@@ -137,10 +144,9 @@ C22 = Claim(
 # --------------------------------------------------------------------------------------------------------- stopping
 
 
-def best_step_elsewhere(evidence: Evidence, arm: str, seed: int) -> int:
-    """The step with the lowest mean loss on the other seeds."""
-    others = sorted({other for _, other in evidence.results} - {seed}) or [seed]
-    curves = [dict(evidence.curve(arm, other)) for other in others]
+def best_step(evidence: Evidence, arm: str) -> int:
+    """The step with the lowest mean loss on the seeds that choose."""
+    curves = [dict(evidence.curve(arm, seed)) for seed in evidence.choosing]
     steps = set.intersection(*(set(curve) for curve in curves))
     return min(sorted(steps), key=lambda step: math.fsum(curve[step] for curve in curves))
 
@@ -151,7 +157,7 @@ def loss_at(evidence: Evidence, arm: str, seed: int, step: float) -> float:
 
 
 def _best(evidence: Evidence, seed: int) -> float:
-    return loss_at(evidence, LONG, seed, best_step_elsewhere(evidence, LONG, seed))
+    return loss_at(evidence, LONG, seed, best_step(evidence, LONG))
 
 
 def _too_late(evidence: Evidence, seed: int) -> float:
@@ -183,19 +189,29 @@ C23 = Claim(
     quote="stopping training too late can lead to overfitting",
     statement="Training can be stopped too late, and too early.",
     meaning=(
-        "2000 steps on 40,000 tokens, evaluated on all validation text. True if the last evaluation lies at least "
-        "0.01 nats above the best step, which is chosen on the other seeds, and so does that after a tenth of the "
-        "steps."
+        "Twice the base's steps on 40,000 tokens, evaluated on all validation text. True if the last evaluation lies "
+        "at least 0.01 nats above the best step, which is chosen on separate seeds, and so does that after a tenth of "
+        "the steps."
     ),
     tag="measurable",
     forecast="yes, where the text is read many times",
     expected="SUPPORTED",
     arms={LONG: Arm({**OVERTRAINED, "steps": Times(2), "eval_every": Times(2), "eval_tokens": 0})},
+    measurements={LONG: ("ngrams",)},
+    gates=(
+        Gate(
+            "training",
+            "at its best step: how far the loss is below that of a 3-gram counted on the same tokens",
+            "nats",
+            0.0,
+            lambda evidence, seed: evidence.figure(LONG, seed, "ngrams", "trigram") - _best(evidence, seed),
+        ),
+    ),
+    choosing=2,
     conditions=(
         Condition("too late: last loss above the best", "nats", DELTA, _too_late),
         Condition("too early: loss after a tenth of the steps above the best", "nats", DELTA, _too_early),
     ),
-    seeds=4,
     tables=(
         ArmFigures(
             "What patience costs: best loss seen before it stops, less the lowest of all",
@@ -238,9 +254,19 @@ C27 = Claim(
         "two steps, 4 layers": Arm(HOP),
     },
     measurements={
-        **dict.fromkeys((SHALLOW, PLAIN, DEEP), ("gap",)),
+        **dict.fromkeys((SHALLOW, DEEP), ("gap",)),
+        PLAIN: ("gap", "ngrams"),
         **dict.fromkeys(("two steps, 1 layer", "two steps, 4 layers"), ("accuracy",)),
     },
+    gates=(
+        *_OVERFITS,
+        control(
+            "two look-ups are learnt by 4 layers: accuracy",
+            "share",
+            LEAST_LEARNT,
+            lambda evidence, seed: _accuracy(evidence, "two steps, 4 layers", seed),
+        ),
+    ),
     conditions=(
         Condition("16 layers widen the gap", "nats", LEAST_GAP, _wider_gap(DEEP, PLAIN)),
         Condition(
@@ -252,7 +278,6 @@ C27 = Claim(
             ),
         ),
     ),
-    seeds=4,
     series=(
         Series(
             "Gap by depth",

@@ -5,21 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import chosen_elsewhere, figure, health, loss, measured, worse
+from minigpt.claims.effects import chosen, figure, health, loss, loss_of, measured, worse
 from minigpt.claims.evidence import Evidence
+from minigpt.claims.gates import inside, trained
 from minigpt.claims.rows.death import dose
 from minigpt.experiments.arms import Arm, Times
 
 HALF = Times(0.5)
 RATES = {"rate x1/16": 1 / 16, "rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5, "rate x25": 25.0}
-LOWEST, HIGHEST = "rate x1/16", "rate x25"
+LOWEST, MIDDLE, HIGHEST = "rate x1/16", "rate x1", "rate x25"
 
 # Decay of 0.1 is AdamW's: in the gradient it would act on SGD, at rates hundreds of times as high, as hundreds of times
 # as strong, and in Adam be blown up by the division.
 _UNDECAYED = {"steps": HALF, "weight_decay": 0.0}
-# Momentum of 0.9 makes steps ten times as long, so its rates are a tenth.
-SGD_RATES = {"SGD x25": 25.0, "SGD x75": 75.0, "SGD x250": 250.0}
-MOMENTUM_RATES = {"momentum x2.5": 2.5, "momentum x7.5": 7.5, "momentum x25": 25.0}
+# Momentum of 0.9 makes steps ten times as long, so its rates are a tenth. Rungs of a factor of two: what a wrong rung
+# costs must be small beside what momentum gains.
+SGD_RATES = {f"SGD x{factor}": float(factor) for factor in (25, 50, 100, 200, 400, 800)}
+MOMENTUM_RATES = {f"momentum x{factor:g}": factor for factor in (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)}
+MIDDLE_MOMENTUM = "momentum x10"
 _SGD_ARMS = {name: Arm({"optimizer": "sgd", "lr": Times(rate), **_UNDECAYED}) for name, rate in SGD_RATES.items()}
 _MOMENTUM_ARMS = {
     name: Arm({"optimizer": "momentum", "lr": Times(rate), **_UNDECAYED}) for name, rate in MOMENTUM_RATES.items()
@@ -29,7 +32,7 @@ BETA2 = {"β2 0.95": 0.95, "β2 0.99": 0.99, "β2 0.999": 0.999}
 LEAST_NOISIER = 0.5  # decades of variance; an average of sixteen times as many windows should bring 1.2
 # Batches of 4, 12 and 48 windows of the base, as many tokens in all.
 BATCHES = {"batch x1/3": 1 / 3, "batch x1": 1.0, "batch x4": 4.0}
-_TOKENS = 1 / 3
+_TOKENS = 1 / 2
 
 _NEURONS = {"loss": loss, "dead share": health("dead_fraction")}
 
@@ -40,10 +43,8 @@ def _by(factors: Mapping[str, float]) -> dict[str, tuple[tuple[str, float], ...]
 
 
 def _worse_than_best(arm: str, candidates: Sequence[str]) -> Effect:
-    """How much more loss an arm has than the best candidate, chosen on the other seeds."""
-    return lambda evidence, seed: (
-        evidence.loss(arm, seed) - evidence.loss(chosen_elsewhere(evidence, candidates, seed), seed)
-    )
+    """How much more loss an arm has than the best candidate, chosen on separate seeds."""
+    return lambda evidence, seed: evidence.loss(arm, seed) - evidence.loss(chosen(evidence, candidates), seed)
 
 
 C17 = Claim(
@@ -53,17 +54,19 @@ C17 = Claim(
     statement="Learning rates far below and far above the best one both leave a higher loss.",
     meaning=(
         "Rates of 1/16 to 25 times the base's, with warm-up and cosine. True if the lowest and the highest of them "
-        "both end at least 0.01 nats above the best, which is chosen on the other seeds."
+        "both end at least 0.01 nats above the best, which is chosen on separate seeds."
     ),
     tag="measurable",
     forecast="U-shape; dead neurons rise with the rate",
     expected="SUPPORTED",
     arms={name: Arm({"lr": Times(factor), "steps": HALF}) for name, factor in RATES.items()},
+    measurements={MIDDLE: ("ngrams",)},
+    gates=(trained(MIDDLE), inside(tuple(RATES), "rate")),
+    choosing=2,
     conditions=(
         Condition("lowest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(LOWEST, tuple(RATES))),
         Condition("highest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(HIGHEST, tuple(RATES))),
     ),
-    seeds=4,
     series=(
         Series("Loss by rate", "multiple of the base rate", "loss, nats", _by(RATES), loss, log_x=True),
         Series(
@@ -75,8 +78,8 @@ C17 = Claim(
 
 
 def _momentum_gains(evidence: Evidence, seed: int) -> float:
-    """Best SGD less best momentum, both chosen on the other seeds."""
-    sgd, momentum = (chosen_elsewhere(evidence, tuple(rates), seed) for rates in (SGD_RATES, MOMENTUM_RATES))
+    """Best SGD less best momentum, both chosen on separate seeds."""
+    sgd, momentum = (chosen(evidence, tuple(rates)) for rates in (SGD_RATES, MOMENTUM_RATES))
     return evidence.loss(sgd, seed) - evidence.loss(momentum, seed)
 
 
@@ -86,15 +89,22 @@ C18 = Claim(
     quote="Momentum optimization can lead to faster convergence",
     statement="SGD with momentum learns more than SGD without, in as many steps.",
     meaning=(
-        "Three rates each, those with momentum a tenth of those without, since momentum 0.9 makes steps ten times as "
-        "long; no weight decay. True if the best rate with momentum ends at least 0.01 nats below the best without."
+        "Six rates each, a factor of two apart, those with momentum a tenth of those without, since momentum 0.9 makes "
+        "steps ten times as long; no weight decay. True if the best rate with momentum ends at least 0.01 nats below "
+        "the best without, both chosen on separate seeds and inside their ladders."
     ),
     tag="measurable",
     forecast="faster",
     expected="SUPPORTED",
     arms={**_SGD_ARMS, **_MOMENTUM_ARMS},
+    measurements={MIDDLE_MOMENTUM: ("ngrams",)},
+    gates=(
+        trained(MIDDLE_MOMENTUM, "bigram"),
+        inside(tuple(SGD_RATES), "rate of SGD"),
+        inside(tuple(MOMENTUM_RATES), "rate of momentum"),
+    ),
+    choosing=2,
     conditions=(Condition("best SGD's loss, less that of the best momentum", "nats", DELTA, _momentum_gains),),
-    seeds=4,
     series=(
         Series(
             "Loss by rate",
@@ -114,7 +124,7 @@ C18 = Claim(
 
 def _better_than_momentum(arm: str) -> Effect:
     return lambda evidence, seed: (
-        evidence.loss(chosen_elsewhere(evidence, tuple(MOMENTUM_RATES), seed), seed) - evidence.loss(arm, seed)
+        evidence.loss(chosen(evidence, tuple(MOMENTUM_RATES)), seed) - evidence.loss(arm, seed)
     )
 
 
@@ -124,7 +134,8 @@ C19 = Claim(
     quote="The Adam optimization algorithm can lead to faster convergence",
     statement="Adam and AdamW learn more than SGD with momentum, in as many steps.",
     meaning=(
-        "Adam without weight decay and AdamW with it, at the base's rate, and SGD with momentum at the best of three. "
+        "Adam without weight decay and AdamW with it, at the base's rate, and SGD with momentum at the best of six, "
+        "chosen on separate seeds. "
         "True if both end at least 0.01 nats below it. β2 at a high constant rate is shown beside, judged by nobody."
     ),
     tag="measurable",
@@ -136,11 +147,13 @@ C19 = Claim(
         "AdamW": Arm({"steps": HALF}),
         **{name: dose(2.5, steps=HALF, beta2=beta2) for name, beta2 in BETA2.items()},
     },
+    measurements={"AdamW": ("ngrams",)},
+    gates=(trained("AdamW"), inside(tuple(MOMENTUM_RATES), "rate of momentum")),
+    choosing=2,
     conditions=tuple(
         Condition(f"best momentum's loss, less that of {arm}", "nats", DELTA, _better_than_momentum(arm))
         for arm in ("Adam", "AdamW")
     ),
-    seeds=4,
     series=(
         Series(
             "Dead neurons by β2, at a high constant rate",
@@ -175,12 +188,12 @@ C20 = Claim(
             for name, factor in BATCHES.items()
         },
     },
-    measurements={"relu": ("gradient_noise",)},
+    measurements={"relu": ("gradient_noise", "ngrams")},
+    gates=(trained("relu"), trained("batch x1", text="relu")),
     conditions=(
         Condition("fall of the noise", "decades", LEAST_NOISIER, figure("relu", "gradient_noise", "fall")),
         Condition("large batches: loss above the middle ones'", "nats", DELTA, worse("batch x4", "batch x1")),
     ),
-    seeds=4,
     series=(Series("Loss by batch", "multiple of the base batch", "loss, nats", _by(BATCHES), loss, log_x=True),),
     tables=(
         ArmFigures("As many tokens in other batches", _NEURONS, tuple(BATCHES)),
@@ -209,8 +222,11 @@ C26 = Claim(
     forecast="LayerNorm absorbs the scale of whatever comes in; nothing is forecast of a model without it",
     expected=None,
     arms={"relu": Arm(), "without LayerNorm": Arm({"norm": "none"})},
+    measurements={"relu": ("ngrams",)},
+    gates=(trained("relu"),),
+    finding="Loss {with_it} nats with LayerNorm, {without} without.",
+    numbers={"with_it": loss_of("relu"), "without": loss_of("without LayerNorm")},
     conditions=(Condition("loss without LayerNorm, less with it", "nats", DELTA, worse("without LayerNorm", "relu")),),
-    seeds=4,
     tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 

@@ -4,21 +4,6 @@ from __future__ import annotations
 
 from minigpt.claims.claim import Claim
 
-C28 = Claim(
-    id="C28",
-    where="G1, B2, B8",
-    quote="Choosing an inappropriate cost function",
-    statement="Training on another cost than cross-entropy makes a GPT predict text worse.",
-    meaning=(
-        "Cross-entropy, squared error and binary cross-entropy as what is minimised; judged by the calibrated loss and "
-        "by how often the likeliest token is the right one."
-    ),
-    tag="measurable",
-    forecast="cross-entropy is best",
-    expected="SUPPORTED",
-    obstacle="not built: the training loop minimises cross-entropy and nothing else",
-)
-
 C30 = Claim(
     id="C30",
     where="B13",
@@ -32,31 +17,6 @@ C30 = Claim(
     forecast="false by construction: a category error",
     expected="REFUTED",
     obstacle="a category error: no model is ever fitted to the test part, so it cannot cause a fit, good or bad",
-)
-
-C33 = Claim(
-    id="C33",
-    where="D4, W1",
-    quote="can be difficult to interpret",
-    statement="The neurons of a GPT are hard to interpret, and harder with one activation than with another.",
-    meaning=(
-        "A proxy: the share of neurons that fire on a few tokens only, and over how many neurons a layer spreads its "
-        "output, with ReLU, GELU and gated activations."
-    ),
-    tag="proxy",
-    forecast="ReLU has more neurons that detect single tokens",
-    obstacle="not built; and what people find hard to interpret is not a figure that a program can take",
-)
-
-C36 = Claim(
-    id="C36",
-    where="A4",
-    quote="getting stuck in local minima",
-    statement="Trainings that differ only in their seed end in different minima, some clearly worse than others.",
-    meaning="The spread of the loss over seeds, and how much it rises on the straight line between two trained models.",
-    tag="proxy",
-    forecast="barriers between the minima, equal losses in them",
-    obstacle="not built: no measurement here walks the line between two trained models",
 )
 
 C40 = Claim(
@@ -92,4 +52,4 @@ C43 = Claim(
     obstacle="not about a model that predicts the next token: other networks and other tasks would have to be built",
 )
 
-CLAIMS = (C28, C30, C33, C36, C40, C42, C43)
+CLAIMS = (C30, C40, C42, C43)

@@ -1,0 +1,123 @@
+"""Judging again what a ledger holds, from its per-seed values, by the rules and gates as they are now; trains nothing.
+
+A claim that was measured otherwise than now is stale: a verdict belongs to its conditions and to the settings of its
+arms. A gate whose figures the ledger does not hold counts as not measured, and makes its claim void.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from minigpt.claims import entries, judging
+from minigpt.claims.claim import Claim, Gate, Plan
+from minigpt.claims.evidence import Evidence
+from minigpt.claims.ledger import settings_of
+from minigpt.claims.measurements.prediction import MOST_COUNTED, ngram_losses
+from minigpt.experiments.arms_to_cells import Planner
+
+Record = dict[str, Any]
+_FIGURES = tuple(field.name for field in dataclasses.fields(judging.JudgedCondition))
+
+
+def rejudged(ledger: Record, claims: Iterable[Claim], planner: Planner, sizes: Mapping[str, int]) -> list[Record]:
+    """The entries of all claims, each with the verdict that its stored values now give."""
+    earlier = {entry["id"]: entry for entry in ledger["claims"]}
+    found = [_entry(claim, earlier.get(claim.id), planner, sizes[claim.family]) for claim in claims]
+    return entries.with_verdicts(found, sizes)
+
+
+def _entry(claim: Claim, earlier: Record | None, planner: Planner, family_size: int) -> Record:
+    if earlier is None or "arms" not in earlier or not claim.can_run:
+        return entries.describe(claim)
+    plan = _plan(earlier)
+    looks = len(plan.looks)
+    alphas = judging.strictest_alphas(claim.family, family_size, earlier["rule"], len(earlier["conditions"]), looks)
+    conditions = [_condition(stored, alphas) for stored in earlier["conditions"]]
+    described = entries.describe(claim, plan)
+    if earlier["status"] == "stale" or not _is_same_question(claim, earlier, planner):
+        told = {"gates": described["gates"], "plan": described["plan"], "conditions": conditions}
+        return {"finding": None, **earlier, **told, "status": "stale"}
+    judged = [judging.JudgedCondition(**{name: stored[name] for name in _FIGURES}) for stored in conditions]
+    return {
+        **earlier,
+        **described,
+        "status": "judged" if len(earlier["seeds"]) in plan.looks else "incomplete",
+        "finding": earlier.get("finding"),
+        "gates": _gates(claim, earlier, planner),
+        "conditions": conditions,
+        **dataclasses.asdict(judging.combine(judged, claim.rule, looks)),
+    }
+
+
+def _plan(earlier: Record) -> Plan:
+    """The plan that the claim was run by; before there were plans, the seeds that it declared."""
+    plan = earlier.get("plan", {"looks": [earlier["seeds_declared"]], "choosing": 0})
+    return Plan(tuple(plan["looks"]), plan["choosing"])
+
+
+def _is_same_question(claim: Claim, earlier: Record, planner: Planner) -> bool:
+    """Whether conditions, and settings of all arms that were run, are as now."""
+    conditions = [(c.name, c.unit, c.margin) for c in claim.conditions]
+    stored = [(c["name"], c["unit"], c["margin"]) for c in earlier["conditions"]]
+    seed = earlier["seeds"][0]
+    arms = {name: settings_of(arm, planner.configuration(arm, seed)) for name, arm in claim.arms.items()}
+    same_arms = all(arms.get(arm["name"]) == arm["settings"] for arm in earlier["arms"])
+    return conditions == stored and claim.choosing == _plan(earlier).choosing and same_arms
+
+
+def _condition(stored: Record, alphas: tuple[float, float]) -> Record:
+    """A condition judged again; as it was where an effect was infinite, of which JSON keeps no sign."""
+    effects = {each["seed"]: each["effect"] for each in stored["effects"]}
+    if None in effects.values():
+        return {**dict.fromkeys(("p_below",), 1.0), "clears": False, **stored}
+    found = judging.judge_condition(effects, stored["margin"])
+    return {
+        **{name: stored[name] for name in ("name", "unit", "margin", "effects")},
+        **dataclasses.asdict(found),
+        "seeds_to_decide": judging.seeds_to_decide(found, stored["margin"], alphas),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- gates
+
+
+def _gates(claim: Claim, earlier: Record, planner: Planner) -> list[Record]:
+    stored = {gate["name"]: gate for gate in earlier.get("gates", ()) if "values" in gate}
+    unknown = any(gate.name not in stored for gate in claim.gates)
+    evidence = Evidence(_results(earlier), _counted(claim, earlier, planner) if unknown else {})
+    return [_gate(gate, stored.get(gate.name), evidence, earlier["seeds"]) for gate in claim.gates]
+
+
+def _gate(gate: Gate, stored: Record | None, evidence: Evidence, seeds: list[int]) -> Record:
+    if stored is None:
+        return entries.judged_gate(gate, {seed: gate.value(evidence, seed) for seed in seeds})
+    values = {each["seed"]: math.nan if each["value"] is None else each["value"] for each in stored["values"]}
+    return entries.judged_gate(gate, values)
+
+
+def _results(earlier: Record) -> Mapping[tuple[str, int], Record]:
+    """Losses by arm and seed as far as they were stored, else NaN."""
+    unknown: Record = {"status": "finished", "val": {"loss": math.nan, "layers": []}, "evaluations": []}
+    found: dict[tuple[str, int], Record] = defaultdict(lambda: unknown)
+    for arm in earlier["arms"]:
+        for seed, loss in zip(earlier["seeds"], arm["losses"], strict=True):
+            status = "diverged" if loss is None else "finished"
+            found[arm["name"], seed] = {**unknown, "status": status, "val": {"loss": loss, "layers": []}}
+    return found
+
+
+def _counted(claim: Claim, earlier: Record, planner: Planner) -> Mapping[tuple[str, int, str], Mapping[str, Any]]:
+    """The n-grams of each arm's text, which need no model; nothing else that was measured is known."""
+    found: dict[tuple[str, int, str], Mapping[str, Any]] = defaultdict(dict)
+    for arm, names in claim.measurements.items():
+        if "ngrams" in names:
+            config = planner.configuration(claim.arms[arm], earlier["seeds"][0])
+            text = planner.text(config)
+            counted = text.tokens("train")[: config.train_tokens or MOST_COUNTED]
+            losses = ngram_losses(counted, text.tokens("val"), text.tokenizer.vocab_size)
+            found |= {(arm, seed, "ngrams"): losses for seed in earlier["seeds"]}
+    return found

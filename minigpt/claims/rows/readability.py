@@ -1,0 +1,59 @@
+"""A claim about how easily a model can be interpreted, by a proxy (C33)."""
+
+from __future__ import annotations
+
+from minigpt.claims.claim import ArmFigures, Claim, Condition, Effect
+from minigpt.claims.effects import activation, figure, loss, measured
+from minigpt.claims.gates import control, trained
+from minigpt.experiments.arms import Arm
+
+OTHERS = ("gelu", "swiglu")
+LEAST_MORE = 0.05
+LEAST_JUDGED = 0.5  # of all neurons open often enough to be judged
+
+_detectors = measured("token_detectors", "detector_share")
+
+
+def _more_than(other: str) -> Effect:
+    return lambda evidence, seed: _detectors(evidence, "relu", seed) - _detectors(evidence, other, seed)
+
+
+C33 = Claim(
+    id="C33",
+    where="D4, W1",
+    quote="can be difficult to interpret",
+    statement="Fewer neurons of a GPT are detectors of a few characters with GELU and SwiGLU than with ReLU.",
+    meaning=(
+        "A proxy: the share of neurons of which 95 % of the places where their input is positive have one of five "
+        "characters. True if ReLU's share is 5 percentage points larger than that of GELU and of SwiGLU. What people "
+        "find hard to interpret is not a figure that a program can take."
+    ),
+    tag="proxy",
+    forecast="ReLU has more neurons that detect single tokens",
+    arms={"relu": Arm(), **{spec: activation(spec) for spec in OTHERS}},
+    measurements={"relu": ("token_detectors", "ngrams"), **dict.fromkeys(OTHERS, ("token_detectors",))},
+    conditions=tuple(
+        Condition(f"share of detectors, more than with {spec}", "share", LEAST_MORE, _more_than(spec))
+        for spec in OTHERS
+    ),
+    gates=(
+        trained("relu"),
+        *(trained(spec, text="relu") for spec in OTHERS),
+        control(
+            "neurons of ReLU that open often enough to be judged",
+            "share",
+            LEAST_JUDGED,
+            figure("relu", "token_detectors", "judged_share"),
+        ),
+    ),
+    finding="{relu} of ReLU's neurons detect a few characters, {gelu} of GELU's, {swiglu} of SwiGLU's.",
+    numbers={spec: ("share", figure(spec, "token_detectors", "detector_share")) for spec in ("relu", *OTHERS)},
+    tables=(
+        ArmFigures(
+            "Detectors",
+            {"detector share": _detectors, "judged share": measured("token_detectors", "judged_share"), "loss": loss},
+        ),
+    ),
+)
+
+CLAIMS = (C33,)
