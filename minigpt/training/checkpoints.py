@@ -130,7 +130,9 @@ def read(directory: Path) -> Checkpoint:
 def read_manifest(directory: Path) -> dict[str, Any]:
     """What a checkpoint states of itself, without reading its tensors; raises as `read` does."""
     path = directory / MANIFEST_FILE
-    if directory.is_symlink() or not directory.is_dir():
+    if directory.is_symlink():
+        raise CheckpointError(f"{directory} is a link, not a checkpoint; put the directory itself in its place")
+    if not directory.is_dir():
         raise CheckpointError(f"no checkpoint at {directory}; give a run directory that `minigpt train` made")
     manifest = storage.read_json(path, CheckpointError)
     if not isinstance(manifest, dict):

@@ -104,7 +104,9 @@ def _attempt_in(folder: Path, compiler: str) -> str:
 def _failure(command: list[str], what: str) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired:
+        return f"{what}; it does not end within {_PATIENCE:.0f} s; {ADVICE}"
+    except OSError as error:
         return f"{what}; {' '.join(str(error).split())[:200]}; {ADVICE}"
     return f"{what}; {_reason(done.stderr)}; {ADVICE}" if done.returncode else ""
 

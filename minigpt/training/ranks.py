@@ -204,7 +204,7 @@ def _announced() -> Ranks:
         given = " ".join(f"{name}={value}" for name, value in zip(VARIABLES, found, strict=True))
         raise UsageError(f"the variables that torchrun sets must be numbers; got {given}; start with torchrun")
     rank, size, local_rank, local_size = map(int, found)
-    if rank >= max(size, 1) or local_rank >= max(local_size, 1):
+    if rank >= size or local_rank >= local_size:
         got = f"rank {rank} of {size}, {local_rank} of {local_size} on this machine"
         raise UsageError(f"a rank must be below the number of processes; got {got}; start with torchrun")
     return Ranks(rank, size, local_rank, local_size)

@@ -120,4 +120,9 @@ FOUND = (
         "the battery itself asked the network for a model of that name",
         "the network is cut off in this group",
     ),
+    Found(
+        "a linked checkpoint directory; a C++ compiler that hangs",
+        "`no checkpoint`; the reason was cut off behind the compiler's command line",
+        "the link is named; the compiler is said not to end",
+    ),
 )

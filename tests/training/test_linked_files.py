@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 from conftest import Capture, Command
-from run_files import final_hash
 
 pytestmark = [
     pytest.mark.usefixtures("haste"),
@@ -24,17 +24,13 @@ PLACES = (
 @pytest.mark.parametrize("moved", PLACES)
 def test_a_link_never_makes_older_weights_do(minigpt: Command, place: Path, capsys: Capture, moved: str) -> None:
     """A linked checkpoint used to be passed over for the one before it."""
-    run = place / "runs/first"
-    before = final_hash(run)
-    original = run / moved
+    original = place / "runs/first" / moved
     (place / "disk").mkdir()
     shutil.move(original, place / "disk/moved")
     original.symlink_to(place / "disk/moved")
-    capsys.readouterr()
-    for command in ("verify runs/first", "evaluate runs/first", "train --resume runs/first --steps 13"):
+    for command in ("verify runs/first", "evaluate runs/first --json"):
+        capsys.readouterr()
         code = minigpt(command)
-        said = "".join(capsys.readouterr())
-        assert "step 8" not in said.replace("checkpoint of step 8: ok", ""), command
-        assert "Traceback" not in said
-        assert code == 0 or "link" in said, f"{command}: {said}"
-    assert final_hash(run) != before or code
+        output, error = capsys.readouterr()
+        assert code == 0 or "link" in output + error, f"{command}: {output}{error}"
+        assert code or "--json" not in command or json.loads(output)["step"] == 12
