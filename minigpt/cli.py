@@ -34,6 +34,7 @@ from minigpt.commands import (
     exchange_models,
     inspect_run,
     list_choices,
+    list_runs,
     run_ablation,
     run_bench,
     run_claims,
@@ -74,6 +75,7 @@ COMMANDS = {
     "bench": Command(
         "how fast it is here, against what the machine can do and other programs", run_bench.add_flags, run_bench.run
     ),
+    "runs": Command("list the runs of a folder, and compare any of them", list_runs.add_flags, list_runs.run),
     "verify": Command("check that a run's files are whole", inspect_run.add_verify_flags, inspect_run.run_verify),
     "report": Command(
         "draw a run, an ablation or a ledger, or a site of pages", inspect_run.add_report_flags, inspect_run.run_report
