@@ -54,5 +54,5 @@ def _write_page(folder: Path, runs: list[ListedRun], opened: bool) -> None:
     if opened:
         import webbrowser
 
-        webbrowser.open(page.resolve().as_uri())
+        webbrowser.open_new_tab(page.resolve().as_uri())
     print(f"look:  {page.resolve().as_uri()}")

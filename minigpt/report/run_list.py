@@ -147,7 +147,8 @@ def _share(layers: Sequence[Record], key: str) -> float | None:
     neurons = sum(number for _, number in shares)
     if not neurons or any(share is None for share, _ in shares):
         return None
-    return float(sum(share * number for share, number in shares)) / neurons
+    with_it: float = sum(share * number for share, number in shares)
+    return with_it / neurons
 
 
 def _curve(evaluations: Sequence[Record], key: str) -> tuple[tuple[int, float], ...]:

@@ -58,7 +58,7 @@ def test_a_folder_that_cannot_be_written_is_still_listed(
 def test_a_page_is_opened_if_asked(minigpt: Command, two_runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`--open` gives the browser the page's address."""
     opened: list[str] = []
-    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("webbrowser.open_new_tab", opened.append)
     assert minigpt("runs --open") == 0
     assert opened == [(two_runs / "index.html").as_uri()]
 
