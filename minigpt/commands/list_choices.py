@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from minigpt.base.flags import Parser
 from minigpt.base.formats import MISSING
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json
 from minigpt.base.tables import Column, Table
 
@@ -19,6 +20,7 @@ _WIDTH = 512
 
 def add_activations_flags(parser: Parser) -> None:
     """The form of the output."""
+    parser.introduction = Introduction(examples=(("", "all of them"), ("--json", "with every property, for programs")))
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--markdown", action="store_true", help="print the table of docs/activations.md")
@@ -94,6 +96,7 @@ _FACTS = (
 
 def add_corpora_flags(parser: Parser) -> None:
     """The form of the output."""
+    parser.introduction = Introduction(examples=(("", "all of them"), ("--json", "for programs")))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

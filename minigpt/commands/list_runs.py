@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from minigpt.base.errors import StorageError
 from minigpt.base.flags import Parser, user_path
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json, write_text
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ INDEX = "index.html"
 
 def add_flags(parser: Parser) -> None:
     """The folder, and the form of the output."""
+    parser.introduction = Introduction(
+        examples=(("", "those below runs/"), ("runs/cells --json", "trainings of ablations, for programs"))
+    )
     parser.add_argument(
         "folder", nargs="?", type=user_path, default=RUNS, metavar="FOLDER", help=f"folder that holds runs [{RUNS}]"
     )

@@ -144,7 +144,7 @@ def _state(directory: Path) -> str:
 def _share(layers: Sequence[Record], key: str) -> float | None:
     """The share of all neurons from the shares of the layers; None if a layer lacks it."""
     shares = [(layer.get(key), layer["neurons"]) for layer in layers]
-    neurons = sum(number for _, number in shares)
+    neurons: int = sum(number for _, number in shares)
     if not neurons or any(share is None for share, _ in shares):
         return None
     with_it: float = sum(share * number for share, number in shares)
