@@ -275,13 +275,9 @@ def _overview() -> str:
                 f"  {name.ljust(width)}{COMMANDS[name].summary}", terminal_width(), " " * (width + 2)
             ).split("\n")
         lines.append("")
-    return "\n".join(
-        [
-            *lines,
-            f"{typed()} COMMAND --help    explains a command",
-            f"{typed()} --version         says which minigpt this is",
-        ]
-    )
+    lines.append(f"{typed()} COMMAND --help    explains a command")
+    lines.append(f"{typed()} --version         says which minigpt this is")
+    return "\n".join(lines)
 
 
 def _report_unforeseen(error: Exception) -> int:

@@ -9,13 +9,15 @@ from minigpt.base.flags import Parser
 from minigpt.base.formats import MISSING
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json
-from minigpt.base.tables import Column, Table
+from minigpt.base.tables import Column, Table, terminal_width, wrapped
 
 if TYPE_CHECKING:
     from minigpt.activations.registry import ActivationEntry
 
 _WIDTH = 512
 """Of the layer for which gains are listed; only where neurons depend on each other does the gain depend on it."""
+
+_HOW_TO_WRITE = "arguments: leaky_relu:0.1; by layer: 0-1=relu,2-3=swiglu; own ones: minigpt/activations/functions.py"
 
 
 def add_activations_flags(parser: Parser) -> None:
@@ -38,7 +40,7 @@ def run_activations(values: argparse.Namespace) -> int:
     else:
         gated = Column.words("gated", "gated", _yes)
         print(Table("", (Column.name("name", "name"), *_FORMULA, gated), entries).terminal())
-        print("arguments: leaky_relu:0.1; by layer: 0-1=relu,2-3=swiglu; own ones: minigpt/activations/functions.py")
+        print(wrapped(_HOW_TO_WRITE, terminal_width()))
     return 0
 
 
