@@ -99,7 +99,7 @@ class Display:
 def frames(command: list[str], pieces: list[tuple[float, str]]) -> Iterator[tuple[float, Screen]]:
     """The screens of the moving picture, each with its time there."""
     display, speed = Display(), pieces[-1][0] / (SECONDS - HOLD)
-    display.write(f"$ {shlex.join(command)}\n")
+    display.write(f"$ {shlex.join(command)}\r\n")
     shown = 0.0
     yield 0.0, display.screen()
     for number, (moment, text) in enumerate(pieces):

@@ -42,7 +42,7 @@ def _actions(parser: Parser) -> Iterable[tuple[argparse.Action, tuple[str, ...]]
 def _bash(parsers: Mapping[str, Parser]) -> str:
     values, words = [], []
     for name, parser in parsers.items():
-        flags = []
+        flags: list[str] = []
         for action, choices in _actions(parser):
             flags += action.option_strings or choices
             if choices and action.option_strings:
