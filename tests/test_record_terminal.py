@@ -56,7 +56,7 @@ def test_a_command_is_recorded_in_a_window_of_80_columns() -> None:
         recorded([sys.executable, "-c", "raise SystemExit(3)"])
 
 
-@pytest.mark.parametrize("source", ["drawn now", "docs/terminal.svg"])
+@pytest.mark.parametrize("source", ["drawn now", *(["docs/terminal.svg"] if PICTURE.exists() else [])])
 def test_the_picture_is_self_contained(source: str) -> None:
     """One XML file below 100 kB without scripts or addresses, which says how much faster it runs."""
     pieces = [(0.5, "<b>&\r\n"), (30.0, "done")]
