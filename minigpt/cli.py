@@ -27,6 +27,9 @@ from minigpt.base.errors import (
     is_out_of_memory,
 )
 from minigpt.base.flags import Parser, path_text
+from minigpt.base.invocation import as_typed, typed
+from minigpt.base.tables import terminal_width, wrapped
+from minigpt.base.version import VERSION
 from minigpt.commands import (
     alter_neurons,
     audit_model,
@@ -35,10 +38,12 @@ from minigpt.commands import (
     exchange_models,
     inspect_run,
     list_choices,
+    list_runs,
     run_ablation,
     run_bench,
     run_claims,
     sample_text,
+    shell_completion,
     train_model,
 )
 
@@ -75,6 +80,7 @@ COMMANDS = {
     "bench": Command(
         "how fast it is here, against what the machine can do and other programs", run_bench.add_flags, run_bench.run
     ),
+    "runs": Command("list the runs of a folder, and compare any of them", list_runs.add_flags, list_runs.run),
     "verify": Command(
         "check that what a run, an ablation, a ledger or an audit left is whole",
         inspect_run.add_verify_flags,
@@ -107,8 +113,20 @@ COMMANDS = {
     "activations": Command(
         "list the activation functions", list_choices.add_activations_flags, list_choices.run_activations
     ),
+    "completion": Command(
+        "print a script that completes commands and flags in bash or zsh",
+        shell_completion.add_flags,
+        lambda values: print_completion(values.shell),
+    ),
 }
 
+SECTIONS = {
+    "train and use": ("train", "sample", "runs", "evaluate"),
+    "look at neurons": ("neurons", "sky", "audit", "surgery"),
+    "compare": ("ablate", "claims", "bench"),
+    "files": ("report", "verify", "export", "import-hf", "import-nanogpt"),
+    "know more": ("activations", "corpora", "doctor", "completion"),
+}
 # Commands that make or open a run; its activation may be the user's.
 WITH_PLUGIN = frozenset({"train", "sample", "evaluate", "neurons", "verify", "report", "surgery", "activations"})
 
@@ -159,6 +177,14 @@ def _run(arguments: list[str], signals: Signals) -> int:
         if debug:
             raise
         return _report(f"error: {error}", error.exit_code)
+    except ModuleNotFoundError as error:
+        if debug or (error.name or "minigpt").partition(".")[0] == "minigpt":
+            raise
+        return _report(
+            f"error: {error.name} is not installed for {sys.executable}; activate the environment that minigpt is "
+            "installed in, or install it there: pip install -e .",
+            UsageError.exit_code,
+        )
     except Exception as error:
         if signals.first:  # a library that was loading made something else of our exception
             return signals.report("interrupted", 128 + signals.first)
@@ -208,33 +234,57 @@ class Signals:
 
 
 def _dispatch(arguments: list[str]) -> int:
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in ("-h", "--help", "--help-all"):
         print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"minigpt {VERSION}")
         return 0
     name = arguments[0]
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name!r}{did_you_mean(name, COMMANDS) or ';'} known: {', '.join(COMMANDS)}")
-    command = COMMANDS[name]
-    parser = Parser(prog=f"minigpt {name}", description=command.summary)
-    command.add_flags(parser)
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    values = parser_of(name).parse(arguments[1:])
+    if getattr(values, "plugin", None):
+        plugins.load(values.plugin)
+    return COMMANDS[name].run(values)
+
+
+def parser_of(name: str) -> Parser:
+    """The parser of a command, with the flags that every command has."""
+    parser = Parser(prog=typed(name), description=COMMANDS[name].summary)
+    COMMANDS[name].add_flags(parser)
     if name in WITH_PLUGIN:
-        parser.add_argument(
+        parser.add_argument_group("own code").add_argument(
             "--plugin",
             type=path_text,
             metavar="FILE.py",
             help="run this file or module first, which registers activations",
         )
-    values = parser.parse(arguments[1:])
-    if getattr(values, "plugin", None):
-        plugins.load(values.plugin)
-    return command.run(values)
+    parser.add_flags_of_all()
+    return parser
+
+
+def print_completion(shell: str) -> int:
+    """Print what makes a shell know every command and flag; returns 0."""
+    print(shell_completion.script(shell, {name: parser_of(name) for name in COMMANDS}))
+    return 0
 
 
 def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"  {name.ljust(width)}  {command.summary}" for name, command in COMMANDS.items()]
-    return "usage: minigpt COMMAND [--help] …\n\n" + "\n".join(lines)
+    width = max(map(len, COMMANDS)) + 2
+    lines = [f"usage: {typed()} COMMAND [--flag VALUE …]", ""]
+    for title, names in SECTIONS.items():
+        lines.append(f"{title}:")
+        for name in names:
+            lines += wrapped(
+                f"  {name.ljust(width)}{COMMANDS[name].summary}", terminal_width(), " " * (width + 2)
+            ).split("\n")
+        lines.append("")
+    lines.append(f"{typed()} COMMAND --help    explains a command")
+    lines.append(f"{typed()} --version         says which minigpt this is")
+    return "\n".join(lines)
 
 
 def _report_unforeseen(error: Exception) -> int:
@@ -255,5 +305,5 @@ def _report_unforeseen(error: Exception) -> int:
 
 def _report(line: str, exit_code: int) -> int:
     """Print one line, whatever line breaks the reason had, and pass the exit code on."""
-    print(" ".join(line.split("\n")), file=sys.stderr)
+    print(as_typed(" ".join(line.split("\n"))), file=sys.stderr)
     return exit_code

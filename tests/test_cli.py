@@ -119,7 +119,7 @@ from minigpt.cli import COMMANDS, main
 for command in ("", *COMMANDS):
     text = io.StringIO()
     with contextlib.redirect_stdout(text):
-        for flag in ("-h", "--help"):
+        for flag in ("-h", "--help", "--help-all"):
             assert main([command, flag] if command else [flag]) == 0
     print(repr((command, text.getvalue())))
 heavy = {"torch", "datasets", "scipy", "matplotlib", "numpy", "tiktoken", "transformers", "pyarrow", "tqdm"}
@@ -127,8 +127,8 @@ print(repr(sorted(heavy & set(sys.modules))))
 """
 
 
-def test_help_lists_every_flag_and_imports_nothing_heavy() -> None:
-    """`--help` of every command exits 0 and needs no torch, so that it answers at once."""
+def test_help_all_lists_every_flag_and_imports_nothing_heavy() -> None:
+    """Help of every command exits 0 and needs no torch, so that it answers at once."""
     done = subprocess.run(
         [sys.executable, "-c", HELP], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
     )

@@ -178,6 +178,8 @@ def test_configuration_is_plain_data():
     assert modules == {
         "minigpt.base.errors",
         "minigpt.base.flags",
+        "minigpt.base.help_text",
+        "minigpt.base.invocation",
         "minigpt.base.reading",
         "minigpt.base.strict_json",
         "minigpt.parts.architecture",

@@ -7,6 +7,7 @@ preset, then the file, then the flags.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import re
 import shlex
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from minigpt.base.errors import UsageError, did_you_mean
+from minigpt.base.help_text import Defaults, Introduction, help_text
 from minigpt.base.reading import read_bytes
 
 _MOST_TOML = 1 << 20  # bytes
@@ -43,22 +45,65 @@ def flag(
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are `UsageError`s and which accepts no abbreviations."""
+    """An argument parser whose complaints are `UsageError`s and which accepts no abbreviations.
+
+    introduction   what `--help` shows first
+    topics         the same for a first argument that chooses what is done, such as `run` of `claims run`
+    choices        the values of flags that take one of a few, where argparse does not know them
+    with_preset    fills in what a preset sets, so that `--preset NAME --help` shows it
+    """
 
     def __init__(self, prog: str, description: str) -> None:
-        super().__init__(prog=prog, description=description, allow_abbrev=False)
+        super().__init__(prog=prog, description=description, allow_abbrev=False, add_help=False)
+        self.introduction = Introduction()
+        self.topics: dict[str, Introduction] = {}
+        self.with_preset: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+        self.choices: dict[str, tuple[str, ...]] = {}
+        self._shown_defaults: dict[str, Any] = {}
         self._argv: list[str] = []
+
+    def add_flags_of_all(self) -> None:
+        """Add what every command takes, below all its own flags."""
+        group = self.add_argument_group("for every command")
+        group.add_argument("-h", "--help", action=_Help, nargs=0, help="show the common flags and leave")
+        group.add_argument("--help-all", action=_Help, nargs=0, help="show all flags and leave")
+        group.add_argument("--debug", action="store_true", help="show the traceback of an error")
+
+    def show_default(self, name: str, value: Any) -> None:
+        """Let help name this default of a flag, or what a preset sets instead."""
+        self._shown_defaults[name] = value
+
+    def format_help(self, everything: bool = False) -> str:
+        """Return the help for what the command line being parsed names."""
+        topic = next((word for word in self._argv if word in self.topics), None)
+        prog, shown = (f"{self.prog} {topic}", self.topics[topic]) if topic else (self.prog, self.introduction)
+        groups, defaults = self._action_groups, self._defaults_in_force()
+        return help_text(prog, self.description or "", groups, shown, defaults, everything)
+
+    def _defaults_in_force(self) -> Defaults:
+        argv = self._canonical(self._argv)
+        given = [word.partition("=")[2] for word in argv if word.startswith("--preset=")]
+        given += [value for flag, value in itertools.pairwise(argv) if flag == "--preset"]
+        if self.with_preset is None:
+            return Defaults(self._shown_defaults)
+        if not given:
+            return Defaults(self._shown_defaults | self.with_preset({}))
+        preset = given[-1].partition(",")[0]
+        values = self.with_preset({"preset": preset})
+        named = [f"{name.replace('_', '-')} {str(value).lower()}" for name, value in values.items() if name != "preset"]
+        source = f"In brackets: --preset {preset}, which sets {', '.join(named) or 'nothing'}."
+        return Defaults(self._shown_defaults | values, source)
 
     def error(self, message: str) -> NoReturn:
         """Raise instead of printing and exiting."""
-        raise UsageError(f"{message}{self._dash_hint(message)}; `{self.prog} --help` lists what is allowed")
+        raise UsageError(f"{message}{self._dash_hint(message)}; `{self.prog} --help-all` lists what is allowed")
 
     def _dash_hint(self, message: str) -> str:
         """How to give a value that begins with a dash, if the lack of a value is what is complained about."""
         if "expected one argument" not in message and "expected at least one" not in message:
             return ""
         lacking: list[str] = re.findall(r"--[a-z0-9-]+", message.partition(":")[0])
-        for option, value in zip(self._argv, self._argv[1:], strict=False):
+        for option, value in itertools.pairwise(self._argv):
             if option.replace("_", "-") in lacking and value.startswith("-"):
                 return f"; a value that begins with a dash is given as {lacking[0]}={shlex.quote(value)}"
         return ""
@@ -89,8 +134,16 @@ class Parser(argparse.ArgumentParser):
             what = "flag" if name.startswith("-") else "argument"
             name = name.replace("_", "-") if name.startswith("--") else name
             hint = did_you_mean(name, known) or "; leave it out"
-            raise UsageError(f"unknown {what} {name!r}{hint} (`{self.prog} --help` lists all)")
+            raise UsageError(f"unknown {what} {name!r}{hint} (`{self.prog} --help-all` lists all)")
         return values
+
+
+class _Help(argparse.Action):
+    """Print the help and leave."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: str | None = None) -> None:
+        print(parser.format_help(everything=option == "--help-all"), end="")
+        parser.exit()
 
 
 def user_path(text: str) -> Path:
@@ -140,7 +193,7 @@ def _reader(hint: Any) -> Callable[[str], Any]:
     return boolean if kind is bool else kind
 
 
-def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
+def add_fields(parser: Parser, kind: type) -> None:
     """Add a flag for every field of a dataclass made with `flag`; flags that are not given stay absent."""
     hints = get_type_hints(kind)
     groups: dict[str, Any] = {}
@@ -148,17 +201,18 @@ def add_fields(parser: argparse.ArgumentParser, kind: type) -> None:
         section = item.metadata["section"]
         group = groups.setdefault(section, parser.add_argument_group(section))
         group.add_argument(f"--{item.name.replace('_', '-')}", **_options(item, hints[item.name]))
+        parser.show_default(item.name, item.default)
+        parser.choices[item.name] = item.metadata["choices"]
 
 
 def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
     kind = value_type(hint)
     choices = item.metadata["choices"]
     described = f" ({', '.join(choices)})" if choices else ""
-    default = "" if item.default is None else f" [{str(item.default).lower() if kind is bool else item.default}]"
     options: dict[str, Any] = {
         "dest": item.name,
         "default": argparse.SUPPRESS,
-        "help": (item.metadata["help"] + described + default).replace("%", "%%"),
+        "help": (item.metadata["help"] + described).replace("%", "%%"),
         "metavar": {int: "N", float: "X", bool: "BOOL", str: "NAME"}[kind],
         "type": path_text if item.metadata.get("path") else _reader(hint),
     }

@@ -196,7 +196,7 @@ def _blocks(strips: list[_Strip], room: int) -> list[list[_Strip]]:
     """The columns in as few blocks as fit, each with the names at its left."""
     if _width(strips) <= room:
         return [strips]
-    strips = [strip.with_wrapped_heading() for strip in strips]
+    strips = [_with_narrow_name(strip, room) for strip in strips]
     narrow = _with_wrapped_words(strips, room)
     if _width(narrow) <= room:
         return [narrow]
@@ -209,6 +209,12 @@ def _blocks(strips: list[_Strip], room: int) -> list[list[_Strip]]:
             blocks.append(names)
         blocks[-1] = [*blocks[-1], strip]
     return [_with_wrapped_words(block, room) for block in blocks]
+
+
+def _with_narrow_name(strip: _Strip, room: int) -> _Strip:
+    """A column with its heading wrapped; names that are sentences take half of the room at most."""
+    narrow = strip.with_wrapped_heading()
+    return narrow.wrapped_to(room // 2) if strip.kind == "name" and strip.width > room // 2 else narrow
 
 
 def _with_wrapped_words(strips: list[_Strip], room: int) -> list[_Strip]:

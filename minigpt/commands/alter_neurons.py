@@ -9,17 +9,34 @@ from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
+from minigpt.base.help_text import Introduction
+from minigpt.base.invocation import typed
 from minigpt.base.storage import to_json
+from minigpt.base.tables import Column, Table
 
 if TYPE_CHECKING:
     from minigpt.training.operate_on_run import Operation, Outcome
 
 TOKENS = 1_048_576
-_COLUMNS = ("layer", "neurons", "pruned", "constant", "fired on held", "recycled", "left")
+_COLUMNS = (
+    Column.name("layer", "layer"),
+    Column("neurons", "neurons_before"),
+    Column("pruned", lambda layer: len(layer.pruned) - layer.folded),
+    Column("constant", "folded"),
+    Column("fired on held", "fired_on_held"),
+    Column("recycled", lambda layer: len(layer.recycled)),
+    Column("left", "neurons"),
+)
 
 
 def add_flags(parser: Parser) -> None:
     """The run, what to do to its neurons, and on what evidence."""
+    parser.introduction = Introduction(
+        examples=(
+            ("--prune dead --out runs/pruned", "the newest run without its dead neurons"),
+            ("runs/tiny-relu-s1337 --recycle dead --out runs/revived", "dead neurons with new weights"),
+        )
+    )
     parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")
     parser.add_argument(
         "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025, random:8 or random:dead [none]"
@@ -65,19 +82,13 @@ def run(values: argparse.Namespace) -> int:
         return 0
     _show(operation, outcome)
     quoted = shlex.quote(str(values.out))
-    print(f"wrote {values.out}/\nnext:  python -m minigpt evaluate {quoted}\n       python train.py --resume {quoted}")
+    print(f"wrote {values.out}/\nnext:  {typed('evaluate')} {quoted}\n       {typed('train')} --resume {quoted}")
     return 0
 
 
 def _show(operation: Operation, outcome: Outcome) -> None:
     """Print a table by layer, and what the operation saved and changed."""
-    rows = [list(_COLUMNS)]
-    for layer in outcome.layers:
-        counts = (layer.neurons_before, len(layer.pruned) - layer.folded, layer.folded, layer.fired_on_held)
-        rows.append([str(number) for number in (layer.layer, *counts, len(layer.recycled), layer.neurons)])
-    widths = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    for row in rows:
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)))
+    print(Table("", _COLUMNS, outcome.layers).terminal())
     held = f"{outcome.held_tokens:,} tokens of {outcome.held_split}"
     print(f"evidence: {outcome.tokens:,} tokens of {operation.split}, then {held}; what fired only there was kept")
     saved = outcome.parameters_before - outcome.parameters

@@ -12,6 +12,7 @@ from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.health_columns import AUDIT, EXPENDABLE, TRUSTED_TOKENS, by_question, legend, reasons_for_missing
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import lock_directory, remove_tree, to_json, write_text
 from minigpt.base.tables import Column, Table, terminal_width, wrapped
 from minigpt.commands.showing import add_open_flag, show
@@ -19,9 +20,18 @@ from minigpt.commands.showing import add_open_flag, show
 PAGE = "audit.html"
 AUDITS = Path("audits")
 
+INTRODUCTION = Introduction(
+    examples=(
+        ("runs/tiny-relu-s1337", "a run of minigpt"),
+        ("FOLDER --text my.txt --tokens 1000000", "a model of Hugging Face on disk, on your text"),
+    ),
+    common=("--text", "--tokens", "--context", "--dtype", "--device", "--out", "--overwrite", "--json"),
+)
+
 
 def add_flags(parser: Parser) -> None:
     """The model, the text, and how to count."""
+    parser.introduction = INTRODUCTION
     parser.add_argument(
         "model",
         type=path_text,

@@ -10,6 +10,7 @@ from minigpt.base import formats
 from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.base.flags import Parser, path_text
 from minigpt.base.health_columns import glossary_markdown
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
 from minigpt.commands.inspect_run import add_run, write_report
@@ -18,6 +19,9 @@ from minigpt.commands.showing import add_open_flag, show
 
 def add_neurons_flags(parser: Parser) -> None:
     """The run, and the text to count on."""
+    parser.introduction = Introduction(
+        examples=(("", "the newest run"), ("runs/tiny-relu-s1337 --tokens 65536", "a quick look at another"))
+    )
     add_run(parser)
     parser.add_argument("--tokens", type=int, metavar="N", help="count on at most N tokens [1048576]")
     parser.add_argument(
@@ -85,6 +89,7 @@ def _checks_table(checks: Sequence[Any]) -> Table:
 
 def add_doctor_flags(parser: Parser) -> None:
     """Where to compute."""
+    parser.introduction = Introduction(examples=(("", "everything"), ("--device cuda", "on a GPU")))
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
     parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON object")

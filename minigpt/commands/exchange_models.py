@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, expanded, path_text, user_path
+from minigpt.base.help_text import Introduction
+from minigpt.base.invocation import typed
 from minigpt.base.storage import to_json
 
 if TYPE_CHECKING:
@@ -20,6 +22,12 @@ FORMATS = ("hf",)
 
 def add_export_flags(parser: Parser) -> None:
     """The run, and where it goes."""
+    parser.introduction = Introduction(
+        examples=(
+            ("--to hf my-model", "the newest run as a model of Hugging Face"),
+            ("runs/tiny-relu-s1337 --to hf my-model --overwrite", "another, over an earlier export"),
+        )
+    )
     parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")
     parser.add_argument(
         "--to", nargs=2, required=True, metavar=("hf", "FOLDER"), help="write FOLDER in the layout of Hugging Face"
@@ -56,12 +64,24 @@ def run_export(values: argparse.Namespace) -> int:
 
 def add_import_hf_flags(parser: Parser) -> None:
     """The folder, where the run goes, and what the weights do not say."""
+    parser.introduction = Introduction(
+        examples=(
+            ("FOLDER --out runs/imported", "a model of Hugging Face"),
+            ("FOLDER --out runs/imported --corpus my.txt", "evaluated on your text"),
+        )
+    )
     parser.add_argument("source", type=user_path, metavar="FOLDER", help="folder with config.json and safetensors")
     _add_import_flags(parser, "what the folder has")
 
 
 def add_import_nanogpt_flags(parser: Parser) -> None:
     """The checkpoint, where the run goes, and what the weights do not say."""
+    parser.introduction = Introduction(
+        examples=(
+            ("ckpt.pt --out runs/imported", "a model with GPT-2's vocabulary"),
+            ("ckpt.pt --out runs/imported --tokenizer char --corpus my.txt", "one of characters"),
+        )
+    )
     parser.add_argument("source", type=user_path, metavar="FILE", help="a checkpoint of nanoGPT, ckpt.pt")
     _add_import_flags(parser, "gpt2 where the size is GPT-2's")
 
@@ -112,7 +132,7 @@ def _report(values: argparse.Namespace, found: Imported) -> int:
     print(f"wrote {values.out}/: {found.parameters:,} parameters, {vocabulary}{cut}")
     print(_compared(values.source, found))
     quoted = shlex.quote(str(values.out))
-    print(f"next:  python -m minigpt evaluate {quoted}\n       python -m minigpt neurons {quoted}")
+    print(f"next:  {typed('evaluate')} {quoted}\n       {typed('neurons')} {quoted}")
     return 0
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
@@ -22,6 +23,9 @@ DOCS = Path("docs")
 
 def add_evaluate_flags(parser: Parser) -> None:
     """The run and the text to evaluate it on."""
+    parser.introduction = Introduction(
+        examples=(("", "the newest run"), ("--split test", "on the part kept for the end; the run records it"))
+    )
     add_run(parser)
     parser.add_argument(
         "--corpus", type=path_text, metavar="PATH", help="where the run's text is, if it was moved [as trained]"
@@ -72,6 +76,9 @@ def _warn_of_openings(run: Path) -> None:
 
 def add_verify_flags(parser: Parser) -> None:
     """What to check."""
+    parser.introduction = Introduction(
+        examples=(("", "the newest run"), ("runs/tiny-relu-s1337 --json", "another, for programs"))
+    )
     help_ = "a run, an ablation, a ledger or an audit [the newest run under runs/]"
     parser.add_argument("run", nargs="?", type=user_path, metavar="DIRECTORY", help=help_)
     parser.add_argument("--json", action="store_true", help="print the findings as one JSON object")
@@ -93,6 +100,9 @@ def run_verify(values: argparse.Namespace) -> int:
 
 def add_report_flags(parser: Parser) -> None:
     """What to draw, and where a site goes."""
+    parser.introduction = Introduction(
+        examples=(("", "the newest run"), ("docs --site site", "every ledger and ablation below docs/"))
+    )
     help_ = "a run, an ablation or a ledger [the newest run under runs/]"
     parser.add_argument("directory", nargs="?", type=user_path, metavar="DIRECTORY", help=help_)
     help_ = f"write the pages of every ledger and ablation in DIRECTORY [{DOCS}] below SITE"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from minigpt.base.flags import Parser
 from minigpt.base.formats import MISSING
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json
-from minigpt.base.tables import Column, Table
+from minigpt.base.tables import Column, Table, terminal_width, wrapped
 
 if TYPE_CHECKING:
     from minigpt.activations.registry import ActivationEntry
@@ -16,9 +17,12 @@ if TYPE_CHECKING:
 _WIDTH = 512
 """Of the layer for which gains are listed; only where neurons depend on each other does the gain depend on it."""
 
+_HOW_TO_WRITE = "arguments: leaky_relu:0.1; by layer: 0-1=relu,2-3=swiglu; own ones: minigpt/activations/functions.py"
+
 
 def add_activations_flags(parser: Parser) -> None:
     """The form of the output."""
+    parser.introduction = Introduction(examples=(("", "all of them"), ("--json", "with every property, for programs")))
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object")
     form.add_argument("--markdown", action="store_true", help="print the table of docs/activations.md")
@@ -36,7 +40,7 @@ def run_activations(values: argparse.Namespace) -> int:
     else:
         gated = Column.words("gated", "gated", _yes)
         print(Table("", (Column.name("name", "name"), *_FORMULA, gated), entries).terminal())
-        print("arguments: leaky_relu:0.1; by layer: 0-1=relu,2-3=swiglu; own ones: minigpt/activations/functions.py")
+        print(wrapped(_HOW_TO_WRITE, terminal_width()))
     return 0
 
 
@@ -94,6 +98,7 @@ _FACTS = (
 
 def add_corpora_flags(parser: Parser) -> None:
     """The form of the output."""
+    parser.introduction = Introduction(examples=(("", "all of them"), ("--json", "for programs")))
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 

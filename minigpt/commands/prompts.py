@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -18,6 +20,9 @@ def add_prompt_flags(parser: Parser) -> None:
     parser.add_argument("--prompt", metavar="TEXT", help="text to continue; empty: a new line; -: standard input")
     parser.add_argument(
         "--prompt-file", type=user_path, metavar="FILE", help="read the prompt from a file, without its last line end"
+    )
+    parser.add_argument(
+        "--interactive", action="store_true", help="ask for prompts, one a line, until the input ends (Ctrl-D)"
     )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end a sample before this text; may be repeated"
@@ -38,6 +43,27 @@ def prompt_of(values: argparse.Namespace) -> str:
     if values.prompt == "-":
         return _decoded(sys.stdin.buffer, "standard input")
     return values.prompt or ""
+
+
+def asked_prompts(values: argparse.Namespace) -> Iterator[str]:
+    """Each line of standard input as a prompt; a person is asked for it.
+
+    Raises:
+        UsageError: a prompt was given as well.
+    """
+    if values.prompt is not None or values.prompt_file is not None:
+        raise UsageError("--interactive asks for prompts; got one as well; leave out --prompt and --prompt-file")
+    by_hand = sys.stdin.isatty()
+    if by_hand:
+        with contextlib.suppress(ImportError):
+            import readline  # noqa: F401 -- lets a person edit the line and fetch earlier ones
+    while True:
+        try:
+            yield input("> " if by_hand else "")
+        except EOFError:
+            return
+        except UnicodeDecodeError as error:
+            raise UsageError(f"a prompt is not UTF-8; bad byte at offset {error.start}; convert the input") from error
 
 
 def _read(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +11,35 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base import formats, streams
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
+from minigpt.base.tables import Column, Table
 from minigpt.experiments.arms import EVAL_TOKENS, AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
-from minigpt.training.config import RunConfig
+from minigpt.training.config import RunConfig, with_preset
 
 if TYPE_CHECKING:
     from minigpt.experiments.processes import Executor
     from minigpt.training.interrupts import StopFlag
 
+INTRODUCTION = Introduction(
+    usage="--activations A,B,… [--seeds N] [--vary FLAG=A,B …] [--flag VALUE …]",
+    examples=(
+        ("--activations relu,gelu,swiglu --seeds 8", "is one activation better?"),
+        ("--activations relu --vary lr=1e-3,3e-3 --seeds 4 --dry-run", "how long would two learning rates take?"),
+    ),
+    common=(
+        *("--activations", "--seeds", "--vary", "--workers", "--out", "--overwrite", "--dry-run", "--json"),
+        *("--preset", "--corpus", "--steps", "--batch-size", "--n-layer", "--n-embd", "--lr", "--config"),
+    ),
+)
+
 
 def add_flags(parser: Parser) -> None:
     """The grid, how to compare, and every training flag as the base of all cells."""
-    parser.usage = "minigpt ablate --activations A,B,… [--seeds N] [--vary FLAG=A,B …] [--flag VALUE …]"
-    parser.epilog = f"Here --eval-tokens is {EVAL_TOKENS} unless given; the last evaluation is complete all the same."
+    parser.introduction = INTRODUCTION
+    # The last evaluation of a cell is complete all the same.
+    parser.with_preset = lambda asked: with_preset({"eval_tokens": EVAL_TOKENS, **asked})
     add_fields(parser, AblationOptions)
     add_fields(parser, ExecutorOptions)
     group = parser.add_argument_group("what is done")
@@ -139,19 +154,26 @@ def _show_expectation(question: Question, where: ExecutorOptions, as_json: bool)
     if as_json:
         print(to_json({"cells": cells, "seconds": remaining, "workers": slots, "measured": measured}))
         return 0
-    width = max(len(cell["arm"]) for cell in cells)
-    for cell in cells:
-        purpose = f"  lr {cell['lr']:g} (tuning)" if cell["purpose"] == "tune" else ""
-        print(
-            f"{cell['id']}  {cell['arm'].ljust(width)}  seed {cell['seed']}  {cell['state'].ljust(5)}"
-            f"  {cell['seconds']:6.0f} s{purpose}"
-        )
+    print(_cells_table(cells).terminal())
     todo = sum(cell["state"] != "done" for cell in cells)
     print(
         f"{len(cells)} cells, {todo} to train; about {formats.duration(remaining)} with {slots} at a time, "
         f"by one short cell: {1000 * measured['step']:.1f} ms a step"
     )
     return 0
+
+
+def _cells_table(cells: Sequence[dict[str, Any]]) -> Table:
+    tuning = Column.words("tuning", lambda cell: f"lr {cell['lr']:g}" if cell["purpose"] == "tune" else "")
+    columns = (
+        Column.name("cell", "id"),
+        Column.words("arm", "arm"),
+        Column("seed", "seed"),
+        Column.words("state", "state"),
+        Column("time", "seconds", lambda value: f"{value:.0f} s"),
+        *([tuning] if any(tuning.of(cell) for cell in cells) else []),
+    )
+    return Table("", columns, cells)
 
 
 def _show_answer(directory: Path, analysis: dict[str, Any], as_json: bool) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, check_fields, given, user_path
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import json_document, new_directory, to_json, write_bytes, write_text
 from minigpt.benchmarks.bench_options import (
     DEFAULT_PARTS,
@@ -22,16 +23,27 @@ from minigpt.benchmarks.bench_options import (
     check_peer,
     check_trains,
 )
-from minigpt.training.config import RunConfig
+from minigpt.training.config import RunConfig, with_preset
 
 Record = dict[str, Any]
+
+INTRODUCTION = Introduction(
+    examples=(
+        ("train --preset tiny", "how fast training is, against what the machine can do"),
+        ("train decode --peer hf --json", "the same beside Hugging Face, as JSON"),
+    ),
+    common=("--preset", "--peer", "--activation", "--out", "--json", "--markdown", "--device", "--threads"),
+)
 
 
 def add_flags(parser: Parser) -> None:
     """What to measure, how long, beside whom, and every training flag."""
-    parser.usage = "minigpt bench [PART …] [--preset A,B,…] [--peer PEER …] [--flag VALUE …]"
-    preset = f"Here --preset is {PRESET} unless given, and may name several (A,B)."
-    parser.epilog = f"{preset} Beside a peer --activation is {PEER_ACTIVATION} unless given, as the peers have it."
+    parser.introduction = INTRODUCTION
+    parser.with_preset = with_preset
+    parser.description = (
+        f"{parser.description}. Here --preset is {PRESET} unless given, and may name several (A,B). "
+        f"Beside a peer --activation is {PEER_ACTIVATION} unless given, as the peers have it."
+    )
     parts = f"{', '.join(PARTS)} [{' '.join(DEFAULT_PARTS)}]"
     parser.add_argument("parts", nargs="*", metavar="PART", help=parts)
     add_fields(parser, BenchOptions)
@@ -50,6 +62,7 @@ def add_flags(parser: Parser) -> None:
     group.add_argument("--json", action="store_true", help="print the figures as one JSON object")
     group.add_argument("--markdown", action="store_true", help="print the tables as Markdown")
     add_fields(parser, RunConfig)
+    parser.show_default("preset", PRESET)
 
 
 def run(values: argparse.Namespace) -> int:

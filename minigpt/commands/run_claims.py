@@ -11,26 +11,67 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base import streams
 from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
 from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
-from minigpt.training.config import RunConfig
+from minigpt.training.config import RunConfig, with_preset
 
 if TYPE_CHECKING:
     from minigpt.claims.claim import Claim
     from minigpt.claims.running import Workshop
 
 _KINDS = (RunConfig, LedgerOptions, ExecutorOptions)
-ACTIONS = ("list", "show", "run", "report", "judge")
+_COMMON = ("--out", "--json")
+_SCALE = ("--seeds", "--preset", "--corpus", "--steps", "--workers", "--config")
+INTRODUCTION = Introduction(
+    usage="list | show ID | run ID… | run --all | report | judge  [--flag VALUE …]",
+    examples=(
+        ("list", "all claims with their verdicts"),
+        ("run C5 --dry-run", "how long would judging one take?"),
+    ),
+    common=_COMMON,
+)
+TOPICS = {
+    "list": Introduction(
+        usage="[--flag VALUE …]",
+        examples=(("", "all claims with their verdicts"), ("--json", "the same for programs")),
+        common=_COMMON,
+    ),
+    "show": Introduction(
+        usage="ID [--flag VALUE …]",
+        examples=(("C3", "one claim: what was asked, measured and concluded"), ("C3 --json", "the same for programs")),
+        common=_COMMON,
+    ),
+    "run": Introduction(
+        usage="ID… | --all  [--flag VALUE …]",
+        examples=(
+            ("C5 C9 --dry-run", "how long would two claims take?"),
+            ("--all --budget 60", "what fits into an hour"),
+        ),
+        common=("--all", "--budget", "--dry-run", *_COMMON, *_SCALE),
+    ),
+    "report": Introduction(
+        usage="[--flag VALUE …]",
+        examples=(("", "judges and draws again what was run"), ("--out docs/claims", "those of another folder")),
+        common=(*_COMMON, *_SCALE),
+    ),
+    "judge": Introduction(
+        usage="[--flag VALUE …]",
+        examples=(("--out docs/claims", "judges a ledger again from its stored values, without its trainings"),),
+        common=_COMMON,
+    ),
+}
+ACTIONS = tuple(TOPICS)
 
 
 def add_flags(parser: Parser) -> None:
     """What to do, with which claims, and every training flag as the base of all arms."""
-    parser.usage = "minigpt claims list | show ID | run ID… | run --all | report | judge  [--json] [--flag VALUE …]"
+    parser.introduction = INTRODUCTION
+    parser.topics = TOPICS
+    parser.with_preset = with_preset
     parser.add_argument(
-        "action",
-        metavar="ACTION",
-        help="list, show, run, report, or judge: again, from the ledger alone",
+        "action", metavar="ACTION", help="list, show, run, report, or judge: again, from the ledger alone"
     )
     parser.add_argument("claims", nargs="*", metavar="ID", help="claims: C1, C2, …")
     group = parser.add_argument_group("what is done")

@@ -5,24 +5,37 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, user_path
-from minigpt.commands.prompts import StopStrings, add_prompt_flags, prompt_of
+from minigpt.base.help_text import Introduction
+from minigpt.commands.prompts import StopStrings, add_prompt_flags, asked_prompts, prompt_of
 from minigpt.commands.streaming import TextStream
 from minigpt.training.config import DTYPES, MOST_THREADS
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from minigpt.sampling.token_choice import TokenChoice
     from minigpt.text.tokenizers import Tokenizer
     from minigpt.training.inference import OpenedRun
+
+INTRODUCTION = Introduction(
+    examples=(
+        ('--prompt "The "', "continues a prompt with the newest finished run"),
+        ("--interactive --temperature 0.5", "asks for prompts, and keeps to likelier tokens"),
+    ),
+    common=(
+        *("--prompt", "--interactive", "--max-new-tokens", "--temperature", "--top-k", "--top-p", "--num-samples"),
+        *("--seed", "--stop", "--checkpoint", "--device"),
+    ),
+)
 
 
 def add_flags(parser: Parser) -> None:
     """The run, the prompt and how to choose tokens."""
+    parser.introduction = INTRODUCTION
     parser.add_argument(
         "run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest finished one under runs/]"
     )
@@ -42,25 +55,46 @@ def add_flags(parser: Parser) -> None:
 
 
 def run(values: argparse.Namespace) -> int:
-    """Print the prompt and its continuation; returns 0."""
+    """Print the prompt and its continuation, or ask for prompts until there is none; returns 0."""
     if not 0 <= values.seed < 1 << 63:
         raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
     if not 0 <= values.threads < MOST_THREADS:
         raise UsageError(f"threads must be from 0 (torch's choice) to {MOST_THREADS - 1}; got {values.threads}")
-    asked = prompt_of(values)
+    asked = "" if values.interactive else prompt_of(values)
     import torch
 
-    from minigpt.sampling.generate import check_sampling, generate
+    from minigpt.sampling.generate import check_sampling
     from minigpt.sampling.token_choice import TokenChoice
-    from minigpt.training.inference import decoding_threads, open_run, resolve_decoding
-    from minigpt.training.runtime import fastest_dtype, threads_of_quota
+    from minigpt.training.inference import decoding_threads, open_run
+    from minigpt.training.run_directory import newest_finished
+    from minigpt.training.runtime import threads_of_quota
 
     choice = TokenChoice(values.temperature, values.top_k, values.top_p)
     check_sampling(values.max_new_tokens, values.num_samples)
-    stops = [StopStrings(values.stop) for _ in range(values.num_samples)]
-    opened = open_run(values.run or _newest(), values.checkpoint, values.device)
+    StopStrings(values.stop)  # refuses what is no text to end at
+    opened = open_run(values.run or newest_finished()[0], values.checkpoint, values.device)
+    _mention_run(opened, named=values.run is not None)
     if threads := values.threads or decoding_threads(opened.model, values.num_samples) or threads_of_quota():
         torch.set_num_threads(threads)
+    if not values.interactive:
+        _continue(opened, asked, choice, values, values.seed)
+        return 0
+    for number, prompt in enumerate(asked_prompts(values)):
+        try:
+            _continue(opened, prompt, choice, values, (values.seed + number) % (1 << 63))
+        except UsageError as error:  # of this prompt alone
+            print(f"error: {error}", file=sys.stderr)
+    return 0
+
+
+def _continue(opened: OpenedRun, asked: str, choice: TokenChoice, values: argparse.Namespace, seed: int) -> None:
+    """Print one prompt and its samples, and what there is to say of them."""
+    import torch
+
+    from minigpt.sampling.generate import generate
+    from minigpt.training.inference import resolve_decoding
+    from minigpt.training.runtime import fastest_dtype
+
     prompt = _healed(_known_part(asked, opened.tokenizer, values.skip_unknown), opened.tokenizer)
     ids = torch.tensor(opened.tokenizer.encode(prompt).tolist() or opened.tokenizer.start)
     _mention_long_text(opened, len(ids), values.max_new_tokens)
@@ -72,22 +106,22 @@ def run(values: argparse.Namespace) -> int:
         choice,
         max_new_tokens=values.max_new_tokens,
         num_samples=values.num_samples,
-        seed=values.seed,
+        seed=seed,
         dtype=dtype,
         compiled=compiled,
     )
+    stops = [StopStrings(values.stop) for _ in range(values.num_samples)]
     _print_samples(prompt, tokens, opened.tokenizer, stops)
-    return 0
 
 
-def _newest() -> Path:
-    """The newest finished run, else the newest; which one is said."""
-    from minigpt.training.run_directory import newest_finished
+def _mention_run(opened: OpenedRun, named: bool) -> None:
+    """Say what is sampled, unless the user named a run and has its last words."""
+    from minigpt.training.run_directory import state_in_words
 
-    directory, finished = newest_finished()
-    kind = "newest finished run" if finished else "newest run; none is finished"
-    print(f"note: sampling {directory}, the {kind}", file=sys.stderr)
-    return directory
+    state, step, steps = state_in_words(opened.directory), opened.checkpoint.step, opened.config.steps
+    if named and state == "finished" and step == steps:
+        return
+    print(f"note: sampling {opened.directory}, step {step:,} of {steps:,}, {state}", file=sys.stderr)
 
 
 def _known_part(prompt: str, tokenizer: Tokenizer, skip_unknown: bool) -> str:

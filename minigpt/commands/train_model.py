@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Any
 from minigpt.base import formats, streams
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, add_fields, given, path_text, read_toml, user_path
+from minigpt.base.help_text import Introduction
+from minigpt.base.invocation import typed
+from minigpt.base.tables import terminal_width
 from minigpt.commands.inspect_run import write_report
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 from minigpt.training.ranks import Ranks, joined
@@ -21,13 +24,24 @@ if TYPE_CHECKING:
     from minigpt.training.inference import OpenedRun
 
 SAMPLE_TOKENS = 240
-SAMPLE_WIDTH = 96
 PROMPT = "The "
+INTRODUCTION = Introduction(
+    examples=(
+        ("--activation swiglu --steps 2000", "another activation, a longer training"),
+        ("--lr 3e-3 --schedule constant --warmup-steps 0", "makes ReLU neurons die"),
+    ),
+    common=(
+        *("--preset", "--corpus", "--tokenizer", "--activation", "--n-layer", "--n-embd", "--block-size"),
+        *("--steps", "--batch-size", "--lr", "--schedule", "--warmup-steps", "--eval-every", "--seed", "--device"),
+        *("--config", "--out", "--resume", "--overwrite"),
+    ),
+)
 
 
 def add_flags(parser: Parser) -> None:
     """Every field of the configuration, and where the run is."""
-    parser.usage = "minigpt train [--flag VALUE …]"
+    parser.introduction = INTRODUCTION
+    parser.with_preset = with_preset
     add_fields(parser, RunConfig)
     group = parser.add_argument_group("run")
     group.add_argument(
@@ -149,11 +163,13 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
         print(f"look:  {write_report(directory)}")
     suggested = shlex.quote(without_open_space(opened.tokenizer, PROMPT))
     prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {suggested}"
-    print(f"next:  python sample.py {quoted}{prompt}")
-    print(f"       python -m minigpt evaluate {quoted} --split test")
-    print("       python train.py --activation swiglu      (`python -m minigpt activations` lists all)")
+    print(f"next:  {typed('sample')} {quoted}{prompt}")
+    print(f"       {typed('neurons')} {quoted}")
+    print(f"       {typed('evaluate')} {quoted} --split test")
+    print(f"       {typed('train')} --activation swiglu")
     if record is not None and record["dead_fraction"] == 0:
-        print("       python train.py --lr 3e-3 --schedule constant --warmup-steps 0      (makes ReLU neurons die)")
+        print("to make ReLU neurons die:")
+        print(f"       {typed('train')} --lr 3e-3 --schedule constant --warmup-steps 0")
 
 
 def _show_entropy(opened: OpenedRun, record: dict[str, Any]) -> None:
@@ -175,5 +191,6 @@ def _show_sample(opened: OpenedRun) -> None:
     start = torch.tensor(opened.tokenizer.start)
     tokens = generate(opened.model, start, TokenChoice(0.8), max_new_tokens=SAMPLE_TOKENS, seed=opened.config.seed)
     text = formats.visible(opened.tokenizer.decode(int(token) for token in tokens).strip())
-    lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, SAMPLE_WIDTH) or [""]]
+    width = max(20, terminal_width() - 4)
+    lines = [piece for line in text.splitlines() for piece in textwrap.wrap(line, width) or [""]]
     print("\na sample:\n" + "\n".join(f"    {line}" for line in lines))

@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from minigpt.base import plugins, storage
-from minigpt.base.errors import CheckpointError, StorageError, UsageError
+from minigpt.base.errors import CheckpointError, LockedError, StorageError, UsageError
 from minigpt.base.flags import expanded
+from minigpt.base.invocation import typed
 from minigpt.base.log_schema import log_problems
 from minigpt.text.preparation import absolute_corpus, is_path
 from minigpt.text.tokenizers import Tokenizer, load_tokenizer
@@ -82,7 +83,7 @@ def newest_finished(root: Path = RUNS) -> tuple[Path, bool]:
 def _newest_first(root: Path) -> list[Path]:
     configs = [path for path in root.glob(f"*/{CONFIG}") if not is_unfinished(path.parent)]
     if not configs:
-        raise CheckpointError(f"there is no run under {root}/; train one first: python train.py")
+        raise CheckpointError(f"there is no run under {root}/; train one first: `minigpt train`")
     ordered = sorted(configs, key=lambda path: (path.stat().st_mtime_ns, path.parent.name), reverse=True)
     return [path.parent for path in ordered]
 
@@ -298,6 +299,18 @@ def read_finished(run: Path) -> dict[str, Any] | None:
     return summary if summary.get("status") == "finished" else None
 
 
+def state_in_words(run: Path) -> str:
+    """Whether a run is finished, or a process is at work on it, or neither."""
+    with contextlib.suppress(CheckpointError):
+        if read_finished(run) is not None:
+            return "finished"
+    try:
+        storage.check_unlocked(run)
+    except LockedError:
+        return "still training"
+    return "not finished"
+
+
 def check_resumable(run: Path, stored: RunConfig, asked: dict[str, Any], resolved: RunConfig) -> None:
     """Compare the flags given on resume with the run's configuration.
 
@@ -331,5 +344,5 @@ def longer_training(run: Path, stored: RunConfig, steps: int) -> str:
         if name not in _NOT_PASSED_ON and value != getattr(RunConfig(), name)
     ]
     more = max(1, steps - stored.steps)
-    words = ["python train.py", *flags, f"--init-from={shlex.quote(str(run))} --init-moments --steps {more}"]
+    words = [typed("train"), *flags, f"--init-from={shlex.quote(str(run))} --init-moments --steps {more}"]
     return " ".join(words)

@@ -12,6 +12,7 @@ from conftest import TINY_RUN, Capture, Command
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import read_toml
+from minigpt.base.storage import lock_directory
 from minigpt.training import run_directory
 from minigpt.training.config import RunConfig
 
@@ -180,10 +181,13 @@ def test_sample_takes_the_newest_finished_run(minigpt: Command, workplace: Path,
     (workplace / "runs/going/summary.json").unlink()
     capsys.readouterr()
     assert minigpt("sample --max-new-tokens 1") == 0
-    assert "note: sampling runs/done, the newest finished run" in capsys.readouterr().err
+    assert "note: sampling runs/done, step 12 of 12, finished" in capsys.readouterr().err
     shutil.rmtree(workplace / "runs/done")
     assert minigpt("sample --max-new-tokens 1") == 0
-    assert "note: sampling runs/going, the newest run" in capsys.readouterr().err
+    assert "note: sampling runs/going, step 12 of 12, not finished" in capsys.readouterr().err
+    with lock_directory(workplace / "runs/going"):
+        assert minigpt("sample runs/going --max-new-tokens 1 --checkpoint 8") == 0
+    assert "note: sampling runs/going, step 8 of 12, still training" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

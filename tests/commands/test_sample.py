@@ -94,6 +94,17 @@ def test_how_it_is_decoded_does_not_change_the_text(command) -> None:
     assert len(command(f"{sample} --dtype bfloat16")[1]) == len(text)
 
 
+def test_interactive_continues_each_line(command, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each prompt has the next seed; one that cannot be read is refused, and the next is asked for."""
+    sample = "sample runs/first --max-new-tokens 8"
+    monkeypatch.setattr(sys, "stdin", io.StringIO("am a\né\nam a\n"))
+    code, output, error = command(f"{sample} --interactive")
+    single = [command(f"{sample} --seed {seed} --prompt", "am a")[1] for seed in (1337, 1339)]
+    assert (code, output) == (0, "".join(single))
+    assert error.startswith("error: the prompt has characters never seen")
+    assert command(f"{sample} --interactive --prompt a")[0] == 2
+
+
 def test_compiling_without_a_compiler(command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asked for, it is refused before anything is printed; `auto` does without."""
     monkeypatch.setattr(shutil, "which", lambda name: None)
