@@ -177,14 +177,6 @@ def _run(arguments: list[str], signals: Signals) -> int:
         if debug:
             raise
         return _report(f"error: {error}", error.exit_code)
-    except ModuleNotFoundError as error:
-        if debug or (error.name or "minigpt").partition(".")[0] == "minigpt":
-            raise
-        return _report(
-            f"error: {error.name} is not installed for {sys.executable}; activate the environment that minigpt is "
-            "installed in, or install it there: pip install -e .",
-            UsageError.exit_code,
-        )
     except Exception as error:
         if signals.first:  # a library that was loading made something else of our exception
             return signals.report("interrupted", 128 + signals.first)
@@ -297,8 +289,9 @@ def _report_unforeseen(error: Exception) -> int:
         what = f"the system refused{place}; {error.strerror or error}"
         return _report(f"error: {what}; check the path and its permissions", StorageError.exit_code)
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "minigpt":
-        what = f"the package {error.name!r} is not installed in this Python; this is {sys.executable}"
-        return _report(f"error: {what}; activate minigpt's environment, or pip install -e .", UsageError.exit_code)
+        what = f"{error.name} is not installed for {sys.executable}"
+        advice = "activate the environment that minigpt is installed in, or install it there: pip install -e ."
+        return _report(f"error: {what}; {advice}", UsageError.exit_code)
     kind = type(error).__name__
     return _report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
 

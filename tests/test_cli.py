@@ -302,4 +302,4 @@ def test_a_python_without_our_dependencies_is_no_bug(refused, monkeypatch: pytes
         raise ModuleNotFoundError("No module named 'tqdm'", name="tqdm")
 
     monkeypatch.setattr(runtime, "resolve", missing)
-    refused(2, "train", says=("'tqdm' is not installed", "pip install"))
+    refused(2, "train", says=("tqdm is not installed for", "pip install"))

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from minigpt.base.errors import CheckpointError, UsageError
 from minigpt.base.flags import Parser, user_path
+from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, write_bytes
 from minigpt.commands.showing import add_open_flag, show
 
@@ -16,6 +17,12 @@ _MOST_SKIES = 8
 
 def add_flags(parser: Parser) -> None:
     """Whose sky, and where it goes."""
+    parser.introduction = Introduction(
+        examples=(
+            ("", "the newest run's, beside its other files"),
+            ("runs/healthy runs/harsh --name healthy --name harsh --out sky.png", "two in one picture"),
+        )
+    )
     help_ = "runs or audits, drawn one below the other [the newest run under runs/]"
     parser.add_argument("directories", nargs="*", type=user_path, metavar="DIRECTORY", help=help_)
     parser.add_argument(

@@ -11,6 +11,7 @@ from minigpt.base.errors import StorageError
 from minigpt.base.flags import Parser, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json, write_text
+from minigpt.commands.showing import show
 
 if TYPE_CHECKING:
     from minigpt.report.run_list import ListedRun
@@ -55,8 +56,4 @@ def _write_page(folder: Path, runs: list[ListedRun], opened: bool) -> None:
     except StorageError as error:
         print(f"note: no page; {error}", file=sys.stderr)
         return
-    if opened:
-        import webbrowser
-
-        webbrowser.open_new_tab(page.resolve().as_uri())
-    print(f"look:  {page.resolve().as_uri()}")
+    show(page, opened)

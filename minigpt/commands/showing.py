@@ -16,5 +16,5 @@ def add_open_flag(parser: Parser) -> None:
 def show(page: Path, opens: bool = False) -> None:
     """Print the address of a page; with `opens`, open it instead if a browser can be found."""
     address = page.absolute().as_uri()
-    if not opens or not webbrowser.open(address):
+    if not opens or not webbrowser.open_new_tab(address):
         print(f"look:  {address}")
