@@ -233,7 +233,7 @@ def _wait_for_all(ranks: Ranks) -> Any:
 
     torchrun keeps the store itself, and says so by a variable; without that rank 0 does.
     """
-    from torch.distributed import PrefixStore
+    from torch.distributed import PrefixStore  # type: ignore[attr-defined]
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     if not 0 < port < 1 << 16:
