@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, read_toml
-from minigpt.cli import COMMANDS
+from minigpt.cli import COMMANDS, main
 from minigpt.commands import train_model
 from minigpt.model import GPT, GPTConfig
 from minigpt.training import checkpoints, loop, runtime
@@ -111,6 +111,15 @@ def test_run_and_model_configuration_agree() -> None:
             assert hints[0][item.name] == hints[1][item.name]
             if item.name != "attention":
                 assert run[item.name].default == item.default, item.name
+
+
+def test_a_path_with_a_nul_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """`report` of one used to be a bug of ours; no system takes such a path."""
+    for words in (["report", "\0"], ["verify", "a\0b"], ["train", "--out", "\0"], ["train", "--corpus", "a\0"]):
+        assert main(words) == 2, words
+        error = capsys.readouterr().err
+        assert "NUL" in error
+        assert error.count("\n") == 1
 
 
 HELP = """

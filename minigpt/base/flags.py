@@ -163,8 +163,10 @@ def expanded(text: str) -> str:
     """A path with a leading `~` or `~name` replaced by the home directory, as a shell does it only for whole words.
 
     Raises:
-        UsageError: there is no such home.
+        UsageError: there is no such home, or the path has a NUL, which no system takes.
     """
+    if "\0" in text:
+        raise UsageError(f"a path cannot have a NUL character; got {text!r:.200}; leave it out")
     if not text.startswith("~"):
         return text
     try:

@@ -58,7 +58,10 @@ TOPICS = {
     ),
     "judge": Introduction(
         usage="[--flag VALUE …]",
-        examples=(("--out docs/claims", "judges a ledger again from its stored values, without its trainings"),),
+        examples=(
+            ("", "judges again from the ledger's stored values, without its trainings"),
+            ("--out docs/claims", "those of another folder"),
+        ),
         common=_COMMON,
     ),
 }
