@@ -46,7 +46,6 @@ def compile_once(cells: Iterable[Cell], stop: StopFlag) -> None:
     if not todo:
         return
     _keep_without_threads(len(_compiled) + len(todo))
-    tqdm.monitor_interval = 0  # a thread
     for code, config in tqdm(todo.items(), desc="compiling", unit="model", disable=None, leave=False):
         stop.check()
         try:

@@ -162,8 +162,9 @@ def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[Loca
 
     `workers` is how many work at a time; 0: one for each GPU that `device` uses, or for each core.
     """
-    # NOTE: a process that has used threads cannot be forked safely.
+    # NOTE: a process that has used threads cannot be forked safely; a bar of tqdm starts one too.
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0
     resolved = resolve_device(device)
     gpus = torch.cuda.device_count() if str(resolved) == "cuda" else 0
     cores = usable_cores()

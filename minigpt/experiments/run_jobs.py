@@ -185,8 +185,6 @@ def _count_death(queue: _Queue, task: Task, ended: Ended) -> None:
 
 @contextmanager
 def _bar(tasks: int, done: int, unit: str) -> Iterator[tqdm]:
-    # NOTE: tqdm's own thread must not be there when processes are forked.
-    tqdm.monitor_interval = 0
     layout = "{l_bar}{bar}| {n:.1f}/{total} " + unit + " [{elapsed}<{remaining}{postfix}]"
     with tqdm(total=tasks, initial=done, disable=None, file=sys.stderr, dynamic_ncols=True, bar_format=layout) as bar:
         yield bar
