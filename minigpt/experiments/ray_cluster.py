@@ -26,7 +26,7 @@ from minigpt.base import storage
 from minigpt.base.errors import UsageError
 from minigpt.experiments.executor_options import HERE, ExecutorOptions
 from minigpt.experiments.processes import Ended, Job, LocalExecutor
-from minigpt.training.code_version import code_hash
+from minigpt.training.code_version import PACKAGE, code_hash
 from minigpt.training.runtime import resolve_device
 
 _CONNECT_SECONDS = 5.0
@@ -144,7 +144,7 @@ def _joined(address: str) -> Iterator[None]:
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         with _limited(address):
-            ray.init(address=address, log_to_driver=False, logging_level="error")
+            ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_code_to_import())
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UsageError(f"no Ray cluster was found at {address}; {reason}; {_ADVICE}") from error
@@ -154,6 +154,17 @@ def _joined(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _code_to_import() -> dict[str, dict[str, str]]:
+    """Let tasks import minigpt from the checkout that this program runs from, since the machines share it.
+
+    NOTE: not from an installed one: beside it are other packages, perhaps for another Python.
+    """
+    folder = PACKAGE.parent
+    if not (folder / "pyproject.toml").is_file():
+        return {}
+    return {"env_vars": {"PYTHONPATH": f"{folder}{os.pathsep}${{PYTHONPATH}}"}}
 
 
 _ADVICE = "start one with `ray start --head`, or name its address: --executor ray:HOST:PORT"

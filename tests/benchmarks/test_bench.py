@@ -237,6 +237,7 @@ def test_a_bfloat16_that_is_emulated_is_mentioned(monkeypatch: pytest.MonkeyPatc
         ("bench --dtype bf16", ("did you mean 'bfloat16'?",)),
         ("bench --device tpu", ("unknown device 'tpu'",)),
         ("bench --preset nanogpt-cpu,big", ("unknown preset 'big'",)),
+        ("bench train --all", ("--all measures every part; got train as well",)),
         ("bench --blocks 0", ("blocks is too small",)),
         ("bench --steps-per-blocks 3", ("did you mean '--steps-per-block'?",)),
         ("bench --json --markdown", ("choose one",)),
@@ -245,6 +246,12 @@ def test_a_bfloat16_that_is_emulated_is_mentioned(monkeypatch: pytest.MonkeyPatc
 def test_refusals(refused, command: str, says: tuple[str, ...]) -> None:  # type: ignore[no-untyped-def]
     """Before anything is measured or written."""
     refused(2, command, says=says)
+
+
+def test_all_means_every_part() -> None:
+    """Without it the slow parts are left out."""
+    assert bench_options.check_parts([], every=True) == bench_options.PARTS
+    assert set(bench_options.check_parts([])) < set(bench_options.PARTS)
 
 
 def test_a_folder_that_is_no_nanogpt_is_told_what_it_lacks(nanogpt: Path) -> None:

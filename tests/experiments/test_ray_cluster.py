@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import signal
 import socket
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from child_processes import needs_fork
+from child_processes import PROJECT, needs_fork
 from conftest import TINY_MODEL
 from fake_ray import RayError, RayTaskError, fake_ray
 
@@ -139,6 +140,19 @@ def test_a_cancelled_job_commits_before_its_task_ends(monkeypatch: pytest.Monkey
         ray_cluster.do(Order("", Path(), "", ""), Job("one", touch, ()))
     assert Interrupted.stopped
     assert signal.getsignal(signal.SIGINT) == handler
+
+
+def test_machines_import_the_checkout_that_sent_the_job(
+    cluster: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """In front of what they have; but never a folder of installed packages, which may be another Python's."""
+    ray = cluster({"CPU": 1})
+    with ray_executor(ExecutorOptions("ray"), 0, "cpu", Path("logs")):
+        path = ray.joined_with["runtime_env"]["env_vars"]["PYTHONPATH"]
+    assert path.split(os.pathsep) == [str(PROJECT), "${PYTHONPATH}"]
+    monkeypatch.setattr(ray_cluster, "PACKAGE", tmp_path / "site-packages/minigpt")
+    with ray_executor(ExecutorOptions("ray"), 0, "cpu", Path("logs")):
+        assert ray.joined_with["runtime_env"] == {}
 
 
 # ---------------------------------------------------------------------------------------------------------------- room

@@ -29,6 +29,7 @@ def fake_ray(*machines: dict[str, float]) -> Any:
         "lose": None,
         "options": [],
         "cancelled": [],
+        "joined_with": {},
         "alive": [{"Alive": True, "Resources": machine} for machine in machines],
     }
 
@@ -44,7 +45,7 @@ def fake_ray(*machines: dict[str, float]) -> Any:
 
     vars(ray).update(
         state,
-        init=lambda **options: None,
+        init=lambda **options: ray.joined_with.update(options),
         shutdown=lambda: None,
         nodes=lambda: ray.alive,
         remote=remote,
