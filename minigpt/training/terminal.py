@@ -41,9 +41,10 @@ class Terminal:
         )
 
     def say(self, line: str) -> None:
-        """Print one line of results above the bar."""
+        """Print one line of results above the bar; a window that is too narrow shows it in several."""
         if not self.quiet:
-            self._bar.write(line, file=sys.stdout)
+            text = wrapped(line, terminal_width()) if sys.stdout.isatty() else line
+            self._bar.write(text, file=sys.stdout)
             sys.stdout.flush()
 
     def step(self, result: StepResult, tokens_per_second: float | None) -> None:
