@@ -31,7 +31,7 @@ from minigpt.training.config import RunConfig, check
 ROOT = Path(__file__).parents[1]
 NAMES = (
     "runs exchange activations library ablations ledger glossary architecture "
-    "measurements benchmarks performance performance-log audits/README"
+    "measurements benchmarks performance performance-log audits/README reliability lessons/README lessons/one-page"
 )
 PATHS = ("README.md", *(f"docs/{name}.md" for name in NAMES.split()), "data/README.md", "CONTRIBUTING.md")
 PAGES = {path: (ROOT / path).read_text(encoding="utf-8") for path in (*PATHS, "CHANGELOG.md")}
@@ -146,20 +146,19 @@ def test_the_two_commands_are_those_of_continuous_integration() -> None:
     assert "bash .ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
 
 
-def test_the_finding_is_the_ledgers() -> None:
-    """The README's one finding has the figures of the ledger, to the last digit, and names the command."""
+def test_what_is_known_is_the_ledgers() -> None:
+    """The README quotes no verdict that the ledger does not stand by, and counts those that fell."""
     ledger = json.loads((ROOT / "docs/claims/ledger.json").read_text(encoding="utf-8"))
-    claim = next(entry for entry in ledger["claims"] if entry["id"] == "C3")
-    condition = claim["conditions"][0]
-    section = README.split("## One finding")[1].split("\n## ")[0]
-    interval = f"{condition['low90']:+.4f} to {condition['high90']:+.4f}".replace("-", "−")
-    assert f"**{condition['mean']:.4f} nats**" in section
-    assert f"90 % interval **{interval}**" in " ".join(section.split())
-    assert f"{condition['n']} seeds" in section
-    assert f"{condition['margin']:g} nats" in section
-    assert "python -m minigpt claims run C3" in section
-    assert claim["verdict"] == "REFUTED"
-    assert condition["high90"] < condition["margin"]
+    section = " ".join(README.split("## What is known")[1].split("\n## ")[0].split())
+    standing = [claim["id"] for claim in ledger["claims"] if claim["status"] == "judged" and claim["verdict"] != "VOID"]
+    void = sum(claim["verdict"] == "VOID" for claim in ledger["claims"])
+    stale = sum(claim["status"] == "stale" for claim in ledger["claims"])
+    assert not standing
+    assert "No verdict of it can be quoted" in section
+    assert f"The first {void + stale} were judged again" in section
+    assert f"{void} are void" in section
+    assert f"{stale} are stale" in section
+    assert f"{len(ledger['claims'])} statements" in section
 
 
 def test_the_map_is_the_tree() -> None:
