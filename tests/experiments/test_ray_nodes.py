@@ -82,7 +82,7 @@ def test_cells_go_on_where_a_machine_is_left(cluster: Any, grid: Any) -> None:
     assert driver.poll() is None, (place / "stderr").read_text()
     cluster.remove_node(cluster.machines[0], allow_graceful=False)
     assert driver.wait(PATIENCE) == 0, (place / "stderr").read_text()
-    assert len(list(place.glob("grid/logs/*.log"))) == 4
+    assert len(list(place.glob("grid/logs/*/*.log"))) == 4
     alone, local = grid("local", f"{flags} --workers 2")
     assert local.wait(PATIENCE) == 0, (alone / "stderr").read_text()
     assert tables(place) == tables(alone)
