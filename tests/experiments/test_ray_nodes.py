@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
 SIZES = "--n-layer 1 --n-head 1 --n-embd 16 --block-size 16 --batch-size 4 --device cpu --dtype float32 --threads 1"
 GRID = f"ablate --activations relu,gelu --seeds 2 --corpus text.txt {SIZES} --eval-every 500 --checkpoint-every 50"
 TABLES = ("cells.csv", "comparisons.csv", "arms.csv")
-PATIENCE = 180.0
+PATIENCE = 420.0  # Ray starts workers with a low priority
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +63,7 @@ def grid(tmp_path: Path, environment: dict[str, str]) -> Iterator[Any]:
     yield start
     for process in started:
         process.kill()
+        process.wait()
 
 
 def tables(place: Path) -> list[bytes]:
@@ -71,7 +72,7 @@ def tables(place: Path) -> list[bytes]:
 
 def begun(place: Path) -> int:
     """How many cells have committed something."""
-    return len(list(place.glob("cells/*/checkpoints/step-*")))
+    return len({path.parent for path in place.glob("cells/*/checkpoints/step-*")})
 
 
 def test_cells_go_on_where_a_machine_is_left(cluster: Any, grid: Any) -> None:
