@@ -78,8 +78,8 @@ done > "$out/first-losses.txt" 2>&1
 
 # 3. speed, with nanoGPT (compiled, as it ships for GPUs) beside it
 for preset in nanogpt-cpu nanogpt-char gpt2-small; do
-  mini "bench-$preset" 120 bench gemm train instrument decode --preset "$preset" --device "$device" \
-    --compile "$compile" "${blocks[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench-$preset"
+  mini "bench-$preset" 120 bench gemm train instrument decode --preset "$preset" --grad-accumulation 1 \
+    --device "$device" --compile "$compile" "${blocks[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench-$preset"
 done
 for how in "${forms[@]}"; do
   mini "bench-$how" 90 bench train --preset nanogpt-cpu,nanogpt-char --device "$device" --compile "$how" \
