@@ -23,14 +23,17 @@ if [ -n "${GPU_DAY_DRY:-}" ]; then
   device=cpu; export GPU_TESTS_DEVICE=cpu
   tests=(tests/gpu -m gpu -n 0 -k "hidden_values or same_gradients")
   toy=(--n-layer 1 --n-head 1 --n-embd 16 --block-size 16 --batch-size 2 --eval-tokens 64 --threads 1 --dtype float32)
-  steps=3; first=2; cell_steps=4; blocks=(--blocks 1 --steps-per-block 1 --parity-steps 1 --quick)
-  compile=off; graphs=off; cohorts=(1 2); doses=1e-3,1e-2; seeds=1; tokens=500; sample=20
+  steps=3; first=2; cell_steps=4; cohort_steps=4; blocks=(--blocks 1 --steps-per-block 1)
+  whole=(--parity-steps 1 --ablation-blocks 1 --ablation-seeds 2 --steps 4 --quick)
+  compile=off; forms=(off); cohorts=(1 2); doses=1e-3,1e-2; seeds=1; tokens=500; sample=20
 else
   device=cuda
   tests=(tests/gpu -m gpu -n 4)
   toy=()
-  steps=100; first=5; cell_steps=2000; blocks=(--blocks 5 --steps-per-block 20)
-  compile=on; graphs=graphs; cohorts=(1 8 32 128); doses=1e-3,3e-3,1e-2,3e-2,1e-1; seeds=8; tokens=1000000; sample=1000
+  steps=100; first=5; cell_steps=2000; cohort_steps=500; blocks=(--blocks 5 --steps-per-block 20)
+  whole=(--ablation-blocks 1 --ablation-seeds 2 --quick)
+  compile=on; forms=(off graphs); cohorts=(1 8 32 128); doses=1e-3,3e-3,1e-2,3e-2,1e-1; seeds=8; tokens=1000000
+  sample=1000
 fi
 peers=()
 [ -d "${NANOGPT:-}" ] && peers=(--peer "$NANOGPT")
@@ -74,20 +77,24 @@ for run in "$runs"/*; do
 done > "$out/first-losses.txt" 2>&1
 
 # 3. speed, with nanoGPT (compiled, as it ships for GPUs) beside it
-mini bench 300 bench --all --preset nanogpt-cpu,nanogpt-char --device "$device" --compile "$compile" \
-  "${blocks[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench"
-mini bench-gpt2-small 150 bench train decode --preset gpt2-small --device "$device" --compile "$compile" \
-  "${blocks[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench-gpt2-small"
-for how in off "$graphs"; do
+for preset in nanogpt-cpu nanogpt-char gpt2-small; do
+  mini "bench-$preset" 120 bench gemm train instrument decode --preset "$preset" --grad-accumulation 1 \
+    --device "$device" --compile "$compile" "${blocks[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench-$preset"
+done
+for how in "${forms[@]}"; do
   mini "bench-$how" 90 bench train --preset nanogpt-cpu,nanogpt-char --device "$device" --compile "$how" \
     "${blocks[@]}" "${toy[@]}" --out "$out/bench-$how"
 done
 mini sample 60 sample "$runs/nanogpt-char" --device "$device" --compile "$compile" --max-new-tokens "$sample"
 
-# 4. cohorts: how many models an hour
+# 4. cohorts: how many models an hour; the last record of a cell tells its tokens a second
 for k in "${cohorts[@]}"; do
   mini "cohort-$k" 90 ablate --preset nanogpt-cpu --corpus stdlib --activations relu --seeds "$k" --cohort "$k" \
-    --workers 1 --steps "$cell_steps" --device "$device" "${toy[@]}" --cells-dir "$runs/cells-$k" --out "$runs/cohort-$k"
+    --workers 1 --steps "$cohort_steps" --eval-every "$cohort_steps" --checkpoint-every 0 --device "$device" "${toy[@]}" \
+    --cells-dir "$runs/cells-$k" --out "$runs/cohort-$k"
+  for cell in "$runs/cells-$k"/*/metrics.jsonl; do
+    grep '"kind": "train"' "$cell" | tail -n 1
+  done > "$out/cohort-$k-last.txt" 2>&1
 done
 
 # 5. death by learning rate, as far as the time goes
@@ -97,6 +104,10 @@ mini doses 240 ablate --preset nanogpt-cpu --corpus stdlib --activations relu,ge
 # 6. an audit: of a downloaded model, or of the one that was trained above
 mini audit 120 audit "${AUDIT_MODEL:-$runs/gpt2-small}" --text stdlib --tokens "$tokens" --device "$device" \
   --out "$out/audit"
+
+# 7. what else `bench` measures, whole ablations included
+mini bench-all 300 bench --all --preset nanogpt-cpu --device "$device" --compile "$compile" \
+  "${blocks[@]}" "${whole[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench-all"
 
 rm -rf "$runs"/*/checkpoints "$runs"/cells*
 echo "$failed steps failed; $((SECONDS - begun)) s; see $out/summary.txt"

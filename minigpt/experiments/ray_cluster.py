@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from minigpt.base import storage
+from minigpt.base import storage, thread_waiting
 from minigpt.base.errors import UsageError
 from minigpt.experiments.executor_options import HERE, ExecutorOptions
 from minigpt.experiments.processes import Ended, Job, LocalExecutor
@@ -144,7 +144,8 @@ def _joined(address: str) -> Iterator[None]:
     terminate = signal.getsignal(signal.SIGTERM)
     try:
         with _limited(address):
-            ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=_code_to_import())
+            environment = {"env_vars": _environment()}
+            ray.init(address=address, log_to_driver=False, logging_level="error", runtime_env=environment)
     except (ConnectionError, RuntimeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise UsageError(f"no Ray cluster was found at {address}; {reason}; {_ADVICE}") from error
@@ -156,15 +157,16 @@ def _joined(address: str) -> Iterator[None]:
         ray.shutdown()
 
 
-def _code_to_import() -> dict[str, dict[str, str]]:
-    """Let tasks import minigpt from the checkout that this program runs from, since the machines share it.
+def _environment() -> dict[str, str]:
+    """What a task's process begins with: how threads wait, as here, and where to import minigpt from.
 
-    NOTE: not from an installed one: beside it are other packages, perhaps for another Python.
+    NOTE: only from a checkout, which the machines share. Beside an installed minigpt are packages for this machine.
     """
+    variables = {name: os.environ[name] for name in thread_waiting.SETTINGS if name in os.environ}
     folder = PACKAGE.parent
-    if not (folder / "pyproject.toml").is_file():
-        return {}
-    return {"env_vars": {"PYTHONPATH": f"{folder}{os.pathsep}${{PYTHONPATH}}"}}
+    if (folder / "pyproject.toml").is_file():
+        variables["PYTHONPATH"] = f"{folder}{os.pathsep}${{PYTHONPATH}}"  # Ray puts in what the machine has
+    return variables
 
 
 _ADVICE = "start one with `ray start --head`, or name its address: --executor ray:HOST:PORT"

@@ -17,6 +17,7 @@ from child_processes import PROJECT, needs_fork
 from conftest import TINY_MODEL
 from fake_ray import RayError, RayTaskError, fake_ray
 
+from minigpt.base import thread_waiting
 from minigpt.base.errors import DataError, UsageError
 from minigpt.experiments import ray_cluster
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
@@ -142,17 +143,21 @@ def test_a_cancelled_job_commits_before_its_task_ends(monkeypatch: pytest.Monkey
     assert signal.getsignal(signal.SIGINT) == handler
 
 
-def test_machines_import_the_checkout_that_sent_the_job(
-    cluster: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """In front of what they have; but never a folder of installed packages, which may be another Python's."""
+def test_what_tasks_begin_with(cluster: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The checkout that sent them, but never a folder of installed packages; and threads wait as here."""
     ray = cluster({"CPU": 1})
-    with ray_executor(ExecutorOptions("ray"), 0, "cpu", Path("logs")):
-        path = ray.joined_with["runtime_env"]["env_vars"]["PYTHONPATH"]
-    assert path.split(os.pathsep) == [str(PROJECT), "${PYTHONPATH}"]
+    for name in thread_waiting.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+
+    def variables() -> dict[str, str]:
+        with ray_executor(ExecutorOptions("ray"), 0, "cpu", Path("logs")):
+            found: dict[str, str] = ray.joined_with["runtime_env"]["env_vars"]
+            return found
+
+    assert variables() == {"GOMP_SPINCOUNT": "7", "PYTHONPATH": f"{PROJECT}{os.pathsep}${{PYTHONPATH}}"}
     monkeypatch.setattr(ray_cluster, "PACKAGE", tmp_path / "site-packages/minigpt")
-    with ray_executor(ExecutorOptions("ray"), 0, "cpu", Path("logs")):
-        assert ray.joined_with["runtime_env"] == {}
+    assert variables() == {"GOMP_SPINCOUNT": "7"}
 
 
 # ---------------------------------------------------------------------------------------------------------------- room

@@ -66,6 +66,24 @@ def test_cells_share_the_gpu(run: Path) -> None:
         assert torch.cuda.get_device_name(0) in (run / "grid/report.md").read_text()
 
 
+@pytest.mark.parametrize("how", ["float32 --compile off", "bfloat16 --compile off", "bfloat16 --compile on"])
+def test_a_cohort_trains_what_its_cells_do_alone(run: Path, how: str) -> None:
+    """Three models of one shape as one: losses and perplexities of the same cells one by one, within rounding."""
+    attention = "" if DEVICE.type == "cuda" else "--attention written"
+    grid = f"ablate --activations relu --seeds 3 --workers 1 {RUN} --dtype {how} {attention} --out grid"
+    found = []
+    for size in (1, 3):
+        place = run / f"{size}-{how.replace(' ', '')}"
+        place.mkdir()
+        write_small_text(place)
+        trained_anew(f"{grid} --cells-dir cells --cohort {size}", place)
+        cells = [path.parent for path in sorted(place.glob("cells/*/summary.json"))]
+        assert [summary(cell)["cohort"] for cell in cells] == [size] * 3
+        found.append([summary(cell)["val"]["loss"] for cell in cells])
+    alone, together = found
+    assert together == pytest.approx(alone, rel=3e-2 if "bfloat16" in how else 2e-3)
+
+
 def test_a_run_is_audited_as_on_the_cpu(run: Path) -> None:
     """Another way to the same neurons: counts of the same weights on both devices."""
     pytest.importorskip("transformers")
