@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +25,13 @@ from minigpt.interop.audit_table import audit_table
 from minigpt.interop.audit_text import AuditText, read_text
 from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_partial
 from minigpt.interop.open_model import OpenedModel, open_model
+from minigpt.interop.open_module import open_module
 from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.census import judge
 from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram
 from minigpt.neurons.expendable import as_record as expendable_record
-from minigpt.neurons.find_mlps import MLPSite, find_mlps, run_model
+from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps, run_model
 from minigpt.neurons.health import LayerHealth, as_record
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import LayerStatistics
@@ -74,8 +75,18 @@ class Audit:
     table: str
 
 
-def audit(place: str, options: AuditOptions, out: Path) -> Audit:
-    """Audit the model that `place` names; what is counted is committed to `out` now and then, until `write` is called.
+def audit(
+    model: str | Path | nn.Module,
+    options: AuditOptions | None = None,
+    out: str | Path | None = None,
+    *,
+    tokenizer: Any = None,
+    ids: Tensor | None = None,
+) -> Audit:
+    """Audit the model that a place names, or one in memory, on the text of the options or on token `ids` (N,).
+
+    What is counted is committed to `out` now and then, until `write` is called; nothing is, without `out`. A model in
+    memory is counted on its device and in its dtype, and left as it was; `tokenizer` is its own.
 
     Raises:
         UsageError: it is no causal language model, its neurons are not recognised, or options do not fit together.
@@ -83,13 +94,26 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
         DataError: there is no tokenizer, or the text is too short.
         DivergedError: hidden values are not finite.
     """
-    device = runtime.resolve_device(options.device)
-    opened = open_model(place, options.dtype, device, options.tokenizer)
+    options = options or AuditOptions()
+    if isinstance(model, nn.Module):
+        opened = open_module(model, tokenizer)
+        weights = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+        options = replace(options, dtype=opened.stored_dtype, device=str(weights.device))
+    elif tokenizer is not None:
+        raise UsageError("a tokenizer in memory goes with a model in memory; got a place; name its tokenizer instead")
+    else:
+        opened = open_model(str(model), options.dtype, runtime.resolve_device(options.device), options.tokenizer)
+    with evaluating(opened.model):
+        return _audit(opened, options, None if out is None else Path(out), ids)
+
+
+def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Tensor | None) -> Audit:
+    device = next(opened.model.parameters()).device
     context = options.context or min(opened.context, LONGEST_CONTEXT)
     if context > opened.context:
         raise UsageError(f"context is too large; got {context}; {opened.name} was made for {opened.context}")
     text = read_text(
-        opened, options.texts, options.split, options.text_field, options.tokens, context, options.expendable
+        opened, options.texts, options.split, options.text_field, options.tokens, context, options.expendable, ids
     )
     example = next(text.batches(_TRACED[0]))[:, : _TRACED[1]].to(device)
     _refuse_not_finite(opened, example)
@@ -108,18 +132,22 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
         "sites": list(places),
     }
     body = opened.body if _holds(opened.body, places) else opened.model
-    tally = count_sites(body, places, text, batch_size, options.position_0, out / PARTIAL, identity)
+    partial = None if out is None else out / PARTIAL
+    tally = count_sites(body, places, text, batch_size, options.position_0, partial, identity)
     spared = None
     if options.expendable:
-        storage.make_directory(out)
-        write_partial(out / PARTIAL, identity, tally)
+        if partial is not None:
+            storage.make_directory(partial.parent)
+            write_partial(partial, identity, tally)
         assert tally.with_position_0 is not None, "the means are those of every position"
-        spared = spare_sites(opened, places, text, tally.with_position_0, out / SEARCHED, identity)
+        searched = None if out is None else out / SEARCHED
+        spared = spare_sites(opened, places, text, tally.with_position_0, searched, identity)
     return _found(opened, text, places, tally, spared, options, identity)
 
 
-def write(found: Audit, out: Path) -> list[Path]:
+def write(found: Audit, out: str | Path) -> list[Path]:
     """Leave what was found in a directory and return the paths of the files; nothing unfinished stays there."""
+    out = Path(out)
     files = {TABLE: storage.write_text(out / TABLE, found.table)}
     storage.write_sealed(out / RECORD, {**found.record, "files": files})
     for name in (PARTIAL, SEARCHED):
@@ -179,9 +207,6 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
         )
     if options.expendable and options.position_0 == "exclude":
         raise UsageError("--expendable replaces neurons at every position; got --position-0 exclude; use both")
-    switch = getattr(opened.model, "set_experts_implementation", None)
-    if experts and switch is not None:
-        switch("eager")  # one product for each expert, where it can be seen
     return {site.name if site.expert is None else f"{site.name}[{site.expert}]": site for site in sites}
 
 

@@ -91,17 +91,17 @@ def count_sites(
     text: AuditText,
     batch_size: int,
     position_0: str,
-    partial: Path,
+    partial: Path | None,
     identity: dict[str, Any],
 ) -> Tally:
-    """Count on the whole text, going on from `partial` if it is of the same audit.
+    """Count on the whole text, going on from `partial` if it is of the same audit; None keeps nothing.
 
     Raises:
         DivergedError: hidden values are not finite; names the site.
         StopRequestedError: a signal arrived; what was counted is committed.
     """
     device = next(body.parameters()).device
-    before = read_partial(partial, identity)
+    before = read_partial(partial, identity) if partial else None
     total = len(text.windows(batch_size))
     _announce(body, text, batch_size, device, total - (before.batches if before else 0))
     begun = committed = time.monotonic()
@@ -124,7 +124,7 @@ def count_sites(
             done = number + 1
             if number == 0 or flag.signal_number or time.monotonic() - committed >= COMMIT_SECONDS:
                 so_far, committed = tally(), time.monotonic()
-                if number or flag.signal_number:
+                if partial and (number or flag.signal_number):
                     write_partial(partial, identity, so_far)
             if flag.signal_number:
                 raise StopRequestedError(

@@ -247,10 +247,10 @@ def test_the_reasons_of_transformers_in_one_line() -> None:
 def test_weights_that_are_no_floats_are_refused() -> None:
     """What a neuron writes cannot be read from packed integers."""
     model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4))
-    open_model._refuse_without_floats("model", model)
+    open_model.refuse_without_floats("model", model)
     model[1].weight = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(UsageError, match="1 is a Linear without float weights"):
-        open_model._refuse_without_floats("model", model)
+        open_model.refuse_without_floats("model", model)
 
 
 def test_windows_begin_as_the_tokenizer_has_it(workplace: Path) -> None:
