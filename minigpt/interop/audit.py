@@ -27,15 +27,16 @@ from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_parti
 from minigpt.interop.open_model import OpenedModel, open_model
 from minigpt.interop.open_module import open_module
 from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
-from minigpt.neurons.bounds import silent_rate_upper, truly_silent
-from minigpt.neurons.census import judge
-from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram
+from minigpt.neurons.census import VERDICTS, judge
 from minigpt.neurons.expendable import as_record as expendable_record
 from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps, run_model
 from minigpt.neurons.health import LayerHealth, as_record
 from minigpt.neurons.hooks import Hook, hooked
+from minigpt.neurons.layer_figures import SLOPE_FIGURES, certainty, curves, slope_shares
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.site_health import site_certificate, sites_health
+from minigpt.neurons.site_probe import known_activation
+from minigpt.neurons.slopes import undefined_slope
 from minigpt.training import runtime
 
 FORMAT_VERSION = 1
@@ -43,6 +44,7 @@ RECORD, TABLE = "audit.json", "audit.csv"
 LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
 _BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
 _ROUNDINGS = 64  # by which another last token may change what comes before it
+NO_Z = "z could not be told from what the activation reads"
 _TRACED = (1, 16)  # windows and tokens that show where the neurons are
 
 
@@ -51,6 +53,7 @@ class AuditOptions:
     """What is counted on, and how; None and 0 leave the choice to the model or the machine.
 
     position_0   `include`, `exclude` or `both`: whether the first token of a window counts
+    slopes       whether slopes are taken too, which takes about as long as all other counting
     expendable   tokens that are predicted to find which neurons could go; 0 for not
     """
 
@@ -61,6 +64,7 @@ class AuditOptions:
     context: int = 0
     dtype: str = "float32"
     position_0: str = "include"
+    slopes: bool = False
     expendable: int = 0
     tokenizer: str | None = None
     device: str = "auto"
@@ -129,11 +133,12 @@ def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Te
         "batch size": batch_size,
         "dtype": options.dtype,
         "position-0": options.position_0,
+        "slopes": options.slopes,
         "sites": list(places),
     }
     body = opened.body if _holds(opened.body, places) else opened.model
     partial = None if out is None else out / PARTIAL
-    tally = count_sites(body, places, text, batch_size, options.position_0, partial, identity)
+    tally = count_sites(body, places, text, batch_size, options.position_0, options.slopes, partial, identity)
     spared = None
     if options.expendable:
         if partial is not None:
@@ -195,7 +200,7 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
     for site in sites:
         if not site.weight.is_floating_point():
             raise UsageError(f"{site.name} has no float weight (it is quantised); give the model before quantisation")
-    experts = [site for site in sites if is_expert(site)]
+    experts = [site for site in sites if site.seldom]
     if experts and options.position_0 != "include":
         raise UsageError(
             f"experts see tokens without their positions; got position-0 {options.position_0}; use include"
@@ -208,11 +213,6 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
     if options.expendable and options.position_0 == "exclude":
         raise UsageError("--expendable replaces neurons at every position; got --position-0 exclude; use both")
     return {site.name if site.expert is None else f"{site.name}[{site.expert}]": site for site in sites}
-
-
-def is_expert(site: MLPSite) -> bool:
-    """Whether only some tokens are sent to a site."""
-    return site.expert is not None or ".experts." in site.name
 
 
 def _holds(body: nn.Module, places: Mapping[str, MLPSite]) -> bool:
@@ -247,8 +247,8 @@ def _found(
     counted = everywhere if everywhere is not None else later
     assert counted is not None
     layers = _layers(places, counted, certified)
-    if spared:
-        layers = [layer | expendable_record(one) for layer, one in zip(layers, spared.layers, strict=True)]
+    searched = spared.layers if spared else [None] * len(layers)
+    layers = [layer | expendable_record(one) for layer, one in zip(layers, searched, strict=True)]
     without = _layers(places, later, certified) if everywhere is not None and later is not None else None
     # NOTE: not what a site counted: an expert sees some of the tokens, a layer that is shared sees each several times.
     first = 1 if everywhere is None else 0
@@ -304,26 +304,44 @@ def _layer(
     figures = {key: _known(value) for key, value in as_record(judged).items()}
     if not found.tokens:
         return {**place, **figures, "undefined": {"dead_fraction": "no token was sent to this expert"}}
-    never, once, twice = (int((found.fired == times).sum()) for times in (0, 1, 2))
     verdicts = judge(found, certified)
     (contributions,) = contributions_of({name: site}, [found])
-    undefined = {}
-    if certified is None:
-        undefined["certified_dead_fraction"] = "its activation is not exactly 0 for z <= 0, or no norm bounds its input"
-    if not found.z_known:
-        undefined["never_positive_fraction"] = "z could not be told from what the activation reads"
     return {
         **place,
         **figures,
-        "dead_upper_one": silent_rate_upper(found.tokens),
-        "certified_dead_fraction": None if certified is None else verdicts.count("certified") / judged.neurons,
-        "chao1": {"never": never, "once": once, "twice": twice, "truly_dead": truly_silent(never, once, twice)},
-        "verdicts": {verdict: verdicts.count(verdict) for verdict in ("certified", "dead", "rare", "alive")},
-        "dormancy_curve": dormancy_curve(found.sum_abs_h),
-        "firing_rate_histogram": firing_rate_histogram(found),
-        "contribution_curve": contribution_curve(contributions),
-        "undefined": undefined,
+        **certainty(found, {verdict: verdicts.count(verdict) for verdict in VERDICTS}, certified is not None),
+        **slope_shares(found),
+        "trapped_fraction": None,
+        **curves(found, contributions),
+        "undefined": _undefined(site, found, certified),
     }
+
+
+def _undefined(site: MLPSite, found: LayerStatistics, certified: Tensor | None) -> dict[str, str]:
+    """Why figures of a layer are missing, by name."""
+    reasons = {"trapped_fraction": "an audit takes no gradients"}
+    if certified is None:
+        reasons["certified_dead_fraction"] = "its activation is not exactly 0 for z <= 0, or no norm bounds its input"
+    if not found.z_known:
+        reasons["never_positive_fraction"] = NO_Z
+    if found.deep is None:
+        reasons["dead_upper_sequences"] = (
+            "experts see tokens without their sequences"
+            if site.seldom
+            else "position 0 was counted apart, or the layer runs more than once in a forward pass"
+        )
+    if found.deep is None or found.deep.slopes is None:
+        reasons |= dict.fromkeys(SLOPE_FIGURES, _no_slope(site, found))
+    return reasons
+
+
+def _no_slope(site: MLPSite, found: LayerStatistics) -> str:
+    activation = known_activation(site)
+    if not found.z_known:
+        return NO_Z
+    if activation is None:
+        return f"the slope of {site.activation} is not known"
+    return undefined_slope(activation) or "slopes are counted by sequence and with --slopes only"
 
 
 def _known(value: Any) -> Any:

@@ -56,6 +56,11 @@ class MLPSite:
     rows_are_outputs: bool
 
     @property
+    def seldom(self) -> bool:
+        """Whether it is an expert, which only some tokens are sent to."""
+        return self.expert is not None or ".experts." in self.name
+
+    @property
     def weight(self) -> Tensor:
         """What the neurons write (C,F): column j is neuron j's."""
         weight: Tensor = getattr(self.down, self.parameter).detach()

@@ -83,7 +83,8 @@ class Encoder(nn.Module):
         self.layer = nn.Linear(4, 4)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        return self.layer(vectors)
+        made: Tensor = self.layer(vectors)
+        return made
 
 
 def test_what_is_no_causal_language_model_is_refused() -> None:
