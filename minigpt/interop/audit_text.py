@@ -109,10 +109,8 @@ def read_text(
         "ids" if given is not None else " + ".join(specs) or (opened.own_text[0] if opened.own_text else DEFAULT_CORPUS)
     )
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < opened.vocab_size:
-        raise DataError(
-            f"{corpus} has ids {int(ids.min())} to {int(ids.max())}; {opened.name} knows {opened.vocab_size:,}; "
-            "give its own --tokenizer"
-        )
+        wrong = int(ids.max() if ids.max() >= opened.vocab_size else ids.min())
+        raise DataError(f"{corpus} has id {wrong}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer")
     ids, held = _hold_out(ids, spare, held_out)
     if len(ids) - 1 < context - len(start):
         raise DataError(

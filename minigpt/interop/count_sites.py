@@ -10,7 +10,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -199,10 +199,7 @@ def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         changed = sorted(key for key in identity if state["identity"].get(key) != identity[key])
         parts = {
-            part: [
-                _restored(numbers, lambda name, place=f"{part}/{index}": tensors[f"{place}/{name}"])
-                for index, numbers in enumerate(known)
-            ]
+            part: [_restored(numbers, _under(f"{part}/{index}/", tensors)) for index, numbers in enumerate(known)]
             for part, known in state["parts"].items()
         }
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as reason:
@@ -232,9 +229,17 @@ def _numbers(found: LayerStatistics) -> dict[str, Any]:
     }
 
 
-def _restored(numbers: Mapping[str, Any], vector: Callable[[str], Tensor]) -> LayerStatistics:
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _restored(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerStatistics:
     """What `_vectors` and `_numbers` hold of one place."""
-    slopes = SlopeStatistics(*map(vector, _SLOPE_VECTORS)) if numbers["slopes"] else None
-    sequences = numbers["sequences"]
-    deep = None if sequences is None else DeepStatistics(sequences, *map(vector, _DEEP_VECTORS), slopes)
-    return LayerStatistics(numbers["tokens"], *map(vector, _VECTORS), deep=deep, z_known=numbers["z_known"])
+    slopes, deep = None, None
+    if numbers["slopes"]:
+        slopes = SlopeStatistics(**{name: tensors[name] for name in _SLOPE_VECTORS})
+    if numbers["sequences"] is not None:
+        vectors = {name: tensors[name] for name in _DEEP_VECTORS}
+        deep = DeepStatistics(sequences=numbers["sequences"], slopes=slopes, **vectors)
+    vectors = {name: tensors[name] for name in _VECTORS}
+    return LayerStatistics(numbers["tokens"], deep=deep, z_known=numbers["z_known"], **vectors)
