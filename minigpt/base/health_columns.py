@@ -216,8 +216,9 @@ NEURONS = (
 )  # fmt: skip
 """The tables of `minigpt neurons`."""
 AUDIT = (
-    "dead_fraction", "dead_upper", "certified_dead_fraction", "chao1/truly_dead", "never_positive_fraction", "density",
-    "rare_fraction", "always_fraction", DORMANT, "inert_fraction", "effective_width", "expendable_fraction",
+    "dead_fraction", "dead_upper", "dead_upper_sequences", "certified_dead_fraction", "chao1/truly_dead",
+    "never_positive_fraction", "density", "rare_fraction", "always_fraction", DORMANT, "inert_fraction",
+    "effective_width", "saturated_fraction", "linear_fraction", "saturated_and_linear_fraction", "expendable_fraction",
     "expendable_interval/low", "expendable_interval/high", "expendable_random/perplexity_rise/mean",
 )  # fmt: skip
 """The tables of `minigpt audit`: what a count at any model's sites tells."""

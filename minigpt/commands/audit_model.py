@@ -63,6 +63,11 @@ def add_flags(parser: Parser) -> None:
         help="whether the first token of a window counts, where many models park attention [include]",
     )
     text.add_argument(
+        "--slopes",
+        action="store_true",
+        help="also count where the activation is flat or linear; counting takes about twice as long",
+    )
+    text.add_argument(
         "--expendable",
         action="store_true",
         help="also search which neurons could be replaced by their means for 1 %% more perplexity",
@@ -109,6 +114,7 @@ def run(values: argparse.Namespace) -> int:
         context=values.context,
         dtype=values.dtype,
         position_0=values.position_0,
+        slopes=values.slopes,
         expendable=values.expendable_tokens or (LOSS_TOKENS if values.expendable else 0),
         tokenizer=values.tokenizer,
         device=values.device,
@@ -170,11 +176,13 @@ def audit_text(record: dict[str, Any]) -> str:
     lines = [record["answer"], *([record["published"]] if record["published"] else [])]
     parts = [head, *(wrapped(line, width) for line in lines)]
     parts += [table.terminal() for table in _tables(record)]
-    missing = [
-        f"{formats.MISSING} no {key.replace('_', ' ')} in layer {where}: {why}"
-        for key, where, why in reasons_for_missing(record["layers"])
+    missing: dict[tuple[str, str], list[str]] = {}
+    for key, where, why in reasons_for_missing(record["layers"]):
+        missing.setdefault((where, why), []).append(key.replace("_", " "))
+    reasons = [
+        f"{formats.MISSING} no {', '.join(keys)} in layer {where}: {why}" for (where, why), keys in missing.items()
     ]
-    return "\n\n".join([*parts, *(["\n".join(wrapped(line, width) for line in missing)] if missing else [])])
+    return "\n\n".join([*parts, *(["\n".join(wrapped(line, width) for line in reasons)] if reasons else [])])
 
 
 def _tables(record: dict[str, Any]) -> Iterable[Table]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,16 +25,18 @@ from minigpt.interop.audit_table import audit_table
 from minigpt.interop.audit_text import AuditText, read_text
 from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_partial
 from minigpt.interop.open_model import OpenedModel, open_model
+from minigpt.interop.open_module import open_module
 from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
-from minigpt.neurons.bounds import silent_rate_upper, truly_silent
-from minigpt.neurons.census import judge
-from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram
+from minigpt.neurons.census import VERDICTS, judge
 from minigpt.neurons.expendable import as_record as expendable_record
-from minigpt.neurons.find_mlps import MLPSite, find_mlps, run_model
+from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps, run_model
 from minigpt.neurons.health import LayerHealth, as_record
 from minigpt.neurons.hooks import Hook, hooked
+from minigpt.neurons.layer_figures import SLOPE_FIGURES, certainty, curves, slope_shares
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.site_health import site_certificate, sites_health
+from minigpt.neurons.site_probe import known_activation
+from minigpt.neurons.slopes import undefined_slope
 from minigpt.training import runtime
 
 FORMAT_VERSION = 1
@@ -42,6 +44,7 @@ RECORD, TABLE = "audit.json", "audit.csv"
 LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
 _BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
 _ROUNDINGS = 64  # by which another last token may change what comes before it
+NO_Z = "z could not be told from what the activation reads"
 _TRACED = (1, 16)  # windows and tokens that show where the neurons are
 
 
@@ -50,6 +53,7 @@ class AuditOptions:
     """What is counted on, and how; None and 0 leave the choice to the model or the machine.
 
     position_0   `include`, `exclude` or `both`: whether the first token of a window counts
+    slopes       whether slopes are taken too, which takes about as long as all other counting
     expendable   tokens that are predicted to find which neurons could go; 0 for not
     """
 
@@ -60,6 +64,7 @@ class AuditOptions:
     context: int = 0
     dtype: str = "float32"
     position_0: str = "include"
+    slopes: bool = False
     expendable: int = 0
     tokenizer: str | None = None
     device: str = "auto"
@@ -74,8 +79,18 @@ class Audit:
     table: str
 
 
-def audit(place: str, options: AuditOptions, out: Path) -> Audit:
-    """Audit the model that `place` names; what is counted is committed to `out` now and then, until `write` is called.
+def audit(
+    model: str | Path | nn.Module,
+    options: AuditOptions | None = None,
+    out: str | Path | None = None,
+    *,
+    tokenizer: Any = None,
+    ids: Tensor | None = None,
+) -> Audit:
+    """Audit the model that a place names, or one in memory, on the text of the options or on token `ids` (N,).
+
+    What is counted is committed to `out` now and then, until `write` is called; nothing is, without `out`. A model in
+    memory is counted on its device and in its dtype, and left as it was; `tokenizer` is its own.
 
     Raises:
         UsageError: it is no causal language model, its neurons are not recognised, or options do not fit together.
@@ -83,13 +98,26 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
         DataError: there is no tokenizer, or the text is too short.
         DivergedError: hidden values are not finite.
     """
-    device = runtime.resolve_device(options.device)
-    opened = open_model(place, options.dtype, device, options.tokenizer)
+    options = options or AuditOptions()
+    if isinstance(model, nn.Module):
+        opened = open_module(model, tokenizer)
+        weights = next(parameter for parameter in model.parameters() if parameter.is_floating_point())
+        options = replace(options, dtype=opened.stored_dtype, device=str(weights.device))
+    elif tokenizer is not None:
+        raise UsageError("a tokenizer in memory goes with a model in memory; got a place; name its tokenizer instead")
+    else:
+        opened = open_model(str(model), options.dtype, runtime.resolve_device(options.device), options.tokenizer)
+    with evaluating(opened.model):
+        return _audit(opened, options, None if out is None else Path(out), ids)
+
+
+def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Tensor | None) -> Audit:
+    device = next(opened.model.parameters()).device
     context = options.context or min(opened.context, LONGEST_CONTEXT)
     if context > opened.context:
         raise UsageError(f"context is too large; got {context}; {opened.name} was made for {opened.context}")
     text = read_text(
-        opened, options.texts, options.split, options.text_field, options.tokens, context, options.expendable
+        opened, options.texts, options.split, options.text_field, options.tokens, context, options.expendable, ids
     )
     example = next(text.batches(_TRACED[0]))[:, : _TRACED[1]].to(device)
     _refuse_not_finite(opened, example)
@@ -105,21 +133,26 @@ def audit(place: str, options: AuditOptions, out: Path) -> Audit:
         "batch size": batch_size,
         "dtype": options.dtype,
         "position-0": options.position_0,
+        "slopes": options.slopes,
         "sites": list(places),
     }
     body = opened.body if _holds(opened.body, places) else opened.model
-    tally = count_sites(body, places, text, batch_size, options.position_0, out / PARTIAL, identity)
+    partial = None if out is None else out / PARTIAL
+    tally = count_sites(body, places, text, batch_size, options.position_0, options.slopes, partial, identity)
     spared = None
     if options.expendable:
-        storage.make_directory(out)
-        write_partial(out / PARTIAL, identity, tally)
+        if partial is not None:
+            storage.make_directory(partial.parent)
+            write_partial(partial, identity, tally)
         assert tally.with_position_0 is not None, "the means are those of every position"
-        spared = spare_sites(opened, places, text, tally.with_position_0, out / SEARCHED, identity)
+        searched = None if out is None else out / SEARCHED
+        spared = spare_sites(opened, places, text, tally.with_position_0, searched, identity)
     return _found(opened, text, places, tally, spared, options, identity)
 
 
-def write(found: Audit, out: Path) -> list[Path]:
+def write(found: Audit, out: str | Path) -> list[Path]:
     """Leave what was found in a directory and return the paths of the files; nothing unfinished stays there."""
+    out = Path(out)
     files = {TABLE: storage.write_text(out / TABLE, found.table)}
     storage.write_sealed(out / RECORD, {**found.record, "files": files})
     for name in (PARTIAL, SEARCHED):
@@ -167,7 +200,7 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
     for site in sites:
         if not site.weight.is_floating_point():
             raise UsageError(f"{site.name} has no float weight (it is quantised); give the model before quantisation")
-    experts = [site for site in sites if is_expert(site)]
+    experts = [site for site in sites if site.seldom]
     if experts and options.position_0 != "include":
         raise UsageError(
             f"experts see tokens without their positions; got position-0 {options.position_0}; use include"
@@ -179,15 +212,7 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
         )
     if options.expendable and options.position_0 == "exclude":
         raise UsageError("--expendable replaces neurons at every position; got --position-0 exclude; use both")
-    switch = getattr(opened.model, "set_experts_implementation", None)
-    if experts and switch is not None:
-        switch("eager")  # one product for each expert, where it can be seen
     return {site.name if site.expert is None else f"{site.name}[{site.expert}]": site for site in sites}
-
-
-def is_expert(site: MLPSite) -> bool:
-    """Whether only some tokens are sent to a site."""
-    return site.expert is not None or ".experts." in site.name
 
 
 def _holds(body: nn.Module, places: Mapping[str, MLPSite]) -> bool:
@@ -222,8 +247,8 @@ def _found(
     counted = everywhere if everywhere is not None else later
     assert counted is not None
     layers = _layers(places, counted, certified)
-    if spared:
-        layers = [layer | expendable_record(one) for layer, one in zip(layers, spared.layers, strict=True)]
+    searched = spared.layers if spared else [None] * len(layers)
+    layers = [layer | expendable_record(one) for layer, one in zip(layers, searched, strict=True)]
     without = _layers(places, later, certified) if everywhere is not None and later is not None else None
     # NOTE: not what a site counted: an expert sees some of the tokens, a layer that is shared sees each several times.
     first = 1 if everywhere is None else 0
@@ -279,26 +304,44 @@ def _layer(
     figures = {key: _known(value) for key, value in as_record(judged).items()}
     if not found.tokens:
         return {**place, **figures, "undefined": {"dead_fraction": "no token was sent to this expert"}}
-    never, once, twice = (int((found.fired == times).sum()) for times in (0, 1, 2))
     verdicts = judge(found, certified)
     (contributions,) = contributions_of({name: site}, [found])
-    undefined = {}
-    if certified is None:
-        undefined["certified_dead_fraction"] = "its activation is not exactly 0 for z <= 0, or no norm bounds its input"
-    if not found.z_known:
-        undefined["never_positive_fraction"] = "z could not be told from what the activation reads"
     return {
         **place,
         **figures,
-        "dead_upper_one": silent_rate_upper(found.tokens),
-        "certified_dead_fraction": None if certified is None else verdicts.count("certified") / judged.neurons,
-        "chao1": {"never": never, "once": once, "twice": twice, "truly_dead": truly_silent(never, once, twice)},
-        "verdicts": {verdict: verdicts.count(verdict) for verdict in ("certified", "dead", "rare", "alive")},
-        "dormancy_curve": dormancy_curve(found.sum_abs_h),
-        "firing_rate_histogram": firing_rate_histogram(found),
-        "contribution_curve": contribution_curve(contributions),
-        "undefined": undefined,
+        **certainty(found, {verdict: verdicts.count(verdict) for verdict in VERDICTS}, certified is not None),
+        **slope_shares(found),
+        "trapped_fraction": None,
+        **curves(found, contributions),
+        "undefined": _undefined(site, found, certified),
     }
+
+
+def _undefined(site: MLPSite, found: LayerStatistics, certified: Tensor | None) -> dict[str, str]:
+    """Why figures of a layer are missing, by name."""
+    reasons = {"trapped_fraction": "an audit takes no gradients"}
+    if certified is None:
+        reasons["certified_dead_fraction"] = "its activation is not exactly 0 for z <= 0, or no norm bounds its input"
+    if not found.z_known:
+        reasons["never_positive_fraction"] = NO_Z
+    if found.deep is None:
+        reasons["dead_upper_sequences"] = (
+            "experts see tokens without their sequences"
+            if site.seldom
+            else "position 0 was counted apart, or the layer runs more than once in a forward pass"
+        )
+    if found.deep is None or found.deep.slopes is None:
+        reasons |= dict.fromkeys(SLOPE_FIGURES, _no_slope(site, found))
+    return reasons
+
+
+def _no_slope(site: MLPSite, found: LayerStatistics) -> str:
+    activation = known_activation(site)
+    if not found.z_known:
+        return NO_Z
+    if activation is None:
+        return f"the slope of {site.activation} is not known"
+    return undefined_slope(activation) or "slopes are counted by sequence and with --slopes only"
 
 
 def _known(value: Any) -> Any:

@@ -76,10 +76,12 @@ def read_text(
     tokens: int | None,
     context: int,
     held_out: int = 0,
+    given: Tensor | None = None,
 ) -> AuditText:
     """Read what is to be counted on: about `tokens` ids of the corpora `specs`, one after the other.
 
-    Besides, about `held_out` ids are held out; no more than half of a short text.
+    Besides, about `held_out` ids are held out; no more than half of a short text. Ids (N,) that are `given` take the
+    place of a text.
 
     No `specs` means the run's own text, or the default corpus. `split` None is the whole text, since nothing is trained
     on it; for a run of ours val, as `minigpt neurons` does, or train if more `tokens` are asked for than val has.
@@ -93,17 +95,22 @@ def read_text(
     spare = min(context, LOSS_CONTEXT) - len(start)
     limit = wanted + context + 1 + (held_out + spare if held_out else 0)
     parts = [split] if split else _parts(opened.own_text is None, tokens is None)
-    if any(spec.endswith(RAW_ENDING) for spec in specs):
+    if given is not None:
+        if specs or split or text_field:
+            raise UsageError("ids take the place of a text; got both; leave one of them out")
+        chosen, ids = "all", given.detach().cpu().reshape(-1).numpy().astype(np.int64)[:limit]
+    elif any(spec.endswith(RAW_ENDING) for spec in specs):
         if len(specs) > 1 or split or text_field:
             raise UsageError("raw ids are one file without parts and fields; got more; leave the other options out")
         chosen, ids = "all", _raw_ids(Path(specs[0]), opened.vocab_size)[:limit]
     else:
         chosen, ids = _encoded(opened, specs, parts, text_field, limit)
-    corpus = " + ".join(specs) or (opened.own_text[0] if opened.own_text else DEFAULT_CORPUS)
+    corpus = (
+        "ids" if given is not None else " + ".join(specs) or (opened.own_text[0] if opened.own_text else DEFAULT_CORPUS)
+    )
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < opened.vocab_size:
-        raise DataError(
-            f"{corpus} has id {int(ids.max())}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer"
-        )
+        wrong = int(ids.max() if ids.max() >= opened.vocab_size else ids.min())
+        raise DataError(f"{corpus} has id {wrong}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer")
     ids, held = _hold_out(ids, spare, held_out)
     if len(ids) - 1 < context - len(start):
         raise DataError(

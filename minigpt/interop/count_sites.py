@@ -11,7 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from minigpt.base import formats, storage
 from minigpt.base.errors import CheckpointError, StopRequestedError
 from minigpt.interop.audit_text import AuditText
 from minigpt.neurons.find_mlps import MLPSite, run_model
-from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics, SlopeStatistics
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_probe import SiteProbe
 from minigpt.training.interrupts import stop_on_signals
@@ -36,6 +36,8 @@ COMMIT_SECONDS = 120.0
 PATIENCE = 600.0  # seconds; an audit that takes longer on a CPU is told how to take less
 _PARTS = {"include": ("all",), "exclude": ("rest",), "both": ("first", "rest")}
 _VECTORS = ("fired", "opened", "sum_h", "sum_abs_h", "sum_square_h")
+_DEEP_VECTORS = ("fired_sequences", "first_sequence", "max_z")
+_SLOPE_VECTORS = ("flat", "sum_slope", "sum_square_slope")
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,8 @@ class Tally:
         if "all" in self.parts:
             return self.parts["all"]
         if "first" in self.parts:
-            return merged(self.parts["first"], self.parts["rest"])
+            # NOTE: a sequence in which a neuron fired in both parts would count twice; sequences are those of the rest.
+            return merged(self.parts["first"], [replace(found, deep=None) for found in self.parts["rest"]])
         return None
 
     @property
@@ -70,7 +73,7 @@ class Watch:
     def expect(self, ids: Tensor) -> None:
         """Say which ids (B,T) the next forward pass reads."""
         for part, probe in self._probes.items():
-            probe.mask = _mask(part, ids)
+            probe.expect(ids.shape, _mask(part, ids))
 
     def counted(self) -> dict[str, list[LayerStatistics]]:
         """What was counted so far, by part and place."""
@@ -78,11 +81,11 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(places: Mapping[str, MLPSite], position_0: str) -> Iterator[Watch]:
+def watching(places: Mapping[str, MLPSite], position_0: str, slopes: bool = False) -> Iterator[Watch]:
     """Inside this block the neurons at these places are counted."""
     with contextlib.ExitStack() as stack:
-        parts = _PARTS[position_0]
-        yield Watch({part: stack.enter_context(NeuronProbe.for_modules(places)) for part in parts})
+        probes = {part: NeuronProbe.for_modules(places, part != "first", slopes) for part in _PARTS[position_0]}
+        yield Watch({part: stack.enter_context(probe) for part, probe in probes.items()})
 
 
 def count_sites(
@@ -91,22 +94,23 @@ def count_sites(
     text: AuditText,
     batch_size: int,
     position_0: str,
-    partial: Path,
+    slopes: bool,
+    partial: Path | None,
     identity: dict[str, Any],
 ) -> Tally:
-    """Count on the whole text, going on from `partial` if it is of the same audit.
+    """Count on the whole text, going on from `partial` if it is of the same audit; None keeps nothing.
 
     Raises:
         DivergedError: hidden values are not finite; names the site.
         StopRequestedError: a signal arrived; what was counted is committed.
     """
     device = next(body.parameters()).device
-    before = read_partial(partial, identity)
+    before = read_partial(partial, identity) if partial else None
     total = len(text.windows(batch_size))
     _announce(body, text, batch_size, device, total - (before.batches if before else 0))
     begun = committed = time.monotonic()
     done, so_far = (before.batches if before else 0), before
-    with torch.no_grad(), watching(places, position_0) as watch, stop_on_signals() as flag:
+    with torch.no_grad(), watching(places, position_0, slopes) as watch, stop_on_signals() as flag:
 
         def tally() -> Tally:
             seconds = (before.seconds if before else 0.0) + time.monotonic() - begun
@@ -124,7 +128,7 @@ def count_sites(
             done = number + 1
             if number == 0 or flag.signal_number or time.monotonic() - committed >= COMMIT_SECONDS:
                 so_far, committed = tally(), time.monotonic()
-                if number or flag.signal_number:
+                if partial and (number or flag.signal_number):
                     write_partial(partial, identity, so_far)
             if flag.signal_number:
                 raise StopRequestedError(
@@ -171,12 +175,12 @@ def _announce(body: nn.Module, text: AuditText, batch_size: int, device: torch.d
 def write_partial(path: Path, identity: dict[str, Any], tally: Tally) -> None:
     """Commit what was counted so far: tensors, and in the header of the same file of which audit they are."""
     tensors = {
-        f"{part}/{index}/{vector}": getattr(found, vector)
+        f"{part}/{index}/{name}": vector
         for part, counted in tally.parts.items()
         for index, found in enumerate(counted)
-        for vector in _VECTORS
+        for name, vector in _vectors(found).items()
     }
-    known = {part: [(found.tokens, found.z_known) for found in counted] for part, counted in tally.parts.items()}
+    known = {part: [_numbers(found) for found in counted] for part, counted in tally.parts.items()}
     state = {"identity": identity, "batches": tally.batches, "seconds": tally.seconds, "parts": known}
     storage.write_bytes(path, safetensors.torch.save(tensors, {"state": storage.to_json(state)}))
 
@@ -195,12 +199,7 @@ def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
         changed = sorted(key for key in identity if state["identity"].get(key) != identity[key])
         parts = {
-            part: [
-                LayerStatistics(
-                    tokens, z_known=z_known, **{name: tensors[f"{part}/{index}/{name}"] for name in _VECTORS}
-                )
-                for index, (tokens, z_known) in enumerate(known)
-            ]
+            part: [_restored(numbers, _under(f"{part}/{index}/", tensors)) for index, numbers in enumerate(known)]
             for part, known in state["parts"].items()
         }
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as reason:
@@ -211,3 +210,36 @@ def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
             "repeat its command, or begin again with --overwrite"
         )
     return Tally(state["batches"], state["seconds"], parts)
+
+
+def _vectors(found: LayerStatistics) -> dict[str, Tensor]:
+    """All tensors of the counts of one place, by name."""
+    slopes = found.deep.slopes if found.deep else None
+    parts = ((found, _VECTORS), (found.deep, _DEEP_VECTORS), (slopes, _SLOPE_VECTORS))
+    return {name: getattr(part, name) for part, names in parts if part is not None for name in names}
+
+
+def _numbers(found: LayerStatistics) -> dict[str, Any]:
+    """What of the counts of one place is no tensor."""
+    return {
+        "tokens": found.tokens,
+        "z_known": found.z_known,
+        "sequences": found.deep.sequences if found.deep else None,
+        "slopes": found.deep is not None and found.deep.slopes is not None,
+    }
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _restored(numbers: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> LayerStatistics:
+    """What `_vectors` and `_numbers` hold of one place."""
+    slopes, deep = None, None
+    if numbers["slopes"]:
+        slopes = SlopeStatistics(**{name: tensors[name] for name in _SLOPE_VECTORS})
+    if numbers["sequences"] is not None:
+        vectors = {name: tensors[name] for name in _DEEP_VECTORS}
+        deep = DeepStatistics(sequences=numbers["sequences"], slopes=slopes, **vectors)
+    vectors = {name: tensors[name] for name in _VECTORS}
+    return LayerStatistics(numbers["tokens"], deep=deep, z_known=numbers["z_known"], **vectors)

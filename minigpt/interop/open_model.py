@@ -193,7 +193,7 @@ def _open_theirs(place: str, name: str, kind: str, local_files_only: bool = True
                 place, trust_remote_code=False, torch_dtype=torch.float32, output_loading_info=True, **safe
             )
         _refuse_incomplete(name, report)
-        _refuse_without_floats(name, model)
+        refuse_without_floats(name, model)
         tokenizer = _their_tokenizer(place, safe)
     context = getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 2048
     body = model.base_model
@@ -248,7 +248,7 @@ def _refuse_incomplete(name: str, report: Mapping[str, Any]) -> None:
             )
 
 
-def _refuse_without_floats(name: str, model: nn.Module) -> None:
+def refuse_without_floats(name: str, model: nn.Module) -> None:
     """Raise `UsageError` if a weight matrix is no float: what a neuron writes could not be read."""
     for path, module in model.named_modules():
         weight = getattr(module, "weight", None)

@@ -53,16 +53,16 @@ def spare_sites(
     places: Mapping[str, MLPSite],
     text: AuditText,
     counted: Sequence[LayerStatistics],
-    partial: Path,
+    partial: Path | None,
     identity: dict[str, Any],
 ) -> Spared:
-    """Search every layer and the model, going on from `partial` if it is of the same audit.
+    """Search every layer and the model, going on from `partial` if it is of the same audit; None keeps nothing.
 
     Raises:
         StopRequestedError: a signal arrived; what was found is committed.
         CheckpointError: `partial` is of another audit, or damaged.
     """
-    found = _read_partial(partial, identity)
+    found = _read_partial(partial, identity) if partial else {}
     device = next(opened.model.parameters()).device
     size = max(1, _BATCH_TOKENS // text.held_out.shape[1])
     batches = [(ids.to(device), targets.to(device)) for ids, targets in text.held_out_batches(size)]
@@ -88,7 +88,8 @@ def spare_sites(
                 at = whole if site is None else read_up_to_site(split, site, batches)
                 effort = FULL if site is None else _OF_A_LAYER
                 found[name] = search(functools.partial(without, at), contributions, layer, effort)
-                _write_partial(partial, identity, found)
+                if partial:
+                    _write_partial(partial, identity, found)
     return Spared(text.held_out[:, 1:].size, [found[str(layer)] for layer in range(len(places))], found[_WHOLE])
 
 

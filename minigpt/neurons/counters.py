@@ -60,31 +60,33 @@ class LayerCounter:
 
 
 class DeepCounter:
-    """Accumulates what only a deep probe counts."""
+    """Accumulates what only a deep probe counts; slopes only if the activation is known."""
 
-    def __init__(self, neurons: int, device: torch.device, activation: Activation) -> None:
+    def __init__(self, neurons: int, device: torch.device, activation: Activation | None) -> None:
         self.sequences = 0
         self.fired_sequences = _zero_counts(neurons, device)
         self.first_sequence = torch.full_like(self.fired_sequences, torch.iinfo(torch.int64).max)
         self.max_z = torch.full_like(_zero_sums(neurons, device), -torch.inf)
         self.activation = activation
-        self.has_slope = undefined_slope(activation) is None
-        self.flat_below = flat_below(activation) if self.has_slope else 0.0
+        self.has_slope = activation is not None and undefined_slope(activation) is None
+        self.flat_below = flat_below(activation) if activation is not None and self.has_slope else 0.0
         self.flat = _zero_counts(neurons, device)
         self.sum_slope = _zero_sums(neurons, device)
         self.sum_square_slope = _zero_sums(neurons, device)
 
     @torch.no_grad()
-    def count(self, z: Tensor, firings: Tensor) -> None:
-        """Add one batch: pre-activations z (B,T,F) and on how many tokens of each sequence neurons fired (B,F)."""
+    def count(self, z: Tensor | None, firings: Tensor) -> None:
+        """Add one batch: z (B,T,F), if it is looked at, and on how many tokens of each sequence neurons fired (B,F)."""
         fired = firings > 0
         ordinal = self.sequences + torch.arange(len(fired), device=fired.device)[:, None]  # (B,1)
         first = torch.where(fired, ordinal, torch.iinfo(torch.int64).max).amin(0)  # (F,)
         self.sequences += len(fired)
         self.fired_sequences += fired.sum(0)
         self.first_sequence = torch.minimum(self.first_sequence, first)
+        if z is None:
+            return
         self.max_z = torch.maximum(self.max_z, z.amax(1).amax(0))
-        if self.has_slope:
+        if self.activation is not None and self.has_slope:
             slopes = slope(self.activation, z)  # (B,T,F)
             self.flat += _count_by_sequence(torch.lt, slopes.abs(), self.flat_below).sum(0)
             # NOTE: float32 within a sequence: a slope's spread is compared with a bound far above its rounding.

@@ -16,22 +16,19 @@ from torch import Tensor
 
 from minigpt.base.errors import DivergedError
 from minigpt.model import GPT
-from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.census import NeuronTable, neuron_table
 from minigpt.neurons.certificate import inapplicable
-from minigpt.neurons.curves import contribution_curve, dormancy_curve, firing_rate_histogram, never_versus_tokens
 from minigpt.neurons.expendable import Expendable, LeastActive, expendable, zero_least_active
 from minigpt.neurons.expendable import as_record as expendable_record
 from minigpt.neurons.explorer import Passages, explore, find_passages
 from minigpt.neurons.health import as_record, model_health
 from minigpt.neurons.knockout import Batch, mean_hidden, perplexity, read_up_to, zero
-from minigpt.neurons.layer_statistics import LayerStatistics, SlopeStatistics
+from minigpt.neurons.layer_figures import SLOPE_FIGURES, certainty, curves, slope_shares
+from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.life import trapped_neurons
 from minigpt.neurons.probe import NeuronProbe, plain_blocks
 from minigpt.neurons.slopes import undefined_slope
 
-SATURATED_TOKENS = 0.99
-LINEAR_SD = 0.05
 CHECKED_BATCHES = 8
 NO_TEXT = "there is no text for it besides the one that was counted"
 
@@ -97,11 +94,11 @@ def diagnose(
     layers = [
         {
             **as_record(health[layer]),
-            **_certainty(statistics[layer], table),
-            **_slopes(statistics[layer]),
+            **certainty(statistics[layer], table.verdicts(), table.certificate_bound is not None),
+            **slope_shares(statistics[layer]),
             "trapped_fraction": _share(trapped[layer]),
             **expendable_record(spared[layer]),
-            **_curves(statistics[layer], table),
+            **curves(statistics[layer], table.contribution),
             "undefined": _undefined(model, layer, texts),
         }
         for layer, table in enumerate(tables)
@@ -164,55 +161,6 @@ def _zero_dead(model: GPT, tables: Sequence[NeuronTable], batches: Sequence[Batc
     }
 
 
-def _certainty(counted: LayerStatistics, table: NeuronTable) -> dict[str, Any]:
-    """How sure the dead are: bounds, an estimate of the merely rare, the verdicts, the certified."""
-    assert counted.deep is not None
-    neurons, sequences = counted.fired.numel(), counted.deep.sequences
-    never, once, twice = (int((counted.fired == times).sum()) for times in (0, 1, 2))
-    verdicts = table.verdicts()
-    proven = None if table.certificate_bound is None else verdicts["certified"] / neurons
-    return {
-        "sequences": sequences,
-        "dead_upper_one": silent_rate_upper(counted.tokens),
-        "dead_upper_sequences": silent_rate_upper(sequences, neurons),
-        "certified_dead_fraction": proven,
-        "chao1": {
-            "never": never,
-            "once": once,
-            "twice": twice,
-            "truly_dead": truly_silent(never, once, twice),
-        },
-        "verdicts": verdicts,
-    }
-
-
-def _slopes(counted: LayerStatistics) -> dict[str, float | None]:
-    """Shares of neurons that are flat on nearly all tokens, whose slope barely varies, and that are both."""
-    assert counted.deep is not None
-    slopes = counted.deep.slopes
-    saturated = None if slopes is None else slopes.flat >= SATURATED_TOKENS * counted.tokens
-    linear = None if slopes is None else _slope_sd(slopes, counted.tokens) < LINEAR_SD
-    return {
-        "saturated_fraction": _share(saturated),
-        "linear_fraction": _share(linear),
-        "saturated_and_linear_fraction": _share(None if saturated is None or linear is None else saturated & linear),
-    }
-
-
-def _slope_sd(slopes: SlopeStatistics, tokens: int) -> Tensor:
-    mean = slopes.sum_slope / tokens
-    return (slopes.sum_square_slope / tokens - mean.square()).clamp_min(0).sqrt()
-
-
-def _curves(counted: LayerStatistics, table: NeuronTable) -> dict[str, Any]:
-    return {
-        "dormancy_curve": dormancy_curve(counted.sum_abs_h),
-        "never_versus_tokens": never_versus_tokens(counted),
-        "firing_rate_histogram": firing_rate_histogram(counted),
-        "contribution_curve": contribution_curve(table.contribution),
-    }
-
-
 def _least_active_record(point: LeastActive) -> dict[str, float]:
     return {
         "neurons": point.neurons,
@@ -227,8 +175,7 @@ def _undefined(model: GPT, layer: int, texts: Texts) -> dict[str, str]:
     block = plain_blocks(model)[layer]
     reasons = {}
     if slope_reason := undefined_slope(block.mlp.act):
-        names = ("saturated_fraction", "linear_fraction", "saturated_and_linear_fraction")
-        reasons.update(dict.fromkeys(names, slope_reason))
+        reasons.update(dict.fromkeys(SLOPE_FIGURES, slope_reason))
     if proof_reason := inapplicable(block):
         reasons["certified_dead_fraction"] = proof_reason
     if not texts.losses:

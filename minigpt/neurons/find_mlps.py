@@ -56,6 +56,11 @@ class MLPSite:
     rows_are_outputs: bool
 
     @property
+    def seldom(self) -> bool:
+        """Whether it is an expert, which only some tokens are sent to."""
+        return self.expert is not None or ".experts." in self.name
+
+    @property
     def weight(self) -> Tensor:
         """What the neurons write (C,F): column j is neuron j's."""
         weight: Tensor = getattr(self.down, self.parameter).detach()
@@ -73,7 +78,7 @@ def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
     Raises:
         UsageError: no site was found, a site failed its test, or the blocks of the model disagree; with the reason.
     """
-    _refuse_unfit(model)
+    refuse_unfit(model)
     with evaluating(model):
         trace = _trace(model, example_ids)
         sites = [site for call in trace.calls if (site := _site(model, trace, call)) is not None]
@@ -88,7 +93,8 @@ def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
     return sites
 
 
-def _refuse_unfit(model: nn.Module) -> None:
+def refuse_unfit(model: nn.Module) -> None:
+    """Raise `UsageError` for a model whose hooks would not fire, or that has no values."""
     if any(module._compiled_call_impl is not None for module in model.modules()) or hasattr(model, "_orig_mod"):
         raise UsageError("hooks never fire in a compiled model; got one; pass the module that was compiled")
     if any(parameter.device.type == "meta" for parameter in model.parameters()):

@@ -36,7 +36,7 @@ class DeepStatistics:
     """What a deep probe counts besides. A sequence is one window of the text.
 
     `first_sequence` is the ordinal of the first sequence in which a neuron fired, or `sequences` if it never did;
-    `slopes` is None where the activation has no slope.
+    `slopes` is None where the activation has no slope, or it was not looked at; then `max_z` may be −∞.
 
     Shapes: every tensor (F,), on the CPU; counts int64, `max_z` float64.
     """

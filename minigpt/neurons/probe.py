@@ -41,9 +41,9 @@ class NeuronProbe:
         self._hooks = contextlib.ExitStack()
 
     @staticmethod
-    def for_modules(places: Mapping[str, Place]) -> SiteProbe:
+    def for_modules(places: Mapping[str, Place], deep: bool = False, slopes: bool = False) -> SiteProbe:
         """The same counts at named places of any model: see `SiteProbe`."""
-        return SiteProbe(places)
+        return SiteProbe(places, deep, slopes)
 
     def __enter__(self) -> NeuronProbe:
         self._counters = []

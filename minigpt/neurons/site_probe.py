@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from minigpt.activations import Activation
+from minigpt.activations import Activation, build_activation, list_activations
 from minigpt.base.errors import DivergedError, UsageError
-from minigpt.neurons.counters import CACHED_VALUES, LayerCounter
+from minigpt.neurons.counters import CACHED_VALUES, DeepCounter, LayerCounter
 from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import LayerStatistics
@@ -36,22 +37,44 @@ class SiteProbe:
     `mask` (B,T), set before a forward pass, says which tokens count; it cannot be used with experts, which see a part
     of the tokens in an order of their own.
 
+    With `deep` it also counts sequences, if `expect` comes before each forward pass, and with `slopes` besides how
+    steep a named φ is, which takes about as long as all else. Of experts, and of layers that run more than once in a
+    forward pass, sequences cannot be told; their `deep` is None.
+
     Raises:
         UsageError: a module is compiled, on the meta device or without weights of floating point; a place saw no token
-            (only experts may); or hooks fire in a backward pass, where gradient checkpointing repeats the forward pass.
+            (only some experts may); or hooks fire in a backward pass, where gradient checkpointing repeats the forward
+            pass.
         DivergedError: a hidden value is not finite; the place is named.
     """
 
-    def __init__(self, places: Mapping[str, Place]) -> None:
+    def __init__(self, places: Mapping[str, Place], deep: bool = False, slopes: bool = False) -> None:
         self.mask: Tensor | None = None
+        self.deep, self.slopes = deep, slopes
+        self.sequences = 0
+        self._shape: tuple[int, ...] = (0, 0)
+        self._alike = False
         self._taps = {name: _Tap(name, place, self) for name, place in places.items()}
         self._open = contextlib.ExitStack()
 
+    def expect(self, shape: Sequence[int], mask: Tensor | None = None) -> None:
+        """Say that the next forward pass reads ids of this shape (B,T), and which of them count."""
+        self.mask = mask
+        self._shape = tuple(shape)
+        self.sequences += shape[0]
+        counted = None if mask is None else mask.sum(1)
+        self._alike = counted is None or bool((counted == counted[0]).all())
+
+    def sequences_of(self, tokens: int) -> int:
+        """How many sequences this many values are of, each of as many tokens that count; 0 if that is not known."""
+        return self._shape[0] if self.deep and self._alike and tokens == math.prod(self._shape) else 0
+
     def __enter__(self) -> SiteProbe:
+        self.sequences = 0
         hooks: list[tuple[nn.Module, Hook]] = []
         packed: dict[Slice, Seen] = {}
         for tap in self._taps.values():
-            tap.counter = None
+            tap.counter = tap.deep = None
             if isinstance(tap.place, MLPSite) and tap.place.expert is not None:
                 packed |= tap.products()
             else:
@@ -66,7 +89,22 @@ class SiteProbe:
 
     def statistics(self) -> list[LayerStatistics]:
         """What the neurons of each place did on the tokens seen so far, in the order of the places."""
+        self._refuse_unseen_experts()
         return [tap.statistics() for tap in self._taps.values()]
+
+    def _refuse_unseen_experts(self) -> None:
+        """Raise `UsageError` if no expert of a packed parameter saw a token: one product of them all passed unseen."""
+        seen: dict[tuple[int, str], bool] = {}
+        for tap in self._taps.values():
+            site = tap.place
+            if isinstance(site, MLPSite) and site.expert is not None:
+                key = (id(site.down), site.name)
+                seen[key] = seen.get(key, False) or tap.counter is not None
+        if unseen := [name for (_, name), found in seen.items() if not found]:
+            raise UsageError(
+                f"no expert of {unseen[0]} saw a token; they ran in one fused product, or not at all; run them one by "
+                'one with model.set_experts_implementation("eager")'
+            )
 
 
 class _Tap:
@@ -75,6 +113,7 @@ class _Tap:
     def __init__(self, name: str, place: Place, probe: SiteProbe) -> None:
         self.name, self.place, self._probe = name, place, probe
         self.counter: LayerCounter | None = None
+        self.deep: DeepCounter | None = None
         self._z: Tensor | None = None
         modules = (place.down, place.gate) if isinstance(place, MLPSite) else (place,)
         for module in modules:
@@ -101,14 +140,12 @@ class _Tap:
         return found
 
     def statistics(self) -> LayerStatistics:
-        site = self.place
-        seldom = isinstance(site, MLPSite) and (site.expert is not None or ".experts." in site.name)
         if self.counter is None:
-            if not seldom:
+            if not isinstance(self.place, MLPSite) or not self.place.seldom:
                 raise UsageError(f"{self.name} saw no token; run the plain model inside the probe")
-            assert isinstance(site, MLPSite)
-            return LayerCounter(site.neurons, torch.device("cpu")).statistics()
-        counted = self.counter.statistics()
+            return LayerCounter(self.place.neurons, torch.device("cpu")).statistics()
+        whole = self.deep is not None and self.deep.sequences == self._probe.sequences
+        counted = self.counter.statistics(self.deep.statistics() if self.deep and whole else None)
         if not torch.isfinite(counted.sum_square_h).all():
             raise DivergedError(f"{self.name} has hidden values that are not finite; its figures would mean nothing")
         return counted
@@ -152,10 +189,31 @@ class _Tap:
             return
         if self.counter is None:
             self.counter = LayerCounter(rows.size(-1), rows.device)
-        step = max(1, CACHED_VALUES // rows.size(-1)) if rows.device.type == "cpu" else len(rows)
-        for begin in range(0, len(rows), step):
-            part = slice(begin, begin + step)
-            self.counter.count(None if z is None else z[None, part], rows[None, part])  # (1,n,F)
+            self.deep = self._deep_counter(rows)
+        sequences = self._probe.sequences_of(h.numel() // h.size(-1)) if self.deep else 0
+        shape = (sequences or 1, -1, rows.size(-1))
+        self._add(None if z is None else z.reshape(shape), rows.reshape(shape), by_sequence=sequences > 0)
+
+    def _deep_counter(self, rows: Tensor) -> DeepCounter | None:
+        if not self._probe.deep or (isinstance(self.place, MLPSite) and self.place.seldom):
+            return None
+        activation = known_activation(self.place) if self._probe.slopes else None
+        return DeepCounter(rows.size(-1), rows.device, activation and activation.to(rows.device))
+
+    def _add(self, z: Tensor | None, h: Tensor, by_sequence: bool) -> None:
+        """Count z and h (B,T,F), on a CPU so few values at once that their copies stay in the cache."""
+        assert self.counter is not None
+        small = h.device.type == "cpu"
+        rows = max(1, CACHED_VALUES // h[0].numel()) if small else len(h)
+        step = max(1, CACHED_VALUES // h.size(-1)) if small else h.size(1)
+        for first in range(0, len(h), rows):
+            of_h, of_z = h[first : first + rows], None if z is None else z[first : first + rows]
+            firings = torch.zeros(of_h.size(0), of_h.size(2), dtype=torch.int64, device=h.device)
+            for begin in range(0, h.size(1), step):
+                part = slice(begin, begin + step)
+                firings += self.counter.count(None if of_z is None else of_z[:, part], of_h[:, part])
+            if self.deep and by_sequence:
+                self.deep.count(of_z if self._probe.slopes else None, firings)
 
 
 class _Products(TorchFunctionMode):
@@ -174,6 +232,16 @@ class _Products(TorchFunctionMode):
                 if isinstance(weight, Tensor) and (callback := self._seen.get(_place_of(weight))) is not None:
                     callback(read, result)
         return result
+
+
+def known_activation(place: Place) -> Activation | None:
+    """The φ of a place, of our registry, if it is one and z is known."""
+    if isinstance(place, Activation):
+        return place
+    if not isinstance(place, MLPSite) or place.gate is None:
+        return None
+    named = any(entry.name == place.activation for entry in list_activations())
+    return build_activation(place.activation) if named else None
 
 
 def _place_of(weight: Tensor) -> Slice:

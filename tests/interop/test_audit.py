@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ SHARED = (
     "dead_fraction", "dead_upper", "never_positive_fraction", "density", "rare_fraction", "always_fraction", "chao1",
     "verdicts", "firing_rate_histogram", "certified_dead_fraction", "tokens", "neurons", "activation",
 )  # fmt: skip
+BY_SEQUENCE = ("sequences", "dead_upper_sequences", "never_versus_tokens")
+SLOPES = ("saturated_fraction", "linear_fraction", "saturated_and_linear_fraction")
 
 
 @pytest.fixture
@@ -50,13 +53,15 @@ def test_an_exported_run_counts_as_the_run(minigpt: Command, tiny_run: Path) -> 
     assert minigpt("neurons run --threads 1") == 0
     run = open_run(tiny_run, device="cpu")
     export_hf(run.model, run.tokenizer, Path("exported"))
-    options = AuditOptions(texts=("text.txt",), split="val", context=16, device="cpu")
+    options = AuditOptions(texts=("text.txt",), split="val", context=16, device="cpu", slopes=True)
     ours = json.loads((tiny_run / "neurons.json").read_text())["layers"]
     for place in ("exported", "run"):
         theirs = audit(place, options, Path("out")).record["layers"]
         assert len(theirs) == len(ours)
         for mine, other in zip(ours, theirs, strict=True):
-            assert {key: other[key] for key in SHARED} == {key: mine[key] for key in SHARED}
+            shared = (*SHARED, *BY_SEQUENCE, *SLOPES)
+            assert {key: other[key] for key in shared} == {key: mine[key] for key in shared}
+            assert mine.keys() - other.keys() == set()
 
 
 def test_the_whole_text_of_a_foreign_model_is_counted(tiny_run: Path) -> None:
@@ -110,6 +115,21 @@ def test_position_0(ids: np.ndarray) -> None:
     assert "Without the first token of each window" in found["both"]["answer"]
 
 
+def test_what_was_not_counted_has_a_reason(ids: np.ndarray) -> None:
+    """None without a reason could be an oversight: sequences of experts, slopes that nobody asked for or none has."""
+    for model_type, key, why in (
+        ("opt", "linear_fraction", "with --slopes only"),
+        ("bitnet", "linear_fraction", "z could not be told|slope of .* is not known"),
+        ("qwen3_moe", "dead_upper_sequences", "experts see tokens without their sequences"),
+    ):
+        layers = audit(saved(model_type), RAW, Path("out")).record["layers"]
+        seen = [layer for layer in layers if layer["tokens"]]
+        assert all(layer[key] is None and re.search(why, layer["undefined"][key]) for layer in seen)
+    both = audit("opt", AuditOptions(**{**vars(RAW), "position_0": "both"}), Path("out")).record
+    assert "position 0 was counted apart" in both["layers"][0]["undefined"]["dead_upper_sequences"]
+    assert both["without_position_0"][0]["sequences"] == 25
+
+
 def test_positions_of_experts_are_not_known(ids: np.ndarray) -> None:
     """A mask of tokens cannot be applied where tokens come in another order."""
     with pytest.raises(UsageError, match="experts see tokens without their positions"):
@@ -124,7 +144,8 @@ def test_a_killed_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
     """What was committed is not counted again, and the result is that of an audit that was never interrupted."""
     place, out = saved("opt"), Path("out")
     out.mkdir()
-    whole = audit(place, RAW, out)
+    options = AuditOptions(**{**vars(RAW), "slopes": True})
+    whole = audit(place, options, out)
     monkeypatch.setattr(count_sites, "COMMIT_SECONDS", 0.0)
     original, runs = count_sites.run_model, 0
 
@@ -137,14 +158,14 @@ def test_a_killed_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(count_sites, "run_model", run)
     with pytest.raises(Killed):
-        audit(place, RAW, out)
+        audit(place, options, out)
     assert (out / count_sites.PARTIAL).exists()
-    again = audit(place, RAW, out)
-    for key in SHARED:  # sums of floats may differ in their last digit, counts never do
+    again = audit(place, options, out)
+    for key in (*SHARED, *BY_SEQUENCE, *SLOPES):  # sums of floats may differ in their last digit, counts never do
         assert [layer[key] for layer in again.record["layers"]] == [layer[key] for layer in whole.record["layers"]]
     assert runs == 6 + 2 + (7 - 3)  # the time is measured by two runs; three of seven batches were committed
     with pytest.raises(CheckpointError, match="unfinished audit with another position-0"):
-        audit(place, AuditOptions(**{**vars(RAW), "position_0": "both"}), out)
+        audit(place, AuditOptions(**{**vars(options), "position_0": "both"}), out)
     write(again, out)
     assert sorted(path.name for path in out.iterdir()) == ["audit.csv", "audit.json"]
 
@@ -247,10 +268,10 @@ def test_the_reasons_of_transformers_in_one_line() -> None:
 def test_weights_that_are_no_floats_are_refused() -> None:
     """What a neuron writes cannot be read from packed integers."""
     model = torch.nn.Sequential(torch.nn.Embedding(3, 4), torch.nn.Linear(4, 4))
-    open_model._refuse_without_floats("model", model)
+    open_model.refuse_without_floats("model", model)
     model[1].weight = torch.nn.Parameter(torch.zeros(4, 4, dtype=torch.int8), requires_grad=False)
     with pytest.raises(UsageError, match="1 is a Linear without float weights"):
-        open_model._refuse_without_floats("model", model)
+        open_model.refuse_without_floats("model", model)
 
 
 def test_windows_begin_as_the_tokenizer_has_it(workplace: Path) -> None:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from minigpt.base.errors import DivergedError, UsageError
-from minigpt.neurons.find_mlps import MLPSite, find_mlps
+from minigpt.neurons import site_probe
+from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps
 from minigpt.neurons.health import model_health
-from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_health import site_certificate, sites_health
 
@@ -75,13 +76,13 @@ def test_counts_are_those_of_a_loop_written_apart(model_type: str) -> None:
             plant(site)
     ids = some_ids(3, 11)
     places = {f"{number}": site for number, site in enumerate(sites)}
-    with torch.no_grad(), NeuronProbe.for_modules(places) as probe:
+    with evaluating(model), NeuronProbe.for_modules(places) as probe:
         model(ids)
         model(ids[:1, :4])
     counted = probe.statistics()
     for site, found in zip(sites, counted, strict=True):
         watch = Watch(site)
-        with torch.no_grad(), watch:
+        with evaluating(model), watch:
             model(ids)
             model(ids[:1, :4])
         tokens, fired, sums = brute(watch.rows)
@@ -91,6 +92,7 @@ def test_counts_are_those_of_a_loop_written_apart(model_type: str) -> None:
             assert found.sum_h.tolist() == pytest.approx(sums, rel=1e-9, abs=1e-9)
             if site.activation in ("relu", "relu2", "gelu", "gelu_tanh", "swiglu", "geglu_tanh"):
                 assert fired[DEAD] == 0
+    assert sum(found.tokens for found in counted) >= 3 * 11 + 4
     if all(site.expert is None for site in sites):
         calls = {found.tokens for found in counted}
         assert calls == {3 * 11 + 4}
@@ -181,6 +183,73 @@ def test_a_shared_layer_counts_each_call() -> None:
     assert probe.statistics()[0].tokens == 60
 
 
+@pytest.mark.parametrize("activation", ["relu", "gelu", "swiglu"])
+@pytest.mark.parametrize("cached", [1 << 18, 300])
+def test_sequences_and_slopes_are_those_of_the_deep_probe(
+    activation: str, cached: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same model by its sites: first firings, largest z, flat tokens; however it is cut to fit the cache."""
+    monkeypatch.setattr(site_probe, "CACHED_VALUES", cached)
+    model = lively_model(small_config(activation=activation, n_layer=2))
+    sites = {site.name: site for site in find_mlps(model, random_ids(model.config))}
+    batches = [random_ids(model.config, batch=size) for size in (5, 2)]
+    with (
+        torch.no_grad(),
+        NeuronProbe(model, deep=True) as ours,
+        NeuronProbe.for_modules(sites, deep=True, slopes=True) as theirs,
+    ):
+        for ids in batches:
+            theirs.expect(ids.shape)
+            model(ids)
+    for one, two in zip(ours.statistics(), theirs.statistics(), strict=True):
+        mine, found = one.deep, two.deep
+        assert mine is not None
+        assert found is not None
+        assert found.sequences == mine.sequences == 7
+        for name in ("fired_sequences", "first_sequence", "max_z"):
+            assert torch.equal(getattr(found, name), getattr(mine, name)), name
+        assert mine.slopes is not None
+        assert found.slopes is not None
+        assert torch.equal(found.slopes.flat, mine.slopes.flat)
+        torch.testing.assert_close(found.slopes.sum_square_slope, mine.slopes.sum_square_slope)
+
+
+def deep_of(model: nn.Module, ids: Tensor, mask: Tensor | None = None) -> list[DeepStatistics | None]:
+    places = {f"{number}": site for number, site in enumerate(find_mlps(model, ids))}
+    with evaluating(model), NeuronProbe.for_modules(places, deep=True, slopes=True) as probe:
+        probe.expect(ids.shape, mask)
+        model(ids)
+    return [found.deep for found in probe.statistics() if found.tokens]
+
+
+def test_sequences_of_two_dimensions_and_of_a_part_of_the_positions() -> None:
+    """OPT's h is (B·T,F): the ids say where a sequence ends; the first position left out leaves whole sequences."""
+    ids = some_ids(3, 11)
+    model: Any = tiny("opt")
+    later = torch.ones(3, 11).index_fill(1, torch.tensor([0]), 0)
+    read: list[Tensor] = []
+    model.model.decoder.layers[0].fc2.register_forward_pre_hook(
+        lambda _, inputs: read.append(inputs[0].reshape(3, 11, -1))
+    )
+    for mask, first in ((None, 0), (later, 1)):
+        found = deep_of(model, ids, mask)[0]
+        assert found is not None
+        assert found.sequences == 3
+        assert found.fired_sequences.tolist() == (read[-1][:, first:] != 0).any(1).sum(0).tolist()
+
+
+def test_sequences_that_cannot_be_told_are_not_made_up() -> None:
+    """Experts get tokens of any sequence, a shared layer gets each of them again, padding leaves them uneven."""
+    ids = some_ids(4, 8)
+    assert set(deep_of(tiny("qwen3_moe"), ids)) == {None}
+    assert set(deep_of(tiny("opt"), ids, torch.arange(8) < torch.tensor([[8], [3], [5], [8]]))) == {None}
+    layer = simple()
+    with torch.no_grad(), NeuronProbe.for_modules({"shared": layer[1]}, deep=True) as probe:
+        probe.expect((3, 5))
+        layer(layer(torch.randn(3, 5, 8)))
+    assert probe.statistics()[0].deep is None
+
+
 def test_what_cannot_be_counted_is_refused() -> None:
     """Compiled, empty, quantised, unused, not finite, or twice by checkpointing: each with its reason."""
     from torch.utils.checkpoint import checkpoint
@@ -196,6 +265,16 @@ def test_what_cannot_be_counted_is_refused() -> None:
         statistics_of(net, net[1], torch.full((2, 3, 8), math.nan))
     with pytest.raises(UsageError, match="gradient checkpointing"), NeuronProbe.for_modules({"mlp": net[1]}):
         checkpoint(net, torch.randn(2, 3, 8, requires_grad=True), use_reentrant=False).sum().backward()
+
+
+def test_experts_in_one_fused_product_are_not_taken_for_unused() -> None:
+    """By default transformers runs packed experts at once, which no hook sees: all of them would look dead."""
+    model: Any = tiny("qwen3_moe")
+    places = {f"{number}": site for number, site in enumerate(find_mlps(model, some_ids()))}
+    with torch.no_grad(), NeuronProbe.for_modules(places) as probe:
+        model(some_ids())
+    with pytest.raises(UsageError, match=r'one by one with model.set_experts_implementation\("eager"\)'):
+        probe.statistics()
 
 
 def test_hooks_are_gone_afterwards() -> None:

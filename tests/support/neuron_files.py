@@ -88,7 +88,10 @@ def layer_record(layer: int, neurons: int, chance: random.Random) -> dict[str, A
         "saturated_and_linear_fraction": None, "trapped_fraction": never / neurons,
         "certified_dead_fraction": certified / neurons, "expendable_fraction": 0.31 + 0.05 * layer,
         "expendable_interval": {"low": 0.28 + 0.05 * layer, "high": 0.35 + 0.05 * layer},
-        "expendable_random": {"mean": 0.04, "low": 0.02, "high": 0.06}, "effective_width": 0.61 * neurons,
+        "expendable_random": {
+            "mean": 0.04, "low": 0.02, "high": 0.06, "perplexity_rise": {"mean": 0.11, "low": 0.09, "high": 0.13},
+        },
+        "effective_width": 0.61 * neurons,
         "dormancy_curve": [{"tau": share / 4, "fraction": never / neurons + share**2} for share in shares],
         "never_versus_tokens": [{"tokens": 2**power, "never": never + neurons // 2**power} for power in range(18)],
         "chao1": {"never": never, "once": 2, "twice": 1, "truly_dead": max(0, never - 0.5)},
@@ -110,7 +113,9 @@ def model_record(layers: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "dead_fraction": never / neurons, "expendable_fraction": 0.28,
         "expendable_interval": {"low": 0.25, "high": 0.31},
-        "expendable_random": {"mean": 0.03, "low": 0.02, "high": 0.04},
+        "expendable_random": {
+            "mean": 0.03, "low": 0.02, "high": 0.04, "perplexity_rise": {"mean": 0.12, "low": 0.1, "high": 0.14},
+        },
         "dead_zeroed": {
             "neurons": never, "largest_logit_change": 0.0, "perplexity_before": 4.6712, "perplexity_after": 4.6712,
         },
