@@ -74,6 +74,7 @@ _EVENTS: dict[str, Schema] = {
     "neurons_died": _CHANGE,
     "neurons_revived": _CHANGE,
     "neurons_recycled": {"counts": COUNTS},
+    "neurons_killed": {"counts": COUNTS},
     "test_opened": _EVALUATION,
     "cohort": {"size": COUNT, "members": TEXTS},
 }

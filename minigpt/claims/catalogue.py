@@ -4,6 +4,7 @@ The article: "ReLU Function: AI (Brace For These Hidden GPT Dangers)".
 
 Sections of the article: I opening table, W "What is the ReLU Function", D "Hidden Dangers", A "Exploring Activation
 Functions", N "Non-Linear Functions", G "Gradient Descent", B "Backpropagation", M "Misconceptions"; a number is a row.
+C44 to C46 are derived: from the article's words, and from how Adam works. They join the exploratory family.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ from minigpt.claims.claim import Claim
 from minigpt.claims.rows import (
     activations,
     cost_function,
+    dead_width,
     death,
     gradients,
     language,
     minima,
+    moments_and_decay,
     overfitting,
     planted_bias,
     practice,
@@ -40,6 +43,8 @@ CLAIMS: dict[str, Claim] = {
             *planted_bias.CLAIMS,
             *readability.CLAIMS,
             *unmeasured.CLAIMS,
+            *dead_width.CLAIMS,
+            *moments_and_decay.CLAIMS,
         ),
         key=lambda claim: claim.number,
     )

@@ -94,7 +94,8 @@ class Claim:
     statement: the claim as this project can judge it, one sentence that may turn out true or false.
     meaning: what is measured, and when the statement would be true, in plain words.
     rule: whether all conditions must hold, or any one is enough.
-    forecast, expected: written before the first run; None where no verdict was forecast.
+    forecast, expected: written before the first run; None where no verdict was forecast, or where the statement was
+        turned round once results were known.
     finding: what was found, in numbers, with the names of `numbers` in braces; empty for a sentence made by rule.
     numbers: name -> (unit, value for each seed), averaged over the judged seeds.
     measurements: what is measured on trained cells: arm -> names in `measuring.py`.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,11 @@ from minigpt.experiments.arms import Arm, Times
 # The best rate of each activation as a multiple of the base's, which is ReLU's: chosen from ×1/2, 1, 2, 4 on a seed and
 # separate windows. SwiGLU and SiLU did best there at ×2 and ×4 but got stuck on some judged seeds: one lower.
 RATES: Mapping[str, float] = {"gelu": 2.0, "silu": 2.0, "elu": 4.0, "sigmoid": 0.5}
+
+
+# An arm that is known to learn less: what a positive control must find.
+SLOW_RATE: Mapping[str, Any] = {"lr": Times(1 / 16)}
+TOO_SLOW = "a sixteenth of the rate"
 
 
 def activation(spec: str, **settings: object) -> Arm:

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.activations import canonical_widths
+from minigpt.activations import canonical_widths, parse_activation, resolve_spec
 from minigpt.base import randomness
 from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.probe import LayerStatistics
+from minigpt.parts.architecture import Architecture
 from minigpt.parts.initialisation import incoming_std
 
 KINDS = ("none", "dead", "dormant", "random")
@@ -154,6 +155,44 @@ def _forget(memories: Memories, parameter: Tensor, place: Any) -> None:
     for value in memories.get(parameter, {}).values():
         if value.shape == parameter.shape:
             value[place] = 0
+
+
+# Killing
+
+
+def check_killing(shape: Architecture) -> None:
+    """Raise `UsageError` unless neurons of this architecture can be dead for ever."""
+    entries = [resolve_spec(spec)[0] for spec in parse_activation(shape.activation, shape.n_layer)]
+    immortal = [entry.name for entry in entries if not entry.exact_zeros or entry.surrogate_gradient]
+    if immortal:
+        raise UsageError(f"neurons of {immortal[0]} cannot be killed; they need exact zeros below 0; use relu")
+    if not shape.bias:
+        raise UsageError("neurons are killed by their biases and bias is off; switch it on, or leave out --init-killed")
+
+
+def choose_share(share: float, widths: Sequence[int], seed: int) -> list[Tensor]:
+    """Return a random mask (F,) for each layer that chooses this share of it; a larger share includes a smaller one."""
+    masks = []
+    for layer, neurons in enumerate(widths):
+        order = torch.randperm(neurons, generator=randomness.generator(seed, f"kill/choose/{layer}"))
+        masks.append(torch.zeros(neurons, dtype=torch.bool))
+        masks[-1][order[: round(share * neurons)]] = True
+    return masks
+
+
+@torch.no_grad()
+def kill(model: GPT, memories: Memories, chosen: Sequence[Tensor]) -> None:
+    """Make the chosen neurons, a mask (F,) a layer, dead for ever: z = -1 whatever comes in, and no gradient.
+
+    NOTE: their moments must go too, or the next updates would move them. Decoupled decay brings a bias nearer to 0, but
+    never past it; `config.check` refuses the other kind.
+    """
+    for block, mask in zip(model.blocks, chosen, strict=True):
+        w_in = block.mlp.w_in
+        rows = mask.to(model.device).repeat(block.mlp.act.branches)  # (branches·F,)
+        for parameter, value in ((w_in.weight, 0.0), (w_in.bias, -1.0)):
+            parameter[rows] = value
+            _forget(memories, parameter, rows)
 
 
 # Pruning

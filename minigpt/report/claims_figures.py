@@ -132,8 +132,9 @@ _STATEMENT_WIDTH = 88
 
 
 def all_claims(entries: Sequence[Record]) -> Markup | None:
-    """A row for each judged claim: how far its effect is from its margin; None if none was judged."""
-    placed = [(entry, words.deciding(entry)) for entry in entries if entry["status"] == "judged"]
+    """A row for each claim with a verdict: how far its effect is from its margin; None if there is none."""
+    decided = [entry for entry in entries if entry["status"] == "judged" and entry["verdict"] in _VERDICT_STYLES]
+    placed = [(entry, words.deciding(entry)) for entry in decided]
     rows = sorted(((_distance(found), entry) for entry, found in placed if found), key=lambda row: -row[0])
     if not rows:
         return None

@@ -16,6 +16,7 @@ from minigpt.parts.architecture import ATTENTIONS, MEAN, Architecture, check_arc
 from minigpt.training.presets import PRESETS
 
 OPTIMIZERS = ("adamw", "adam", "sgd", "momentum", "nesterov", "lion", "muon")
+_DECAY_IN_GRADIENT = ("adam", "sgd", "momentum", "nesterov")
 SCHEDULES = ("cosine", "constant", "linear", "wsd")
 COSTS = ("cross-entropy", "squared-error", "binary")
 MOST_THREADS = 4097
@@ -63,6 +64,7 @@ class RunConfig(Architecture, TextConfig):
     )
     init_moments: bool = flag(False, "start", "take over that run's optimizer state too")
     init_surgery: str = flag("none", "start", "which of its neurons get new weights first; as --recycle")
+    init_killed: float = flag(0.0, "start", "share of each layer's neurons that are dead for ever", at_least=0, below=1)
 
     steps: int = flag(1000, "training", "optimizer updates", at_least=0)
     batch_size: int = flag(32, "training", "windows in one forward pass", at_least=1, below=1 << 20)
@@ -127,6 +129,9 @@ def check(config: RunConfig) -> None:
     if config.init_from is None and (config.init_moments or config.init_surgery != "none"):
         wanted = "init-moments" if config.init_moments else f"init-surgery {config.init_surgery}"
         raise UsageError(f"{wanted} needs a run to start from; got none; add --init-from RUN")
+    if config.init_killed and config.decay_all and config.weight_decay and config.optimizer in _DECAY_IN_GRADIENT:
+        got = f"init-killed {config.init_killed:g} and decay-all with {config.optimizer}"
+        raise UsageError(f"such decay would carry the biases of killed neurons past 0; got {got}; use adamw")
     if (config.recycle == "none") is not (config.recycle_every == 0):
         got = f"recycle {config.recycle} and recycle-every {config.recycle_every}"
         raise UsageError(f"recycling needs both what and how often; got {got}; give both or neither")

@@ -29,7 +29,7 @@ from minigpt.training.inheritance import Parent, inherit, load_parent
 from minigpt.training.interrupts import StopFlag, StoppedWhileCompiling, stop_on_signals
 from minigpt.training.milestones import commit, evaluate_on_the_way, log_step, write_summary
 from minigpt.training.ranks import ALONE, Ranks
-from minigpt.training.recycling import recycle_neurons
+from minigpt.training.recycling import kill_neurons, recycle_neurons
 from minigpt.training.run import Progress, Run, assemble, describe, model_config, restore, write_description
 from minigpt.training.step import StepResult, take_step
 from minigpt.training.tensorboard import Board, check_installed
@@ -143,6 +143,8 @@ def begin(
     run = assemble(start.config, start.directory, start.store, start.model, ranks, environment or {})
     progress = restore(run) if start.resume else None
     events = inherit(run, start.parent, stop.check) if start.parent and progress is None else []
+    if run.config.init_killed and progress is None:
+        events.append(kill_neurons(run))
     ranks.wait()
     if ranks.leads:
         _begin_directory(run, progress, start.overwrite, events)

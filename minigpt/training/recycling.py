@@ -1,4 +1,4 @@
-"""Recycling while training (`--recycle-every`) or before it (`--init-surgery`): some neurons get new weights.
+"""Recycling while training (`--recycle-every`) or before it (`--init-surgery`): some neurons get new weights. Killing.
 
 Which ones is judged on training text alone, so that nothing of the validation part reaches the weights, and on windows
 drawn for this step: a pure function of weights, configuration and step. `neurons/surgery.py` says how.
@@ -14,7 +14,7 @@ from torch import Tensor
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.neurons.life import Event
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe
-from minigpt.neurons.surgery import choose, parse_choice, recycle
+from minigpt.neurons.surgery import choose, choose_share, kill, parse_choice, recycle
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.evaluation import batch_size, merge_over
 from minigpt.training.run import Run
@@ -47,6 +47,13 @@ def recycling_event(spec: str, step: int, chosen: list[Tensor]) -> Event:
         "counts": [int(mask.sum()) for mask in chosen],
         "neurons": [mask.nonzero().flatten().tolist() for mask in chosen],
     }
+
+
+def kill_neurons(run: Run) -> Event:
+    """Make the share of each layer's neurons that the configuration names dead for ever; returns the record of it."""
+    chosen = choose_share(run.config.init_killed, [block.mlp.d_ff for block in run.model.blocks], run.config.seed)
+    kill(run.model, run.optimizer.memories, chosen)
+    return {"kind": "event", "event": "neurons_killed", "step": 0, "counts": [int(mask.sum()) for mask in chosen]}
 
 
 @torch.no_grad()

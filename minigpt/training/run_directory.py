@@ -37,7 +37,7 @@ from minigpt.training.config import COMPILES, FREE_ON_RESUME, RunConfig, check
 RUNS = Path("runs")
 # What `resolve` chooses again, and what another length or start decides.
 _NOT_PASSED_ON = frozenset(
-    {"steps", "min_lr", "warmup_steps", "init_from", "init_moments", "init_surgery"}
+    {"steps", "min_lr", "warmup_steps", "init_from", "init_moments", "init_surgery", "init_killed"}
     | {"device", "dtype", "attention", "compile", "threads", "data_dir", "allow_data_change"}
 )
 CONFIG = "config.json"

@@ -26,7 +26,7 @@ from minigpt.activations import canonical_activation, canonical_widths
 from minigpt.base.errors import OutOfMemoryError, UsageError, is_out_of_memory
 from minigpt.base.usable_cores import usable_cores
 from minigpt.base.version import VERSION
-from minigpt.neurons.surgery import parse_choice
+from minigpt.neurons.surgery import check_killing, parse_choice
 from minigpt.training import compilers
 from minigpt.training.config import RunConfig, check
 from minigpt.training.ranks import ALONE, Ranks
@@ -57,6 +57,8 @@ def resolve(config: RunConfig) -> RunConfig:
     check(config)
     for spec in (config.recycle, config.init_surgery):
         parse_choice(spec)
+    if config.init_killed:
+        check_killing(config)
     device = resolve_device(config.device)
     if config.compile in ("on", "graphs") and _obstacle_to_compiling(config, device):
         raise UsageError(f"cannot compile; {_obstacle_to_compiling(config, device)}")

@@ -297,6 +297,14 @@ def test_figures_stand_alone(files: dict[str, str]) -> None:
         assert {element.tag.rpartition("}")[2].lower() for element in root.iter()} <= TAGS
 
 
+def test_the_picture_of_all_claims_leaves_out_the_void() -> None:
+    """Such a claim has effects but no verdict: it has no place on an axis of verdicts."""
+    voids = [entry for entry in ENTRIES.values() if entry["verdict"] == "VOID"]
+    assert voids
+    assert claims_figures.all_claims(voids) is None
+    assert claims_figures.all_claims(list(ENTRIES.values())) is not None
+
+
 def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:
     """Zero among the doses is drawn, and a value that no seed has is marked and not connected."""
     entry = json.loads(json.dumps(ENTRIES["C1"]))

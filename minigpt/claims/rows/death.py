@@ -14,6 +14,7 @@ DEFAULT = "default recipe"
 DOSES = {"rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5}
 HIGHEST = "rate x7.5"
 LEAST_DEAD = 0.005
+PLANTED, PLANTED_SHARE = "a fiftieth killed at birth", 0.02
 OTHERS = ("gelu", "silu", "swiglu")
 NEVER_DYING = "leaky_relu"
 LEAST_MORE_CLOSED = 0.02
@@ -99,8 +100,12 @@ C1 = Claim(
     tag="measurable",
     forecast="0 to 20 % dead with the default recipe, 20 to 70 % when provoked",
     expected="SUPPORTED",
-    arms={DEFAULT: Arm(), **{name: dose(factor) for name, factor in DOSES.items()}},
-    measurements={**dict.fromkeys(DOSES, ("deaths",)), DEFAULT: ("deaths", "ngrams")},
+    arms={
+        DEFAULT: Arm(),
+        **{name: dose(factor) for name, factor in DOSES.items()},
+        PLANTED: Arm({"init_killed": PLANTED_SHARE}),
+    },
+    measurements={**dict.fromkeys((*DOSES, PLANTED), ("deaths",)), DEFAULT: ("deaths", "ngrams")},
     conditions=(
         Condition(
             "dead with the default recipe, beyond 0.5 %",
@@ -110,7 +115,15 @@ C1 = Claim(
         ),
         Condition("rise for each tenfold rate", "share", 0.0, _rise),
     ),
-    gates=(trained(DEFAULT),),
+    gates=(
+        trained(DEFAULT),
+        control(
+            f"{PLANTED}: dead, more than with the default recipe",
+            "share",
+            LEAST_DEAD,
+            lambda evidence, seed: _dead(evidence, PLANTED, seed) - _dead(evidence, DEFAULT, seed),
+        ),
+    ),
     finding=(
         "{unprovoked} of ReLU neurons died with the default recipe, {provoked} at 7.5 times its rate held constant; "
         "loss {before} and {after} nats."
@@ -162,7 +175,7 @@ C2 = Claim(
     ),
     tag="measurable",
     forecast="ReLU has more neurons that never open, not clearly more that can be spared",
-    expected="SUPPORTED",
+    expected=None,
     arms={"relu": Arm(), **{spec: activation(spec) for spec in (*OTHERS, NEVER_DYING)}},
     measurements={
         "relu": ("expendability", "planted", "ngrams"),

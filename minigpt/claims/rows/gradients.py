@@ -278,7 +278,7 @@ C15 = Claim(
     ),
     tag="measurable",
     forecast="identity worse, yet nonlinear: false of activations alone, true by algebra if all nonlinearities go",
-    expected="SUPPORTED",
+    expected=None,
     arms={
         "relu": Arm(),
         "identity": activation("identity"),

@@ -8,9 +8,20 @@ from collections.abc import Callable
 import numpy as np
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import activation, chosen, figure, health, loss, loss_of, measured, worse
+from minigpt.claims.effects import (
+    SLOW_RATE,
+    TOO_SLOW,
+    activation,
+    chosen,
+    figure,
+    health,
+    loss,
+    loss_of,
+    measured,
+    worse,
+)
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.gates import ORDERS, trained
+from minigpt.claims.gates import ORDERS, control, loses, trained
 from minigpt.experiments.arms import Arm, Times
 
 Column = Callable[[Evidence, str, int], float]
@@ -21,7 +32,9 @@ ATTACK_WORKS = 0.05  # nats, beyond random substitutions
 
 DOMAINS = {"prose": "stdlib", "code": "stdlib-code", "toy language": "grammar:1"}
 # The last amount is about what the default text has; it only places a point in a picture.
+TINY_TEXT, TINY_TOKENS = "2,000 tokens", 2_000
 AMOUNTS = {"20,000 tokens": 20_000, "100,000 tokens": 100_000, "all tokens": 1_480_000}
+BLURRED = "blurred prose"
 NOISES = {"no noise": 0.0, "noise 5 %": 0.05, "noise 20 %": 0.2, "noise 40 %": 0.4}
 
 
@@ -61,9 +74,22 @@ C29 = Claim(
     tag="measurable",
     forecast="far more than 0.01 nats for every pair of kinds",
     expected="SUPPORTED",
-    arms={name: bytes_of(corpus, 0.5) for name, corpus in DOMAINS.items()},
-    measurements=dict.fromkeys(DOMAINS, ("domain_losses", "ngrams")),
-    gates=tuple(trained(name) for name in DOMAINS),
+    arms={
+        **{name: bytes_of(corpus, 0.5) for name, corpus in DOMAINS.items()},
+        BLURRED: bytes_of("stdlib", 0.5, token_noise=0.8),
+    },
+    measurements={**dict.fromkeys(DOMAINS, ("domain_losses", "ngrams")), BLURRED: ("domain_losses",)},
+    gates=(
+        *(trained(name) for name in DOMAINS),
+        control(
+            "prose of which four fifths are random bytes, a strange text: extra loss on prose",
+            "nats",
+            CLEARLY_WORSE,
+            lambda evidence, seed: (
+                _loss_on("prose")(evidence, BLURRED, seed) - _loss_on("prose")(evidence, "prose", seed)
+            ),
+        ),
+    ),
     conditions=(Condition("extra loss on a strange text, smallest pair", "nats", CLEARLY_WORSE, _least_loss_abroad),),
     tables=(
         ArmFigures(
@@ -89,9 +115,10 @@ C31 = Claim(
         "20,000 tokens": Arm({"train_tokens": AMOUNTS["20,000 tokens"]}),
         "100,000 tokens": Arm({"train_tokens": AMOUNTS["100,000 tokens"]}),
         "all tokens": Arm(),
+        TINY_TEXT: Arm({"train_tokens": TINY_TOKENS}),
     },
     measurements={"all tokens": ("ngrams",)},
-    gates=(trained("all tokens"),),
+    gates=(trained("all tokens"), loses(TINY_TEXT, "all tokens", TOO_LITTLE_TEXT)),
     conditions=(
         Condition("extra loss with 20,000 tokens", "nats", TOO_LITTLE_TEXT, worse("20,000 tokens", "all tokens")),
     ),
@@ -125,7 +152,15 @@ C32 = Claim(
     expected="SUPPORTED",
     arms={"ReLU": Arm(), "GELU": activation("gelu")},
     measurements={"ReLU": ("swaps", "ngrams"), "GELU": ("swaps",)},
-    gates=(trained("ReLU"),),
+    gates=(
+        trained("ReLU"),
+        control(
+            "random substitutions, which take information away: rise of the loss",
+            "nats",
+            0.0,
+            lambda evidence, seed: _random(evidence, "ReLU", seed),
+        ),
+    ),
     conditions=(
         Condition(
             "rise by chosen beyond random substitutions, ReLU",
@@ -163,7 +198,7 @@ C34 = Claim(
     expected="SUPPORTED",
     arms={name: Arm({"token_noise": noise, "steps": Times(0.5)}) for name, noise in NOISES.items()},
     measurements={"no noise": ("ngrams",)},
-    gates=(trained("no noise"),),
+    gates=(trained("no noise"), loses("noise 40 %", "no noise")),
     finding="Loss {clean} nats without noise, {noisy} with a fifth of the characters replaced.",
     numbers={"clean": loss_of("no noise"), "noisy": loss_of("noise 20 %")},
     conditions=(Condition("extra loss with a fifth replaced", "nats", DELTA, worse("noise 20 %", "no noise")),),
@@ -210,6 +245,9 @@ def _arm_of(task: str, spec: str) -> str:
     return f"{task}, {spec}"
 
 
+_LINEAR = _arm_of("prose", "identity")
+
+
 def _behind_the_best(task: str) -> Effect:
     """How far ReLU is behind the rival that is best on separate seeds, in nats."""
 
@@ -253,9 +291,10 @@ C39 = Claim(
         _arm_of(task, spec): activation(spec, **settings)
         for task, settings in TASKS.items()
         for spec in ("relu", *RIVALS)
-    },
+    }
+    | {_LINEAR: activation("identity", **TASKS["prose"])},
     measurements={_arm_of(task, "relu"): ("ngrams",) for task in TASKS},
-    gates=tuple(trained(_arm_of(task, "relu")) for task in TASKS),
+    gates=(*(trained(_arm_of(task, "relu")) for task in TASKS), loses(_LINEAR, _arm_of("prose", "relu"))),
     choosing=2,
     conditions=tuple(
         Condition(f"ReLU behind the best rival, {task}", "nats", DELTA, _behind_the_best(task)) for task in TASKS
@@ -291,9 +330,24 @@ C41 = Claim(
     tag="measurable",
     forecast="better than all three",
     expected="SUPPORTED",
-    arms={"ReLU": Arm({"steps": Times(4)}), "identity": activation("identity", steps=Times(4))},
+    arms={
+        "ReLU": Arm({"steps": Times(4)}),
+        "identity": activation("identity", steps=Times(4)),
+        TOO_SLOW: Arm({**SLOW_RATE, "steps": Times(4)}),
+    },
     measurements={"ReLU": ("ngrams",)},
-    gates=(trained("ReLU"),),
+    gates=(
+        trained("ReLU"),
+        control(
+            "a 5-gram, known to be better than a bigram: its loss below",
+            "nats",
+            DELTA,
+            lambda evidence, seed: (
+                evidence.figure("ReLU", seed, "ngrams", "bigram") - evidence.figure("ReLU", seed, "ngrams", "fivegram")
+            ),
+        ),
+        loses(TOO_SLOW, "ReLU"),
+    ),
     finding=(
         "Loss {relu} nats of a ReLU GPT of four layers, {identity} without activation; {bigram} of a bigram and "
         "{fivegram} of a 5-gram."

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import chosen, figure, health, loss, loss_of, measured, worse
+from minigpt.claims.effects import SLOW_RATE, TOO_SLOW, chosen, figure, health, loss, loss_of, measured, worse
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.gates import inside, trained
+from minigpt.claims.gates import inside, loses, trained
 from minigpt.claims.rows.death import dose
 from minigpt.experiments.arms import Arm, Times
 
 HALF = Times(0.5)
 RATES = {"rate x1/16": 1 / 16, "rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5, "rate x25": 25.0}
+FAR_TOO_LOW, FAR_TOO_LOW_FACTOR = "rate x1/1024", 1 / 1024
 LOWEST, MIDDLE, HIGHEST = "rate x1/16", "rate x1", "rate x25"
 
 # Decay of 0.1 is AdamW's: in the gradient it would act on SGD, at rates hundreds of times as high, as hundreds of times
@@ -22,6 +23,7 @@ _UNDECAYED = {"steps": HALF, "weight_decay": 0.0}
 # costs must be small beside what momentum gains.
 SGD_RATES = {f"SGD x{factor}": float(factor) for factor in (25, 50, 100, 200, 400, 800)}
 MOMENTUM_RATES = {f"momentum x{factor:g}": factor for factor in (2.5, 5.0, 10.0, 20.0, 40.0, 80.0)}
+CRAWLING, MIDDLE_SGD = "SGD x0.25", "SGD x100"
 MIDDLE_MOMENTUM = "momentum x10"
 _SGD_ARMS = {name: Arm({"optimizer": "sgd", "lr": Times(rate), **_UNDECAYED}) for name, rate in SGD_RATES.items()}
 _MOMENTUM_ARMS = {
@@ -33,6 +35,7 @@ LEAST_NOISIER = 0.5  # decades of variance; an average of sixteen times as many 
 # Batches of 4, 12 and 48 windows of the base, as many tokens in all.
 BATCHES = {"batch x1/3": 1 / 3, "batch x1": 1.0, "batch x4": 4.0}
 _TOKENS = 1 / 2
+HUGE, HUGE_FACTOR = "batch x16", 16.0
 
 _NEURONS = {"loss": loss, "dead share": health("dead_fraction")}
 
@@ -59,9 +62,12 @@ C17 = Claim(
     tag="measurable",
     forecast="U-shape; dead neurons rise with the rate",
     expected="SUPPORTED",
-    arms={name: Arm({"lr": Times(factor), "steps": HALF}) for name, factor in RATES.items()},
+    arms={
+        name: Arm({"lr": Times(factor), "steps": HALF})
+        for name, factor in {**RATES, FAR_TOO_LOW: FAR_TOO_LOW_FACTOR}.items()
+    },
     measurements={MIDDLE: ("ngrams",)},
-    gates=(trained(MIDDLE), inside(tuple(RATES), "rate")),
+    gates=(trained(MIDDLE), inside(tuple(RATES), "rate"), loses(FAR_TOO_LOW, MIDDLE)),
     choosing=2,
     conditions=(
         Condition("lowest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(LOWEST, tuple(RATES))),
@@ -96,11 +102,12 @@ C18 = Claim(
     tag="measurable",
     forecast="faster",
     expected="SUPPORTED",
-    arms={**_SGD_ARMS, **_MOMENTUM_ARMS},
+    arms={**_SGD_ARMS, **_MOMENTUM_ARMS, CRAWLING: Arm({"optimizer": "sgd", "lr": Times(0.25), **_UNDECAYED})},
     measurements={MIDDLE_MOMENTUM: ("ngrams",)},
     gates=(
         trained(MIDDLE_MOMENTUM, "bigram"),
         inside(tuple(SGD_RATES), "rate of SGD"),
+        loses(CRAWLING, MIDDLE_SGD),
         inside(tuple(MOMENTUM_RATES), "rate of momentum"),
     ),
     choosing=2,
@@ -145,10 +152,11 @@ C19 = Claim(
         **_MOMENTUM_ARMS,
         "Adam": Arm({"optimizer": "adam", **_UNDECAYED}),
         "AdamW": Arm({"steps": HALF}),
+        TOO_SLOW: Arm({**SLOW_RATE, "steps": HALF}),
         **{name: dose(2.5, steps=HALF, beta2=beta2) for name, beta2 in BETA2.items()},
     },
     measurements={"AdamW": ("ngrams",)},
-    gates=(trained("AdamW"), inside(tuple(MOMENTUM_RATES), "rate of momentum")),
+    gates=(trained("AdamW"), inside(tuple(MOMENTUM_RATES), "rate of momentum"), loses(TOO_SLOW, "AdamW")),
     choosing=2,
     conditions=tuple(
         Condition(f"best momentum's loss, less that of {arm}", "nats", DELTA, _better_than_momentum(arm))
@@ -185,11 +193,11 @@ C20 = Claim(
         "relu": Arm(),
         **{
             name: Arm({"batch_size": Times(factor), "steps": Times(_TOKENS / factor)})
-            for name, factor in BATCHES.items()
+            for name, factor in {**BATCHES, HUGE: HUGE_FACTOR}.items()
         },
     },
     measurements={"relu": ("gradient_noise", "ngrams")},
-    gates=(trained("relu"), trained("batch x1", text="relu")),
+    gates=(trained("relu"), trained("batch x1", text="relu"), loses(HUGE, "batch x1")),
     conditions=(
         Condition("fall of the noise", "decades", LEAST_NOISIER, figure("relu", "gradient_noise", "fall")),
         Condition("large batches: loss above the middle ones'", "nats", DELTA, worse("batch x4", "batch x1")),
@@ -221,9 +229,9 @@ C26 = Claim(
     tag="measurable",
     forecast="LayerNorm absorbs the scale of whatever comes in; nothing is forecast of a model without it",
     expected=None,
-    arms={"relu": Arm(), "without LayerNorm": Arm({"norm": "none"})},
+    arms={"relu": Arm(), "without LayerNorm": Arm({"norm": "none"}), TOO_SLOW: Arm(SLOW_RATE)},
     measurements={"relu": ("ngrams",)},
-    gates=(trained("relu"),),
+    gates=(trained("relu"), loses(TOO_SLOW, "relu")),
     finding="Loss {with_it} nats with LayerNorm, {without} without.",
     numbers={"with_it": loss_of("relu"), "without": loss_of("without LayerNorm")},
     conditions=(Condition("loss without LayerNorm, less with it", "nats", DELTA, worse("without LayerNorm", "relu")),),

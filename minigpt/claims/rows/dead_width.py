@@ -1,0 +1,210 @@
+"""What dead neurons cost in width, where width binds (C44): killed at birth or half way, beside narrower models."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Gate, Series
+from minigpt.claims.effects import health, loss, loss_of, worse
+from minigpt.claims.evidence import Evidence
+from minigpt.claims.gates import control, loses, trained
+from minigpt.experiments.arms import Arm, Times
+
+# Neurons of a layer in units of the residual stream's width C. A usual GPT has 4.
+WHOLE = (1, 2, 4)
+SHARES = (0.25, 0.5, 0.75)
+WIDTHS = tuple(sorted({whole * (1 - share) for whole in WHOLE for share in (0.0, *SHARES)}))
+BIRTH, MIDDLE = "at birth", "half way"
+JUDGED, HALF = 1, 0.5
+LEAST_SHARE_OF_NARROWING = 0.5
+NEAR_ENOUGH = 0.15  # of the width, for the narrowing that is known
+
+# Every training has two parts, so that one in which neurons are killed half way differs from the others by that alone.
+_FIRST = {"steps": Times(0.5), "schedule": "constant"}
+_SECOND = {"steps": Times(0.5), "warmup_steps": 0, "init_moments": True}
+
+
+def of_width(width: float) -> str:
+    """The name of a model that is narrow from birth."""
+    return f"width {width:g}"
+
+
+def killed(whole: int, share: float, when: str) -> str:
+    """The name of a model of which a share of each layer's neurons is killed."""
+    return f"width {whole}, {100 * share:g} % killed {when}"
+
+
+def begun(arm: str) -> str:
+    """The name of the first half of an arm's training."""
+    return f"{arm}: first half"
+
+
+def _arms() -> dict[str, Arm]:
+    arms: dict[str, Arm] = {}
+    for width in WIDTHS:
+        size = {"d_ff": Times(width / 4)}
+        arms[begun(of_width(width))] = Arm({**size, **_FIRST})
+        arms[of_width(width)] = Arm({**size, **_SECOND}, start=begun(of_width(width)))
+    for whole, share in itertools.product(WHOLE, SHARES):
+        size, dead = {"d_ff": Times(whole / 4)}, {"init_killed": share}
+        at_birth = killed(whole, share, BIRTH)
+        arms[begun(at_birth)] = Arm({**size, **_FIRST, **dead})
+        arms[at_birth] = Arm({**size, **_SECOND}, start=begun(at_birth))
+        arms[killed(whole, share, MIDDLE)] = Arm({**size, **_SECOND, **dead}, start=begun(of_width(whole)))
+    return arms
+
+
+# ------------------------------------------------------------------------------------------------ what death amounts to
+
+
+def falling(losses: Sequence[float]) -> list[float]:
+    """The nearest sequence that never rises, by least squares: neighbours that do are averaged.
+
+    Source: pool adjacent violators (Ayer et al. 1955).
+    """
+    pools: list[tuple[float, int]] = []
+    for found in losses:
+        pools.append((found, 1))
+        while len(pools) > 1 and pools[-1][0] > pools[-2][0]:
+            (after, few), (before, many) = pools.pop(), pools.pop()
+            pools.append(((after * few + before * many) / (few + many), few + many))
+    return [mean for mean, number in pools for _ in range(number)]
+
+
+def width_with_loss(ladder: Sequence[tuple[float, float]], wanted: float) -> float:
+    """The width at which healthy models have this loss, from (width, loss) by rising width.
+
+    Between widths by a straight line over their logarithm; beyond the ladder, along its first or last step. NaN where
+    the ladder does not fall at all or a loss is no number.
+    """
+    widths = [math.log(width) for width, _ in ladder]
+    losses = falling([found for _, found in ladder])
+    steps = [step for step in range(len(losses) - 1) if losses[step] > losses[step + 1]]
+    if not steps or not all(map(math.isfinite, (*losses, wanted))):
+        return math.nan
+    step = next((step for step in steps if wanted >= losses[step + 1]), steps[-1])
+    passed = (losses[step] - wanted) / (losses[step] - losses[step + 1])
+    return math.exp(widths[step] + passed * (widths[step + 1] - widths[step]))
+
+
+def narrowing(evidence: Evidence, arm: str, whole: int, seed: int) -> float:
+    """By which share a healthy model of this width must be narrower to have an arm's loss."""
+    ladder = [(width, evidence.loss(of_width(width), seed)) for width in WIDTHS]
+    return 1 - width_with_loss(ladder, evidence.loss(arm, seed)) / whole
+
+
+def _narrowing_by(whole: int, share: float, when: str) -> Effect:
+    return lambda evidence, seed: narrowing(evidence, killed(whole, share, when), whole, seed)
+
+
+def _per_dead(evidence: Evidence, seed: int) -> float:
+    """Narrowing that the neurons killed half way amount to, for each of them: 1 if they cost what missing ones do."""
+    return narrowing(evidence, killed(JUDGED, HALF, MIDDLE), JUDGED, seed) / HALF
+
+
+def _by_share(whole: int, when: str) -> Callable[[Evidence, str, int], float]:
+    """By the share that a table's row names."""
+    return lambda evidence, share, seed: narrowing(evidence, killed(whole, float(share), when), whole, seed)
+
+
+def _narrowing_of(evidence: Evidence, arm: str, seed: int) -> float:
+    """By the arm that a point names."""
+    whole = int(arm.split(",")[0].removeprefix("width "))
+    return narrowing(evidence, arm, whole, seed)
+
+
+_ARMS = _arms()
+_WHOLE, _HALVED = of_width(JUDGED), of_width(JUDGED * HALF)
+_JUDGED = killed(JUDGED, HALF, MIDDLE)
+_KNOWN = _narrowing_by(JUDGED, HALF, BIRTH)
+
+C44 = Claim(
+    id="C44",
+    where="I1, I3",
+    quote="leading to a loss of information and reduced accuracy",
+    statement="Where width binds, neurons that die in mid-training cost a GPT at least half of what missing ones cost.",
+    meaning=(
+        "Layers of one, two and four times the residual stream's width; a quarter, half or three quarters of each "
+        "layer's neurons are made dead for ever at birth or half way through training, and models as narrow from birth "
+        "stand beside. True if, of layers as wide as the stream, half killed half way cost at least 0.01 nats and "
+        "amount to a narrowing by at least a quarter. Those killed at birth must be found to amount to one by half."
+    ),
+    tag="when provoked",
+    forecast="killed half way costs as much as missing from birth, or somewhat more; nothing that matters at width 4",
+    expected="SUPPORTED",
+    arms=_ARMS,
+    measurements={_WHOLE: ("ngrams",)},
+    conditions=(
+        Condition("loss with half killed half way, less that with none", "nats", DELTA, worse(_JUDGED, _WHOLE)),
+        Condition("narrowing for each share killed half way", "ratio", LEAST_SHARE_OF_NARROWING, _per_dead),
+    ),
+    gates=(
+        trained(_WHOLE),
+        loses(_HALVED, _WHOLE, 2 * DELTA),
+        Gate(
+            "manipulation check",
+            f"{_JUDGED}: dead at the end, beyond the {100 * HALF:g} % killed",
+            "share",
+            -1e-9,
+            lambda evidence, seed: evidence.health(_JUDGED, seed, "dead_fraction") - HALF,
+        ),
+        control(
+            "half killed at birth, which is a narrowing by half: found, beyond 35 %",
+            "share",
+            0.0,
+            lambda evidence, seed: _KNOWN(evidence, seed) - (HALF - NEAR_ENOUGH),
+        ),
+        control(
+            "half killed at birth, which is a narrowing by half: found, below 65 % by",
+            "share",
+            0.0,
+            lambda evidence, seed: HALF + NEAR_ENOUGH - _KNOWN(evidence, seed),
+        ),
+    ),
+    finding=(
+        "Layers as wide as the stream ended at {whole} nats, half as wide at {halved}; with half of their neurons "
+        "killed half way at {killed}, as much as a narrowing by {narrowing}."
+    ),
+    numbers={
+        "whole": loss_of(_WHOLE),
+        "halved": loss_of(_HALVED),
+        "killed": loss_of(_JUDGED),
+        "narrowing": ("share", _narrowing_by(JUDGED, HALF, MIDDLE)),
+    },
+    series=(
+        Series(
+            "Healthy models by width",
+            "neurons of a layer, in widths of the stream",
+            "loss, nats",
+            {"healthy": tuple((of_width(width), width) for width in WIDTHS)},
+            loss,
+            log_x=True,
+        ),
+        *(
+            Series(
+                f"Neurons killed {when}: the narrowing that they amount to",
+                "share killed",
+                "narrowing, share",
+                {f"width {whole}": tuple((killed(whole, share, when), share) for share in SHARES) for whole in WHOLE},
+                _narrowing_of,
+            )
+            for when in (BIRTH, MIDDLE)
+        ),
+    ),
+    tables=(
+        ArmFigures(
+            "Narrowing, as a share of the width, that a share of dead neurons amounts to",
+            {f"of width {whole}, {when}": _by_share(whole, when) for whole in WHOLE for when in (BIRTH, MIDDLE)},
+            tuple(map(str, SHARES)),
+        ),
+        ArmFigures(
+            "Loss and neurons",
+            {"loss": loss, "dead share": health("dead_fraction")},
+            tuple(arm for arm in _ARMS if not arm.endswith("first half")),
+        ),
+    ),
+)
+
+CLAIMS = (C44,)
