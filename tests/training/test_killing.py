@@ -12,9 +12,12 @@ from run_files import records
 
 from minigpt.model import GPT, GPTConfig
 from minigpt.neurons.surgery import choose_share, kill, without_neurons
+from minigpt.training.cohort import Planned, train_cohort
 from minigpt.training.config import RunConfig
 from minigpt.training.inference import open_run
 from minigpt.training.optimizers import build_optimizer
+from minigpt.training.run_directory import located
+from minigpt.training.runtime import resolve
 
 KILLED = f"train {TINY_RUN} --steps 20 --lr 0.02 --eval-every 10 --weight-decay 1 --init-killed 0.5"
 
@@ -85,6 +88,17 @@ def test_killed_at_birth_is_as_good_as_never_born(share: float) -> None:
     before, after = losses_of(killed), losses_of(narrow)
     assert before == pytest.approx(after, abs=1e-4)
     assert before[-1] < before[0] - 0.5
+
+
+def test_members_of_a_cohort_lose_their_own_neurons(workplace: Path) -> None:
+    """Killed before the models are stacked, each by its seed, and dead at the end."""
+    shape = {"n_layer": 2, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4, "threads": 1}
+    base = RunConfig(corpus="text.txt", steps=8, eval_every=4, device="cpu", compile="off", init_killed=0.5, **shape)
+    members = [Planned(located(resolve(replace(base, seed=seed))), Path(f"run-{seed}")) for seed in (1, 2)]
+    train_cohort(members)
+    rows = [killed_rows(member.directory) for member in members]
+    assert all(int(layer.sum()) == len(layer) // 2 for layers in rows for layer in layers)
+    assert not torch.equal(rows[0][0], rows[1][0])
 
 
 @pytest.mark.parametrize(
