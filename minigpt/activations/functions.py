@@ -245,9 +245,9 @@ def softmax(z: Tensor) -> Tensor:
     monotone=True,
 )
 def step(z: Tensor) -> Tensor:
-    # NOTE: a comparison alone would cut the graph, and w_in would have no gradient at all; sign makes 0 of NaN, and a
-    # layer that diverged would look dead.
-    return torch.where(z.isnan(), z, torch.sign(F.relu(z)))
+    # NOTE: a comparison alone would cut the graph, and w_in would have no gradient at all; sign would make 0 of NaN, and
+    # a layer that diverged would look dead.
+    return F.relu(z).ceil().clamp(max=1.0)
 
 
 @activation(

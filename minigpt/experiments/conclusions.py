@@ -115,7 +115,7 @@ def _equivalent(comparison: Record, analysis: Record) -> str:
 
 def _caution(comparison: Record, analysis: Record) -> str:
     """What makes an equivalence worth little: few seeds, and trainings in which there was little to learn."""
-    steps = min(arm["fairness"]["steps"] for arm in analysis["arms"])
+    steps = min(count for arm in analysis["arms"] if (count := arm["fairness"]["steps"]) is not None)
     few = [
         *([f"{comparison['n']} seeds"] if comparison["n"] < FEW_SEEDS else []),
         *([f"{steps} steps"] if steps < FEW_STEPS else []),

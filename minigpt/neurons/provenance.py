@@ -34,7 +34,7 @@ _CLAMPING = _names("clamp clip clamp_min clamp_max")
 _BENDING = _names(
     "relu relu6 gelu silu mish softplus sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid expm1 "
     "hardshrink softshrink tanhshrink logsigmoid softsign exp log log1p erf pow __pow__ square sqrt rsqrt abs "
-    "maximum minimum where prelu threshold sin cos sign heaviside rrelu reciprocal gt lt ge le"
+    "maximum minimum where prelu threshold sin cos sign ceil heaviside rrelu reciprocal gt lt ge le"
     " __gt__ __lt__ __ge__ __le__ relu_squared logical_and"
 )
 _ADDING = _names("add sub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ rsub subtract lerp")

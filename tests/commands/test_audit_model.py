@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
@@ -79,9 +80,10 @@ class Elements(HTMLParser):
 
 
 def test_the_page_is_inert(minigpt: Command, opt: str) -> None:
-    """Names of a stranger's modules and corpora are characters; there is no script, and nothing is fetched."""
+    """Names of a stranger's modules and corpora are characters; our own script is named by its hash; nothing is fetched."""
     assert minigpt(f"audit {opt} {RAW} --out out --position-0 both") == 0
-    clean = Elements(audit_page(Path("out")))
+    before = audit_page(Path("out"))
+    clean = Elements(before)
     record = json.loads(Path("out/audit.json").read_text())
     record.pop("sha256")
     for key in ("name", "family", "corpus", "answer", "published", "stored_dtype"):
@@ -95,9 +97,10 @@ def test_the_page_is_inert(minigpt: Command, opt: str) -> None:
     assert HOSTILE in page.text
     assert r"a\u202eb\x00" in page.text
     assert page.tags <= clean.tags | {"li", "ul"}
-    assert not page.tags & {"script", "link", "img", "iframe", "object", "embed", "base", "form"}
+    assert re.findall(r"<script.*?</script>", text, re.DOTALL) == re.findall(r"<script.*?</script>", before, re.DOTALL)
+    assert not page.tags & {"link", "img", "iframe", "object", "embed", "base", "form"}
     assert "default-src 'none'" in text
-    assert "script-src" not in text
+    assert re.search(r"script-src 'sha256-[\w+/=]+' \"", text)
     assert not [name for name, _ in page.attributes if name.startswith("on") or name == "src"]
     addresses = {value or "" for name, value in page.attributes if name in ("href", "xlink:href")}
     assert all(address.startswith(("#", "data:text/csv")) or address == "audit.csv" for address in addresses)

@@ -31,11 +31,11 @@ def test_what_bash_offers(tmp_path: Path, capsys: Capture) -> None:
 
     assert offered("tr") == ["train"]
     assert set(COMMANDS) < set(offered(""))
-    assert offered("help", "s") == ["sample", "surgery"]
+    assert offered("help", "s") == ["sample", "sky", "surgery"]
     assert offered("train", "--pre") == ["--preset"]
     assert offered("train", "--preset", "") == list(PRESETS)
     assert offered("surgery", "--prune", "c") == ["certified"]
-    assert offered("claims", "") == ["list", "show", "run", "report"]
+    assert offered("claims", "") == ["list", "show", "run", "report", "judge"]
     assert offered("sample", "") == offered("train", "--lr", "") == []
 
 

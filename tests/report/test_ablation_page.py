@@ -114,7 +114,7 @@ def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     assert {link for link in links if link and not link.startswith("#")} == cells
     anchors = set(page.values("id"))
     assert {str(link)[1:] for link in links if link and link.startswith("#")} <= anchors
-    assert "default-src 'none'; style-src 'unsafe-inline'" in text
+    assert "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'" in text
 
 
 def test_text_is_inert(tmp_path: Path) -> None:
