@@ -148,7 +148,7 @@ def test_what_cannot_be_asked_is_refused(refused: Command) -> None:
 def test_without_a_ledger_the_claims_are_listed_all_the_same(minigpt: Command, capsys: Capture) -> None:
     assert minigpt("claims list --json") == 0
     claims = json.loads(capsys.readouterr().out)["claims"]
-    assert [claim["id"] for claim in claims] == [f"C{number}" for number in range(1, 44)]
+    assert [claim["id"] for claim in claims] == [f"C{number}" for number in range(1, 47)]
     assert {claim["verdict"] for claim in claims} == {None}
     assert minigpt("claims show c5") == 0
     shown = capsys.readouterr().out
