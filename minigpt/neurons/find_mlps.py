@@ -60,6 +60,11 @@ class MLPSite:
     writer: nn.Module | None = None
 
     @property
+    def label(self) -> str:
+        """A name for this place alone: packed experts share a module, and so its name."""
+        return self.name if self.expert is None else f"{self.name}[{self.expert}]"
+
+    @property
     def seldom(self) -> bool:
         """Whether it is an expert, which only some tokens are sent to."""
         return self.expert is not None or ".experts." in self.name
@@ -84,7 +89,7 @@ def _written(writer: nn.Module, neurons: int, like: Tensor) -> Tensor:
     training = writer.training
     writer.eval()
     shift = writer(like.new_zeros(1, neurons))
-    ones = torch.eye(neurons, dtype=like.dtype, device=like.device).split(_ASKED_AT_ONCE)
+    ones = torch.split(torch.eye(neurons, dtype=like.dtype, device=like.device), _ASKED_AT_ONCE)
     columns: Tensor = torch.cat([writer(some) - shift for some in ones]).T
     writer.train(training)
     return columns
