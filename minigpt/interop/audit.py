@@ -212,7 +212,7 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
         )
     if options.expendable and options.position_0 == "exclude":
         raise UsageError("--expendable replaces neurons at every position; got --position-0 exclude; use both")
-    return {site.name if site.expert is None else f"{site.name}[{site.expert}]": site for site in sites}
+    return {site.label: site for site in sites}
 
 
 def _holds(body: nn.Module, places: Mapping[str, MLPSite]) -> bool:

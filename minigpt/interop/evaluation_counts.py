@@ -123,7 +123,7 @@ class EvaluationCounts:
     def _find(self, model: nn.Module, ids: Tensor) -> dict[str, MLPSite]:
         self._finding = True
         try:
-            return {site.name: site for site in find_mlps(model, ids)}
+            return {site.label: site for site in find_mlps(model, ids)}
         finally:
             self._finding = False
 

@@ -29,6 +29,7 @@ from minigpt.neurons.hooks import hooked
 from minigpt.neurons.provenance import Leaf, LinearCall, Provenance, Tag
 
 TOLERANCE = 1e-4  # relative, of φ(z) against h, in the model's own dtype
+_ASKED_AT_ONCE = 512
 REMEDY = "name the modules yourself with NeuronProbe.for_modules({...})"
 
 
@@ -37,7 +38,9 @@ class MLPSite:
     """One place where F neurons are read.
 
     h is the input of `down`, a module, or of the product with slice `expert` of its packed `parameter`. z is the output
-    of `gate` from feature `start` on, every `step`-th; both are None where z could not be told.
+    of `gate` from feature `start` on, every `step`-th; both are None where z could not be told. Where an adapter is
+    added to a layer, `gate` is the module that adds them (and has no `gate_parameter`), and `writer` is the one around
+    `down`.
     """
 
     name: str
@@ -54,6 +57,12 @@ class MLPSite:
     step: int
     norm: nn.Module | None
     rows_are_outputs: bool
+    writer: nn.Module | None = None
+
+    @property
+    def label(self) -> str:
+        """A name for this place alone: packed experts share a module, and so its name."""
+        return self.name if self.expert is None else f"{self.name}[{self.expert}]"
 
     @property
     def seldom(self) -> bool:
@@ -62,7 +71,9 @@ class MLPSite:
 
     @property
     def weight(self) -> Tensor:
-        """What the neurons write (C,F): column j is neuron j's."""
+        """What the neurons write (C,F): column j is neuron j's; with an adapter, what both together write."""
+        if self.writer is not None:
+            return _written(self.writer, self.neurons, getattr(self.down, self.parameter))
         weight: Tensor = getattr(self.down, self.parameter).detach()
         weight = weight if self.expert is None else weight[self.expert]
         return weight if self.rows_are_outputs else weight.T
@@ -70,6 +81,18 @@ class MLPSite:
     def z(self, output: Tensor) -> Tensor:
         """The pre-activations (..., F) in the output of `gate`."""
         return output[..., self.start : self.start + self.step * (self.neurons - 1) + 1 : self.step]
+
+
+@torch.no_grad()
+def _written(writer: nn.Module, neurons: int, like: Tensor) -> Tensor:
+    """What a linear module writes for each input feature (C,F), asked of it by a few at a time."""
+    training = writer.training
+    writer.eval()
+    shift = writer(like.new_zeros(1, neurons))
+    ones = torch.split(torch.eye(neurons, dtype=like.dtype, device=like.device), _ASKED_AT_ONCE)
+    columns: Tensor = torch.cat([writer(some) - shift for some in ones]).T
+    writer.train(training)
+    return columns
 
 
 def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
@@ -169,7 +192,8 @@ def _site(model: nn.Module, trace: _Trace, call: LinearCall) -> MLPSite | None:
     z = None if gate is None else _features(trace.calls[gate.call].output, gate, call.widths[0])
     value = next((leaf for leaf in tag.leaves if leaf != gate), None)
     u = None if value is None else _features(trace.calls[value.call].output, value, call.widths[0])
-    owner = trace.owners.get(id(trace.calls[gate.call].parameter)) if gate is not None else None
+    module, gate_parameter = (None, "") if gate is None else _maker(trace, trace.calls[gate.call])
+    around = [made for made in trace.calls if made.adapted and made.parameter is call.parameter]
     return MLPSite(
         name=path,
         block=_block(path),
@@ -179,13 +203,23 @@ def _site(model: nn.Module, trace: _Trace, call: LinearCall) -> MLPSite | None:
         down=down,
         parameter=parameter,
         expert=_expert(call),
-        gate=owner[2] if owner else None,
-        gate_parameter=owner[1] if owner else "",
+        gate=module,
+        gate_parameter=gate_parameter,
         start=gate.start if gate else 0,
         step=gate.step if gate else 1,
         norm=trace.makers.get(ups[0].root),
         rows_are_outputs=call.rows_are_outputs,
+        writer=_maker(trace, around[-1])[0] if around else None,
     )
+
+
+def _maker(trace: _Trace, call: LinearCall) -> tuple[nn.Module | None, str]:
+    """The module whose output a product is, and the name of its weight there; with an adapter, none has all of it."""
+    if call.adapted:
+        tag = trace.provenance.tag(call.output)
+        return (None if tag is None else trace.makers.get(tag.root)), ""
+    owner = trace.owners.get(id(call.parameter))
+    return (owner[2], owner[1]) if owner else (None, "")
 
 
 def _gate(tag: Tag) -> Leaf | None:

@@ -35,7 +35,7 @@ _BENDING = _names(
     "relu relu6 gelu silu mish softplus sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid expm1 "
     "hardshrink softshrink tanhshrink logsigmoid softsign exp log log1p erf pow __pow__ square sqrt rsqrt abs "
     "maximum minimum where prelu threshold sin cos sign ceil heaviside rrelu reciprocal gt lt ge le"
-    " __gt__ __lt__ __ge__ __le__ relu_squared logical_and"
+    " __gt__ __lt__ __ge__ __le__ relu_squared logical_and isnan isfinite"
 )
 _ADDING = _names("add sub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ rsub subtract lerp")
 _MULTIPLYING = _names("mul div __mul__ __rmul__ __truediv__ __imul__ __itruediv__ multiply divide true_divide")
@@ -84,6 +84,8 @@ class Tag:
 class LinearCall:
     """One product with a parameter, or a slice of a packed one: `weight` is what was used of it, in its own layout.
 
+    If it is `adapted`, `output` is the sum of such a product and of others that are linear in the same input.
+
     Shapes: weight (out,in) if `rows_are_outputs`, else (in,out).
     """
 
@@ -95,6 +97,7 @@ class LinearCall:
     read: Tag  # of its input
     input: Tensor
     output: Tensor
+    adapted: bool = False
 
     @property
     def widths(self) -> tuple[int, int]:
@@ -160,7 +163,7 @@ class Provenance(TorchFunctionMode):
             joined = first
             held = tensors[0] if id(tensors[0]) in self._tags else tags[0][0]
             for tensor, tag in tags[1:]:
-                join = self._product if name in _MULTIPLYING else self._sum
+                join = self._product if name in _MULTIPLYING else functools.partial(self._sum, outputs[0])
                 joined = join(held, joined, tensor, tag)
                 held = outputs[0]
             self._assign(outputs, replace(joined, root=self._new_root()))
@@ -187,16 +190,23 @@ class Provenance(TorchFunctionMode):
         joined = _joined(a, b)
         return replace(joined, bent=joined.bent | shared, multiplied=joined.multiplied or not shared)
 
-    def _sum(self, left: Tensor, a: Tag, right: Tensor, b: Tag) -> Tag:
+    def _sum(self, made: Tensor, left: Tensor, a: Tag, right: Tensor, b: Tag) -> Tag:
         if not a.leaves or not b.leaves:
             return self._scaled(left, a, right, b)
         if a.leaves & b.leaves or a.multiplied or b.multiplied:
             return _joined(a, b)
         roots = {self.calls[leaf.call].root for leaf in a.leaves | b.leaves}
         if len(roots) == 1 and a.straight and b.straight:
-            # NOTE: a low-rank adapter beside a layer is a part of that layer; the first of the two names both.
-            return a
+            # NOTE: a low-rank adapter beside a layer is a part of that layer, whose output is the sum.
+            adapted = self._adapted(self.calls[next(iter(a.leaves)).call], made)
+            return Tag(self._new_root(), frozenset({Leaf(adapted.index)}))
         return self._opaque()
+
+    def _adapted(self, call: LinearCall, made: Tensor) -> LinearCall:
+        """The layer of a product together with what is added to it."""
+        found = replace(call, index=len(self.calls), read=self._opaque(), output=made, adapted=True)
+        self.calls.append(found)
+        return found
 
     def _scaled(self, left: Tensor, a: Tag, right: Tensor, b: Tag) -> Tag:
         """One of the two was mixed; if it is a number for each token, the other one keeps its leaves."""

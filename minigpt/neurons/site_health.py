@@ -64,11 +64,11 @@ def outgoing_norms_of(place: Place) -> Tensor | None:
 def site_certificate(site: MLPSite, dtype: str) -> Tensor | None:
     """Which neurons (F,) of a site are proven dead for every input; None where nothing can be proven.
 
-    That needs an activation that is exactly 0 for z ≤ 0 and a norm that feeds the MLP. The gain and the offset of the
-    norm are recovered from its answers, whose error is allowed for.
+    That needs an activation that is exactly 0 for z ≤ 0, a norm that feeds the MLP, and no adapter beside the weights.
+    The gain and the offset of the norm are recovered from its answers, whose error is allowed for.
     """
     entry = next((entry for entry in list_activations() if entry.name == site.activation), None)
-    if entry is None or not entry.exact_zeros or site.gate is None or site.norm is None:
+    if entry is None or not entry.exact_zeros or not site.gate_parameter or site.norm is None:
         return None
     weight, bias = _incoming(site)  # (F,C), (F,)
     norm = recover_norm(site.norm, weight.size(1))

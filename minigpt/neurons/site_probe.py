@@ -25,7 +25,7 @@ from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_statistics import LayerStatistics
 
 Place = nn.Module | MLPSite
-Seen = Callable[[Tensor, Tensor], None]  # takes the input and the output of a product
+Seen = Callable[[Tensor, Tensor, Tensor | None], None]  # takes input and output of a product, and the input's tokens
 Slice = tuple[int, int]  # of a packed parameter
 
 _PRODUCTS = frozenset({"linear", "addmm", "mm", "matmul", "__matmul__"})
@@ -34,8 +34,8 @@ _PRODUCTS = frozenset({"linear", "addmm", "mm", "matmul", "__matmul__"})
 class SiteProbe:
     """Context manager that counts at each place what its neurons do on all tokens that pass.
 
-    `mask` (B,T), set before a forward pass, says which tokens count; it cannot be used with experts, which see a part
-    of the tokens in an order of their own.
+    `mask` (B,T), set before a forward pass, says which tokens count. Experts see a part of the tokens in another order;
+    with a mask they are counted if their input is taken out of all tokens by number, and refused otherwise.
 
     With `deep` it also counts sequences, if `expect` comes before each forward pass, and with `slopes` besides how
     steep a named φ is, which takes about as long as all else. Of experts, and of layers that run more than once in a
@@ -115,6 +115,7 @@ class _Tap:
         self.counter: LayerCounter | None = None
         self.deep: DeepCounter | None = None
         self._z: Tensor | None = None
+        self._tokens: Tensor | None = None  # whose z was seen last
         modules = (place.down, place.gate) if isinstance(place, MLPSite) else (place,)
         for module in modules:
             if module is not None:
@@ -134,8 +135,7 @@ class _Tap:
         assert isinstance(site, MLPSite)
         assert site.expert is not None
         found: dict[Slice, Seen] = {_place_of(getattr(site.down, site.parameter)[site.expert]): self._multiplied}
-        # NOTE: a bias that is added later is not in the product, so only a named activation tells that z is whole.
-        if site.gate is not None and "composed" not in site.activation:
+        if site.gate is not None:
             found[_place_of(getattr(site.gate, site.gate_parameter)[site.expert])] = self._gated
         return found
 
@@ -166,22 +166,34 @@ class _Tap:
         z = module.preactivation(inputs[0]) if isinstance(module, Activation) else inputs[0]
         self._count(z.detach() if z.shape == output.shape else None, output.detach())
 
-    def _gated(self, read: Tensor, output: Tensor) -> None:
+    def _gated(self, read: Tensor, output: Tensor, tokens: Tensor | None) -> None:
         assert isinstance(self.place, MLPSite)
-        self._z = self.place.z(output.detach())
+        self._tokens = tokens
+        # NOTE: a bias that is added later is not in the product, so only a named activation tells that z is whole.
+        if "composed" not in self.place.activation:
+            self._z = self.place.z(output.detach())
 
-    def _multiplied(self, read: Tensor, output: Tensor) -> None:
-        z, self._z = self._z, None
-        self._count(z, read.detach())
+    def _multiplied(self, read: Tensor, output: Tensor, tokens: Tensor | None) -> None:
+        (z, self._z), (tokens, self._tokens) = (self._z, None), (self._tokens, None)
+        mask = self._probe.mask
+        if mask is not None and (tokens is None or len(tokens) != len(read)):
+            raise UsageError(
+                f"{self.name} sees tokens in an order that cannot be followed, so padding cannot be left out; evaluate "
+                "without padding (sequences of one length, or one at a time)"
+            )
+        self._count(
+            z, read.detach(), None if mask is None or tokens is None else mask.reshape(-1)[tokens.to(mask.device)]
+        )
 
-    def _count(self, z: Tensor | None, h: Tensor) -> None:
-        """Add hidden values h (..., F), of the tokens that the mask leaves."""
+    def _count(self, z: Tensor | None, h: Tensor, chosen: Tensor | None = None) -> None:
+        """Add hidden values h (..., F), of the tokens that are `chosen` (N,), or that the mask leaves."""
         if torch._C._current_graph_task_id() != -1:
             raise UsageError(f"{self.name} ran in a backward pass (gradient checkpointing); probe an evaluation")
         rows = h.reshape(-1, h.size(-1))  # (N,F)
         z = None if z is None else z.reshape(-1, z.size(-1))
-        if self._probe.mask is not None:
-            chosen = self._probe.mask.reshape(-1).bool().to(rows.device)
+        chosen = self._probe.mask if chosen is None else chosen
+        if chosen is not None:
+            chosen = chosen.reshape(-1).bool().to(rows.device)
             if len(chosen) != len(rows):
                 raise UsageError(f"{self.name} saw {len(rows)} tokens, the mask has {len(chosen)}; leave it out")
             rows, z = rows[chosen], None if z is None else z[chosen]
@@ -217,21 +229,37 @@ class _Tap:
 
 
 class _Products(TorchFunctionMode):
-    """Call back with the input and the output of every product with one of these weights."""
+    """Call back with the input and the output of every product with one of these weights.
+
+    Where the input is rows of another value, taken out by number, these numbers (N,) are passed on.
+    """
 
     def __init__(self, seen: Mapping[Slice, Seen]) -> None:
         super().__init__()
         self._seen = seen
+        self._rows: Tensor | None = None  # what was taken out last
+        self._numbers: Tensor | None = None
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
+        if (numbers := _row_numbers(func, args)) is not None:
+            self._rows, self._numbers = result, numbers
         if getattr(func, "__name__", "") in _PRODUCTS:
             for read, weight in itertools.pairwise(args):
                 if isinstance(weight, Tensor) and (callback := self._seen.get(_place_of(weight))) is not None:
-                    callback(read, result)
+                    callback(read, result, self._numbers if read is self._rows else None)
         return result
+
+
+def _row_numbers(func: Callable[..., Any], args: tuple[Any, ...]) -> Tensor | None:
+    """By which numbers (N,) a function takes rows out of a value (tokens,C); None for any other function."""
+    if getattr(func, "__name__", "") != "__getitem__" or not isinstance(args[0], Tensor) or args[0].ndim != 2:
+        return None
+    numbers = args[1]
+    by_number = isinstance(numbers, Tensor) and numbers.ndim == 1 and numbers.dtype == torch.int64
+    return numbers if by_number else None
 
 
 def known_activation(place: Place) -> Activation | None:

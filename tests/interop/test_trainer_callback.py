@@ -150,9 +150,22 @@ def test_several_evaluation_sets_keep_their_names(tmp_path: Path):
 def test_experts_are_counted(tmp_path: Path):
     """Packed experts run in one fused product by default, which no hook sees: they would all look unused."""
     data = rows(padded=False)
-    found = trainer(tmp_path, tiny("mixtral"), DeadNeuronCallback(), rows_=data).evaluate()
+    callback = DeadNeuronCallback()
+    found = trainer(tmp_path, tiny("mixtral"), callback, rows_=data).evaluate()
+    assert len(callback._counts._sites) == 2 * 4
     assert found["eval_dead_fraction"] < 0.5
     assert 0 <= found["eval_inert_fraction"] < 1
+
+
+def test_experts_ignore_padding(tmp_path: Path):
+    """What the padding would wake stays dead: the figures are those of the rows without it, one at a time."""
+    short = [{name: value[: int(row["attention_mask"].sum())] for name, value in row.items()} for row in rows()]
+    found = trainer(tmp_path, tiny("mixtral"), DeadNeuronCallback()).evaluate()
+    alone = trainer(
+        tmp_path, tiny("mixtral"), DeadNeuronCallback(), rows_=short, per_device_eval_batch_size=1
+    ).evaluate()
+    for name in ("eval_dead_fraction", "eval_dead_fraction_layer_0", "eval_inert_fraction"):
+        assert found[name] == pytest.approx(alone[name], abs=1e-12)
 
 
 def test_compiled_models_are_refused(tmp_path: Path):

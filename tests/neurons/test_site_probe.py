@@ -267,6 +267,37 @@ def test_what_cannot_be_counted_is_refused() -> None:
         checkpoint(net, torch.randn(2, 3, 8, requires_grad=True), use_reentrant=False).sum().backward()
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_experts_leave_padding_out(model_type: str) -> None:
+    """With a mask, each expert counts what it counts on the tokens alone, though it sees them in another order."""
+    model, ids = tiny(model_type), some_ids(3, 8)
+    lengths = (8, 3, 5)
+    places = {f"{number}": site for number, site in enumerate(find_mlps(model, ids)) if site.block == 0}
+    with evaluating(model), NeuronProbe.for_modules(places) as padded:
+        padded.mask = torch.arange(8) < torch.tensor(lengths)[:, None]
+        model(ids)
+    with evaluating(model), NeuronProbe.for_modules(places) as alone:
+        for row, length in zip(ids, lengths, strict=True):
+            model(row[None, :length])
+    for one, two in zip(padded.statistics(), alone.statistics(), strict=True):
+        assert (one.tokens, one.fired.tolist(), one.opened.tolist()) == (
+            two.tokens, two.fired.tolist(), two.opened.tolist()
+        )  # fmt: skip
+    sent = model.config.num_experts_per_tok  # type: ignore[union-attr]
+    assert sum(found.tokens for found in padded.statistics()) == sum(lengths) * sent
+
+
+def test_experts_whose_tokens_cannot_be_followed_refuse_a_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mask would leave out other tokens than the padding: no figure is better than that one."""
+    monkeypatch.setattr(site_probe, "_row_numbers", lambda func, args: None)
+    model, ids = tiny("mixtral"), some_ids(3, 8)
+    places = {f"{number}": site for number, site in enumerate(find_mlps(model, ids))}
+    with evaluating(model), NeuronProbe.for_modules(places) as probe:
+        probe.mask = torch.ones(3, 8)
+        with pytest.raises(UsageError, match=r"order that cannot be followed.*evaluate without padding"):
+            model(ids)
+
+
 def test_experts_in_one_fused_product_are_not_taken_for_unused() -> None:
     """By default transformers runs packed experts at once, which no hook sees: all of them would look dead."""
     model: Any = tiny("qwen3_moe")
