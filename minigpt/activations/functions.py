@@ -245,8 +245,8 @@ def softmax(z: Tensor) -> Tensor:
     monotone=True,
 )
 def step(z: Tensor) -> Tensor:
-    # NOTE: a comparison alone would cut the graph, and w_in would have no gradient at all; sign would make 0 of NaN, and
-    # a layer that diverged would look dead.
+    # NOTE: a comparison alone would cut the graph, and w_in would have no gradient at all. sign would make 0 of NaN, so
+    # that a layer that diverged would look dead.
     return F.relu(z).ceil().clamp(max=1.0)
 
 

@@ -80,7 +80,7 @@ class Elements(HTMLParser):
 
 
 def test_the_page_is_inert(minigpt: Command, opt: str) -> None:
-    """Names of a stranger's modules and corpora are characters; our own script is named by its hash; nothing is fetched."""
+    """A stranger's names of modules and corpora are characters, our script is named by its hash, nothing is fetched."""
     assert minigpt(f"audit {opt} {RAW} --out out --position-0 both") == 0
     before = audit_page(Path("out"))
     clean = Elements(before)
