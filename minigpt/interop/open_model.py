@@ -190,7 +190,12 @@ def _open_theirs(place: str, name: str, kind: str, local_files_only: bool = True
         stored = getattr(config, "dtype", None) or "float32"
         with _loading(name, quantised):
             model, report = AutoModelForCausalLM.from_pretrained(
-                place, trust_remote_code=False, torch_dtype=torch.float32, output_loading_info=True, **safe
+                place,
+                trust_remote_code=False,
+                torch_dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are reported then, and refused in one line below
+                **safe,
             )
         _refuse_incomplete(name, report)
         refuse_without_floats(name, model)

@@ -138,6 +138,6 @@ CASES: dict[int, tuple[str, ...]] = {
         "tests/base/test_formats.py::test_what_could_command_a_terminal_is_shown_as_an_escape",
         REPORT + "test_text_is_escaped",
         REPORT + "test_tokens_are_inert",
-        REPORT + "test_only_our_own_script_may_run",
+        REPORT + "test_only_our_own_scripts_may_run",
     ),
 }

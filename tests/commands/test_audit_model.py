@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import threading
+import time
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -18,8 +21,10 @@ from neuron_files import HOSTILE
 from tiny_architectures import tiny
 
 from minigpt.base import storage
+from minigpt.interop import open_model
 from minigpt.model import GPT, GPTConfig
 from minigpt.report.audit_page import audit_page
+from minigpt.text import hub
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -160,6 +165,26 @@ def test_what_is_no_model(workplace: Path, refused: Refused, monkeypatch: pytest
     refused(4, f"audit none.pt {SMALL}", says=("no checkpoint at none.pt",))
 
 
+def test_a_network_that_never_answers_is_not_waited_for(
+    workplace: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name on the Hub without a network: an error within 3 s, of which the work is a part and the wait is fixed."""
+    network = threading.Event()
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for proxy in ("HF_ENDPOINT", *(name for name in os.environ if name.lower().endswith("_proxy"))):
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr(hub, "_is_offline", lambda: True)
+    refused(4, "audit nobody/nothing --device cpu", says=("Hub cannot be reached",))  # imports are not ours to count
+    monkeypatch.setattr(hub, "_is_offline", lambda: False)
+    monkeypatch.setattr(hub, "_can_connect", lambda: network.wait(60))
+    begun, waited = time.process_time(), time.monotonic()
+    refused(4, f"audit someone/something {SMALL}", says=("someone/something", "Hub cannot be reached"))
+    worked, waited = time.process_time() - begun, time.monotonic() - waited
+    network.set()
+    assert worked + open_model._HUB_PATIENCE < 3
+    assert waited < 60
+
+
 def test_the_search_for_expendable_neurons_is_shown(minigpt: Command, opt: str, capsys: Capture) -> None:
     """In the answer, in a table with a row for the model, on the page and in the table of neurons."""
     assert minigpt(f"audit {opt} {RAW} --expendable --expendable-tokens 64 --out out") == 0
@@ -215,7 +240,7 @@ def test_models_that_cannot_be_audited(opt: str, refused: Refused, capsys: Captu
     refused(2, f"audit vit {RAW}", says=("vit", "no causal language model"))
     refused(2, f"audit mamba {RAW}", says=("MambaForCausalLM", "for_modules"))
     altered_config(opt, ffn_dim=40)
-    refused(4, f"audit {opt} {RAW}", says=("opt",))
+    refused(4, f"audit {opt} {RAW}", says=("opt has weights of other shapes for", "fc1.weight"))
     altered_config(opt, ffn_dim=48, num_hidden_layers=3)
     refused(4, f"audit {opt} {RAW}", says=("has no weights for", "layers.2"))
     altered_config(opt, model_type="nonsense")

@@ -67,9 +67,10 @@ def test_what_to_expect_is_measured_and_nothing_is_trained(start: Start, workpla
     """A dry run lists every cell with its state and time, and leaves no cell behind."""
     assert start(f"{SMALL} --steps 20 --dry-run").wait() == 0
     shown = (workplace / "child.out").read_text().splitlines()
-    assert len(shown) == 5
-    assert all("to do" in line for line in shown[:4])
-    assert shown[4].startswith("4 cells, 4 to train; about ")
+    assert len(shown) == 6
+    assert shown[0].split() == ["cell", "arm", "seed", "state", "time"]
+    assert all("to do" in line for line in shown[1:5])
+    assert shown[5].startswith("4 cells, 4 to train; about ")
     assert not (workplace / "a").exists()
     assert not (workplace / "cells").exists()
     assert start(f"{SMALL} --steps 20").wait() == 0
