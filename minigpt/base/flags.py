@@ -166,7 +166,7 @@ def expanded(text: str) -> str:
         UsageError: there is no such home, or the path has a NUL, which no system takes.
     """
     if "\0" in text:
-        raise UsageError(f"a path cannot have a NUL character; got {text!r:.200}; leave it out")
+        raise UsageError(f"a path cannot have NUL, a control character; got {text!r:.200}; leave it out")
     if not text.startswith("~"):
         return text
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from minigpt.base import formats
@@ -57,7 +59,7 @@ def run_neurons(values: argparse.Namespace) -> int:
     opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
     record, found = diagnose_run(opened, values.corpus, values.split, values.tokens or 0)
     written = write(opened, record, found)
-    page = write_report(opened.directory)
+    page = _redrawn(opened.directory)
     if values.json:
         print(to_json({**read_json(written[0], CheckpointError), "run": str(opened.directory)}))
         return 0
@@ -66,8 +68,18 @@ def run_neurons(values: argparse.Namespace) -> int:
         f"wrote {', '.join(path.name for path in written)} into {opened.directory}"
         f" in {formats.duration(record['seconds'])}"
     )
-    show(page, values.open)
+    if page is not None:
+        show(page, values.open)
     return 0
+
+
+def _redrawn(run: Path) -> Path | None:
+    """The page of a run with what was counted; none, and a note, where no training was logged: of imported weights."""
+    try:
+        return write_report(run)
+    except CheckpointError as reason:
+        print(f"note: no page; {reason}", file=sys.stderr)
+        return None
 
 
 def _check_threads(threads: int) -> None:

@@ -74,7 +74,7 @@ class Cohort:
         losses = self._accumulate_gradients(steps, between_batches)  # (K,)
         gradients = _rows([leaf.grad for leaf in self._leaves if leaf.grad is not None])  # (K,P)
         norms, found = torch.stack([torch.linalg.vector_norm(gradients, dim=1), losses]).tolist()
-        self._stop_what_is_not_finite(steps, gradients, found, norms)
+        self._stop_diverged(steps, gradients, found, norms)
         evidence = self._read_gradients() if watch_neurons else [None] * len(configs)
         clips = [config.grad_clip for config in configs]
         scales = [clip / norm if clip and norm > clip else 1.0 for clip, norm in zip(clips, norms, strict=True)]
@@ -135,7 +135,7 @@ class Cohort:
             parts = [noise for noise in batch if noise is not None]
             yield torch.cat(parts) if parts else None
 
-    def _stop_what_is_not_finite(self, steps: Sequence[int], gradients: Tensor, losses: list[float], norms: list[float]) -> None:
+    def _stop_diverged(self, steps: Sequence[int], gradients: Tensor, losses: list[float], norms: list[float]) -> None:
         reasons = {}
         for number, (loss, norm) in enumerate(zip(losses, norms, strict=True)):
             if not (math.isfinite(loss) and math.isfinite(norm)):
