@@ -26,7 +26,7 @@ AS_IT_IS = "as it is"
 WAITING: dict[str, dict[str, str]] = {
     AS_IT_IS: {},
     "300": {**thread_waiting.CHOSEN, "GOMP_SPINCOUNT": "300"},
-    "1000": {**thread_waiting.CHOSEN, "GOMP_SPINCOUNT": "1000"},
+    thread_waiting.CHOSEN["GOMP_SPINCOUNT"]: thread_waiting.CHOSEN,
     "passive": {"OMP_WAIT_POLICY": "passive"},
 }
 LOADS = (0, 1, 2)

@@ -38,7 +38,7 @@ def test_it_is_chosen_for_both_runtimes(without_torch: None):
     """Which one torch brings is not known before it is loaded; each ignores the other's variable."""
     thread_waiting.choose()
     assert chosen() == CHOSEN
-    assert thread_waiting.reason() == "GOMP_SPINCOUNT=1000, KMP_BLOCKTIME=1; chosen by minigpt"
+    assert thread_waiting.reason() == "GOMP_SPINCOUNT=2000, KMP_BLOCKTIME=1; chosen by minigpt"
     assert thread_waiting.as_user_has_it() == {}
 
 
@@ -96,7 +96,7 @@ def test_the_console_chooses_before_anything_heavy_is_loaded():
         "thread_waiting.choose = lambda: (choose(), print('torch' in sys.modules, thread_waiting.reason()))\n"
         "cli.console('train')"
     )
-    assert output_of("-c", program, "--help").startswith("False GOMP_SPINCOUNT=1000")
+    assert output_of("-c", program, "--help").startswith("False GOMP_SPINCOUNT=2000")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="torch has GNU's runtime on Linux")
@@ -106,7 +106,7 @@ def test_the_runtime_obeys():
     done = run("-c", program, OMP_DISPLAY_ENV="verbose")
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this torch has another runtime")
-    assert "GOMP_SPINCOUNT = '1000'" in done.stderr
+    assert "GOMP_SPINCOUNT = '2000'" in done.stderr
 
 
 def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:

@@ -65,7 +65,7 @@ def test_ratios_are_with_the_same_quiet_and_with_what_users_have(made_up: None):
     rows = busy.measure_busy(CONFIG, [NANO], BenchOptions(blocks=2), lambda blocks, label: blocks)
     found = {(row["program"], row["waiting"], row["busy"]): row for row in rows}
     assert len(rows) == len(found) == 2 * 4 * 3
-    ours, theirs = found["minigpt", "1000", 2], found["nanoGPT", "as it is", 2]
+    ours, theirs = found["minigpt", "2000", 2], found["nanoGPT", "as it is", 2]
     assert ours["step_seconds"]["median"] == 3
     assert ours["slower_than_quiet"]["median"] == 3
     assert ours["faster_than_as_it_is"]["median"] == 7
