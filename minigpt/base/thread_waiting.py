@@ -16,9 +16,9 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-# Turns of a loop in GNU's runtime, which torch has on Linux: some microseconds. Fewer of them cost more on a quiet machine,
-# more of them on a busy one (docs/performance-log.md). Milliseconds in LLVM's and Intel's, which torch has on other systems
-# and in other builds: the smallest above 0, since not all versions know "us".
+# Turns of a loop in GNU's runtime, which torch has on Linux: some microseconds. Fewer of them cost more on a quiet
+# machine, more of them on a busy one (docs/performance-log.md). Milliseconds in LLVM's and Intel's, which torch has on
+# other systems and in other builds: the smallest above 0, since not all versions know "us".
 CHOSEN = {"GOMP_SPINCOUNT": "2000", "KMP_BLOCKTIME": "1"}
 # Whoever sets one of these has chosen, for every runtime.
 SETTINGS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME", "KMP_LIBRARY")
