@@ -120,6 +120,12 @@ def test_a_run_name_with_control_characters_is_refused(refused, name: str) -> No
     refused(2, f"train {TINY_RUN} --corpus", name, says=("control character",))
 
 
+@pytest.mark.parametrize("command", ["report", "sky", "runs", "verify", "train --out", "sample"])
+def test_a_path_that_no_system_can_have_is_refused(refused, command: str) -> None:
+    """Half of a surrogate pair has no encoding; a byte that is not UTF-8, which Python shows as such, has."""
+    refused(2, command, "\ud800", says=("lone surrogate",))
+
+
 @pytest.mark.parametrize(
     ("corpus", "says"),
     [

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import re
 import shlex
 import sys
@@ -163,10 +164,14 @@ def expanded(text: str) -> str:
     """A path with a leading `~` or `~name` replaced by the home directory, as a shell does it only for whole words.
 
     Raises:
-        UsageError: there is no such home, or the path has a NUL, which no system takes.
+        UsageError: there is no such home, or the path has what no system takes: a NUL, or half a surrogate pair.
     """
     if "\0" in text:
         raise UsageError(f"a path cannot have NUL, a control character; got {text!r:.200}; leave it out")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise UsageError(f"a path cannot have a lone surrogate; got {text!r:.200}; leave it out") from None
     if not text.startswith("~"):
         return text
     try:
