@@ -100,8 +100,12 @@ def is_running(pid: int) -> bool:
 
 
 def processor_seconds(pid: int) -> float:
-    """Processor time that a process has used; it is known until its end is waited for."""
-    return sum(map(int, _status(pid)[11:13])) / os.sysconf("SC_CLK_TCK")
+    """Processor time that a process has used; it is known until its end is waited for.
+
+    Its clock, named as Linux's `clock_getcpuclockid` does, counts nanoseconds; `/proc` counts hundredths of a second, a
+    tenth of what is measured with it.
+    """
+    return time.clock_gettime((~pid << 3) | 2)
 
 
 def _status(pid: int) -> list[str]:
