@@ -1,4 +1,6 @@
-"""All rows of the ledger, in their order. Their words and their rules were fixed before the first run.
+"""All rows of the ledger, in their order. Words and rules are fixed before a row is run.
+
+`docs/ledger.md` names the rows that were redefined once first results were known.
 
 The article: "ReLU Function: AI (Brace For These Hidden GPT Dangers)".
 

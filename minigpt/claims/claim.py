@@ -24,6 +24,8 @@ Verdict = Literal["SUPPORTED", "REFUTED", "INCONCLUSIVE", "VOID"]
 GateKind = Literal["training", "positive control", "manipulation check"]
 Tag = Literal["measurable", "when provoked", "proxy", "not measurable"]
 Effect = Callable[[Evidence, int], float]
+# A figure of whichever arm, for tables and series.
+Column = Callable[[Evidence, str, int], float]
 
 # The smallest difference of a loss that matters, in nats per token: about 1 % perplexity.
 DELTA = 0.010
@@ -65,7 +67,7 @@ class Series:
     x: str
     y: str
     lines: Mapping[str, tuple[tuple[str, float], ...]]
-    value: Callable[[Evidence, str, int], float]
+    value: Column
     log_x: bool = False
 
 
@@ -74,7 +76,7 @@ class ArmFigures:
     """Further figures on a claim's page: a value for each arm and column, averaged over seeds."""
 
     title: str
-    columns: Mapping[str, Callable[[Evidence, str, int], float]]
+    columns: Mapping[str, Column]
     arms: tuple[str, ...] = ()
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from minigpt.claims.claim import DELTA, Effect
+from minigpt.claims.claim import DELTA, Column, Effect
 from minigpt.claims.evidence import Evidence
 from minigpt.experiments.arms import Arm, Times
 
 # The best rate of each activation as a multiple of the base's, which is ReLU's: chosen from ×1/2, 1, 2, 4 on a seed and
 # separate windows. SwiGLU and SiLU did best there at ×2 and ×4 but got stuck on some judged seeds: one lower.
 RATES: Mapping[str, float] = {"gelu": 2.0, "silu": 2.0, "elu": 4.0, "sigmoid": 0.5}
-
-
 # An arm that is known to learn less: what a positive control must find.
 SLOW_RATE: Mapping[str, Any] = {"lr": Times(1 / 16)}
 TOO_SLOW = "a sixteenth of the rate"
@@ -43,19 +41,24 @@ def dead_of(arm: str) -> tuple[str, Effect]:
     return "share", lambda evidence, seed: evidence.health(arm, seed, "dead_fraction")
 
 
-def measured(measurement: str, key: str) -> Callable[[Evidence, str, int], float]:
+def measured(measurement: str, key: str) -> Column:
     """A measured figure of whichever arm, for tables and series."""
     return lambda evidence, arm, seed: evidence.figure(arm, seed, measurement, key)
 
 
-def health(key: str) -> Callable[[Evidence, str, int], float]:
+def health(key: str) -> Column:
     """A share of neurons on validation text at the end of training, for tables and series."""
     return lambda evidence, arm, seed: evidence.health(arm, seed, key)
 
 
+def beyond(column: Column, arm: str, reference: str) -> Effect:
+    """How much larger a figure of one arm is than that of another."""
+    return lambda evidence, seed: column(evidence, arm, seed) - column(evidence, reference, seed)
+
+
 def worse(arm: str, reference: str) -> Effect:
     """How much more loss an arm has than its reference, in nats."""
-    return lambda evidence, seed: evidence.loss(arm, seed) - evidence.loss(reference, seed)
+    return beyond(loss, arm, reference)
 
 
 def not_worse(arm: str, reference: str, allowed: float = DELTA) -> Effect:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from minigpt.claims.claim import DELTA, Effect, Gate
-from minigpt.claims.effects import chosen
+from minigpt.claims.effects import beyond, chosen, figure, health, worse
 from minigpt.claims.evidence import Evidence
 
 LEAST_DEADER = 0.2  # of all neurons
@@ -25,30 +25,19 @@ def trained(arm: str, order: str = "trigram", text: str = "") -> Gate:
 
 def learnt_on(arm: str, parent: str) -> Gate:
     """A continued training ends below the loss of what it continued from."""
-
-    def below(evidence: Evidence, seed: int) -> float:
-        return evidence.loss(parent, seed) - evidence.loss(arm, seed)
-
-    return Gate("training", f"{arm}: how far its loss is below that of “{parent}”", "nats", 0.0, below)
+    return Gate("training", f"{arm}: how far its loss is below that of “{parent}”", "nats", 0.0, worse(parent, arm))
 
 
 def deader(arm: str, other: str) -> Gate:
     """Far more neurons are dead in one arm than in the other."""
-
-    def more(evidence: Evidence, seed: int) -> float:
-        return evidence.health(arm, seed, "dead_fraction") - evidence.health(other, seed, "dead_fraction")
-
+    more = beyond(health("dead_fraction"), arm, other)
     return Gate("manipulation check", f"dead, more in “{arm}” than in “{other}”", "share", LEAST_DEADER, more)
 
 
 def layers_matter(arm: str) -> Gate:
     """No layer of an arm could be replaced by its means for nothing; `layer_ablation` must be measured on it."""
-
-    def least(evidence: Evidence, seed: int) -> float:
-        return evidence.figure(arm, seed, "layer_ablation", "least")
-
     name = f"{arm}: what it costs to replace the MLP that matters least by its mean"
-    return Gate("manipulation check", name, "nats", LEAST_ABLATION, least)
+    return Gate("manipulation check", name, "nats", LEAST_ABLATION, figure(arm, "layer_ablation", "least"))
 
 
 def inside(ladder: Sequence[str], what: str) -> Gate:

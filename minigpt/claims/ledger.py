@@ -17,7 +17,7 @@ from minigpt.claims import entries
 from minigpt.claims.catalogue import CLAIMS
 from minigpt.claims.claim import EXPLORATORY, PRIMARY, Claim, Plan
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.measuring import MEASUREMENTS, label, read, subject
+from minigpt.claims.measuring import MEASUREMENTS, read, subject
 from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
 from minigpt.experiments.arms import Arm, train_command, written
 from minigpt.experiments.arms_to_cells import Planner
@@ -109,7 +109,7 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
     except UsageError as error:
         return {**described, "obstacle": f"its arms do not exist at this scale; {error}"}
     measured = {
-        (arm, seed, name): read(directory, label([cell.id for cell in of]), name)
+        (arm, seed, name): read(directory, of, name)
         for arm, seed in cells
         for name in claim.measurements.get(arm, ())
         if (of := subject(claim, name, arm, seed, cells))

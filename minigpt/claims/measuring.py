@@ -91,26 +91,23 @@ def subject(claim: Claim, name: str, arm: str, seed: int, cells: Mapping[tuple[s
     return [cell for cell in found if cell is not None] if None not in found else []
 
 
-def label(cells: Sequence[str]) -> str:
-    """What a measurement's cells are called together."""
-    return "-".join(cells)
+def label(cells: Sequence[Cell]) -> str:
+    """What the cells of a measurement are called together."""
+    return "-".join(cell.id for cell in cells)
 
 
-def take(ledger: Path, directories: Sequence[Path], name: str) -> None:
-    """Measure the cells in `directories` and keep what was found, unless it was by now; the body of a job.
-
-    A run that diverged has no model to measure: its figures are empty.
+def take(ledger: Path, cells: Sequence[Cell], name: str) -> None:
+    """Measure cells and keep what was found, unless it was by now; the body of a job.
 
     Raises:
         LockedError: another process, perhaps of another host, is at it.
     """
-    measured = label([directory.name for directory in directories])
-    with storage.passing_lock(_working_place(ledger, measured, name)):
-        if read(ledger, measured, name) is None:
-            _measure(ledger, directories, name)
+    with storage.passing_lock(_working_place(ledger, cells, name)):
+        if read(ledger, cells, name) is None:
+            _measure(ledger, cells, name)
 
 
-def is_taken(ledger: Path, cells: str, name: str) -> bool:
+def is_taken(ledger: Path, cells: Sequence[Cell], name: str) -> bool:
     """Whether some process is measuring this at the moment."""
     try:
         storage.check_unlocked(_working_place(ledger, cells, name))
@@ -119,35 +116,35 @@ def is_taken(ledger: Path, cells: str, name: str) -> bool:
     return False
 
 
-def _measure(ledger: Path, directories: Sequence[Path], name: str) -> None:
-    results = [read_result(directory) for directory in directories]
-    assert None not in results, f"{directories} are measured before they are trained"
+def _measure(ledger: Path, cells: Sequence[Cell], name: str) -> None:
+    """A run that diverged has no model to measure: its figures are empty."""
+    results = [read_result(cell.directory) for cell in cells]
+    assert None not in results, f"{label(cells)} is measured before it is trained"
     begun = time.perf_counter()
     figures: Figures = {}
     if all(result is not None and result["status"] == "finished" for result in results):
-        run, *others = (open_run(directory) for directory in directories)
+        run, *others = (open_run(cell.directory) for cell in cells)
         runtime.set_up(run.config)
         figures = MEASUREMENTS[name].measure(run, open_text(run), *others)
-    cells = label([directory.name for directory in directories])
-    kept = {"cell": cells, "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
+    kept = {"cell": label(cells), "measurement": name, "figures": figures, "seconds": time.perf_counter() - begun}
     storage.write_sealed(_place(ledger, cells, name), kept)
 
 
-def read(ledger: Path, cell: str, name: str) -> dict[str, Any] | None:
+def read(ledger: Path, cells: Sequence[Cell], name: str) -> dict[str, Any] | None:
     """What was measured, with `seconds`, or None if it was not or its file was altered."""
     try:
-        return storage.read_sealed(_place(ledger, cell, name), CheckpointError)
+        return storage.read_sealed(_place(ledger, cells, name), CheckpointError)
     except StopRequestedError:
         raise
     except MinigptError:
         return None
 
 
-def _place(ledger: Path, cell: str, name: str) -> Path:
-    """The file that holds a measurement of a cell."""
-    return ledger / FOLDER / f"{cell}-{name}-{MEASUREMENTS[name].version}.json"
+def _place(ledger: Path, cells: Sequence[Cell], name: str) -> Path:
+    """The file that holds a measurement."""
+    return ledger / FOLDER / f"{label(cells)}-{name}-{MEASUREMENTS[name].version}.json"
 
 
-def _working_place(ledger: Path, cell: str, name: str) -> Path:
+def _working_place(ledger: Path, cells: Sequence[Cell], name: str) -> Path:
     """The folder that whoever measures holds."""
-    return ledger / FOLDER / f"{cell}-{name}.at-work"
+    return ledger / FOLDER / f"{label(cells)}-{name}.at-work"

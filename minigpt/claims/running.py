@@ -6,7 +6,7 @@ What is done is on disk and is not done again, so the same command continues an 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from minigpt.base import storage
@@ -53,8 +53,9 @@ def run_claims(claims: Sequence[Claim], workshop: Workshop) -> None:
         StopRequestedError: a signal arrived; running cells have committed, and the same call continues.
         MinigptError: something cannot be trained or measured; the subclass says why.
     """
-    scale = workshop.scale
-    with at_work(Path(scale.options.cells_dir), storage.json_hash(asdict(scale)), _alike(workshop)):
+    options = workshop.scale.options
+    task = asdict(replace(workshop.scale, options=replace(options, workers=0)))  # as each host has its own number
+    with at_work(Path(options.cells_dir), storage.json_hash(task), _alike(workshop)):
         while todo := _trainable(claims, workshop):
             train_all(todo, workshop.executor, workshop.stop)
         _measure_all(claims, workshop)
@@ -75,7 +76,7 @@ def _trainable(claims: Sequence[Claim], workshop: Workshop) -> list[Cell]:
 def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
     """Take the measurements that are missing, side by side, except those that take times."""
     wanted = {
-        (label([cell.id for cell in measured]), name): measured
+        (label(measured), name): measured
         for claim in claims
         for cells in [workshop.cells(claim)]
         for arm, seed in cells
@@ -91,14 +92,12 @@ def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
 
 def _measuring(measured: Sequence[Cell], name: str, workshop: Workshop) -> Task:
     cell = measured[0]
-    cells = label([each.id for each in measured])
-    directories = [each.directory for each in measured]
     return Task(
-        job=Job(f"{cell.id}-{name}", take, (workshop.ledger, directories, name)),
-        what=f"measuring {name} of cell {cell.id} ({cell.arm})",
+        job=Job(f"{label(measured)}-{name}", take, (workshop.ledger, measured, name)),
+        what=f"measuring {name} of cell {label(measured)} ({cell.arm})",
         short=f"{name} of {cell.arm} s{cell.config.seed}",
-        is_done=lambda: read(workshop.ledger, cells, name) is not None,
-        is_taken=lambda: is_taken(workshop.ledger, cells, name),
+        is_done=lambda: read(workshop.ledger, measured, name) is not None,
+        is_taken=lambda: is_taken(workshop.ledger, measured, name),
     )
 
 

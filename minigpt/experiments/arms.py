@@ -18,8 +18,7 @@ from minigpt.base.flags import flag, parsed, typed
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 
 MOST_CELLS = 1000
-# In an evaluation on the way: half of what a single run takes. Those were a sixth of a cell's time, and an ablation
-# judges by the last one, which is complete.
+# In an evaluation on the way: half of what a single run takes, since an ablation judges by the last one, of all tokens.
 EVAL_TOKENS = 32_768
 MATCHES = ("parameters", "width", "time")
 COMPARISONS = ("reference", "all")

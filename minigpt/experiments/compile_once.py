@@ -20,7 +20,7 @@ from tqdm import tqdm
 from minigpt.experiments.cells import Cell
 from minigpt.parts.architecture import Architecture
 from minigpt.training.config import RunConfig
-from minigpt.training.interrupts import StopFlag
+from minigpt.training.interrupts import StopFlag, StoppedWhileCompiling
 from minigpt.training.terminal import print_notice
 
 # What compiled code depends on besides the architecture, of which the initial weights are no part.
@@ -50,8 +50,8 @@ def compile_once(cells: Iterable[Cell], stop: StopFlag) -> None:
         stop.check()
         try:
             _take_a_step(config)
-        except Exception as error:  # whatever a compiler meets: the processes will meet it too, and say so
-            stop.check()  # which may be what ended the compiler
+        except (Exception, StoppedWhileCompiling) as error:
+            stop.check()  # which may be what ended the compiler; of all else the processes will say what they met
             print_notice(f"note: not compiled before the start; {type(error).__name__}: {error}")
             return
         _compiled.add(code)

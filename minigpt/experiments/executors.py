@@ -17,10 +17,11 @@ def executor_of(options: ExecutorOptions, workers: int, device: str, logs: Path)
 
     `workers` is how many work at a time, 0 for as many as there is room for; jobs print into files under `logs`.
 
+    `options` were checked when they were taken from the flags.
+
     Raises:
         UsageError: the cluster cannot be reached, its package is missing, or it lacks what a cell needs.
     """
-    options.check()
     if options.is_local:
         with local_executor(workers, device, logs) as (local, threads):
             yield local, threads

@@ -73,7 +73,8 @@ class RayExecutor:
     @property
     def free(self) -> int:
         """How many more cells have room on the machines that are there now."""
-        return max(0, min(self._workers or self._room(), self._room()) - len(self._running))
+        room = self._room()
+        return max(0, min(self._workers or room, room) - len(self._running))
 
     def start(self, job: Job) -> None:
         """Hand a job to Ray."""

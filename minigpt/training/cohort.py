@@ -24,7 +24,7 @@ from minigpt.base.errors import DivergedError, OutOfMemoryError, StopRequestedEr
 from minigpt.training.cohort_shape import check_alike
 from minigpt.training.cohort_step import Cohort, SomeDivergedError
 from minigpt.training.config import RunConfig
-from minigpt.training.interrupts import StopFlag, stop_on_signals
+from minigpt.training.interrupts import StopFlag, StoppedWhileCompiling, stop_on_signals
 from minigpt.training.loop import Clock, advance, arrive, begin, is_logged, prepare, train
 from minigpt.training.milestones import commit, write_summary
 from minigpt.training.run import COHORT, Progress, Run
@@ -133,7 +133,7 @@ def _loop(members: list[Member], stop: StopFlag) -> None:
             for member, result in zip(members, results, strict=True):
                 member.clock.add(seconds)
                 advance(member.run, member.progress, member.clock, result)
-    except StopRequestedError as request:
+    except (StopRequestedError, StoppedWhileCompiling) as request:
         for member in members:
             commit(member.run, member.progress)
             member.end("stopped")

@@ -25,6 +25,8 @@ def obstacle(config: RunConfig) -> str:
         return f"dropout {config.dropout:g} would draw from one generator for all"
     if config.norm == "batchnorm":
         return "batchnorm changes its running statistics in place"
+    if config.cost != "cross-entropy":
+        return f"a cohort minimises cross-entropy, not {config.cost}"
     if config.l1:
         return "the L1 term reads hidden values, which a cohort does not show"
     if config.compile == "graphs":

@@ -5,7 +5,7 @@ memories are views of its row. So whoever evaluates, saves or operates on one of
 this. `vmap` runs the model's own forward pass over the rows. Nothing mixes rows: what is not finite in one stays there.
 
 Windows, loss, clipping, rate, decay and moments are individual. The results are those of `step.py` within rounding.
-Which configurations may share a cohort is said in `cohort.py`. K is the number of models, P of a model's parameters.
+`cohort_shape.py` says which configurations may share a cohort. K is the number of models, P of a model's parameters.
 """
 
 from __future__ import annotations
@@ -166,14 +166,13 @@ class Cohort:
                 trainee.optimizer.step(rate)
             return
         counts, means, squares = self._moments
-        counts += 1
         configs = [trainee.config for trainee in self.trainees]
         self._adam(
             self._weights,
             gradients,
             means,
             squares,
-            counts[:, :1],
+            counts[:, :1] + 1,
             self._column(rates),
             self._column([config.beta1 for config in configs]),
             self._column([config.beta2 for config in configs]),
@@ -181,6 +180,7 @@ class Cohort:
             self._decaying,
             ADAM[configs[0].optimizer],
         )
+        counts += 1  # not before: a stop while the update is compiled leaves all as it was
 
     def _show_gradients(self, number: int, gradients: Tensor) -> None:
         """Let a model's parameters have their gradients, as those who read them there expect."""

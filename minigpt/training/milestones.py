@@ -88,7 +88,7 @@ def log_step(run: Run, progress: Progress, result: StepResult, tokens_per_second
 
 
 def largest_cohort(records: Iterable[dict[str, Any]]) -> int:
-    """With how many others at most, itself included, a model was trained as one, by the records of its run."""
+    """How many models at most, itself included, were trained as one with a model, by the records of its run."""
     return max((record["size"] for record in records if record.get("event") == COHORT), default=1)
 
 

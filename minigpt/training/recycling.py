@@ -1,7 +1,8 @@
-"""Recycling while training (`--recycle-every`) or before it (`--init-surgery`): some neurons get new weights. Killing.
+"""Neurons that get new weights, while training (`--recycle-every`) or before it (`--init-surgery`), or are killed.
 
-Which ones is judged on training text alone, so that nothing of the validation part reaches the weights, and on windows
-drawn for this step: a pure function of weights, configuration and step. `neurons/surgery.py` says how.
+Which ones get new weights is judged on training text alone, so that nothing of the validation part reaches them, and on
+windows drawn for this step: a pure function of weights, configuration and step. Those killed are drawn at random.
+`neurons/surgery.py` says how.
 """
 
 from __future__ import annotations

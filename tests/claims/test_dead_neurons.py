@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from claim_examples import lively_model, opened, store, with_planted_dead
 
 from minigpt.claims.measurements import dead_neurons
@@ -25,6 +26,17 @@ def test_dead_neurons_are_trapped_and_expendable() -> None:
     spared = dead_neurons.expendability(opened(model), store())
     assert spared["expendable_fraction"] >= 12 / 96  # type: ignore[operator]
     assert spared["neurons"] == 96
+
+
+def test_a_planted_twentieth_raises_what_is_never_open() -> None:
+    """By the share that was planted, where none was closed before; the model itself is left as it was."""
+    model = lively_model()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    assert dead_neurons.deaths(opened(model), store())["never_positive_fraction"] == 0
+    found = dead_neurons.planted(opened(model), store())
+    assert found["never_positive_fraction"] == pytest.approx(2 * 2 / 96)
+    assert found["inert_fraction"] >= 2 * 2 / 96  # type: ignore[operator]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_a_step_function_traps_every_neuron() -> None:

@@ -109,7 +109,7 @@ def test_a_full_disk_ends_it_with_one_line(start: Start, workplace: Path) -> Non
 
 
 def test_a_diverged_cell_is_a_result(start: Start, workplace: Path) -> None:
-    """The table shows it as diverged, is not trained again, and no verdict is made of the survivors."""
+    """The table shows it as diverged, it is not trained again, and no verdict is made of the survivors."""
     command = (
         f"ablate --vary lr=1e-2,1e30 --seeds 2 --workers 2 {BASE} --steps 20 --grad-clip 0 --out a --cells-dir cells"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from child_processes import needs_fork
 from run_files import summary
 
+from minigpt.base.errors import StopRequestedError
 from minigpt.experiments import compile_once
 from minigpt.experiments.arms_to_cells import named_cell
 from minigpt.experiments.cells import Cell, train_cell
@@ -19,7 +21,7 @@ from minigpt.experiments.processes import LocalExecutor
 from minigpt.experiments.run_jobs import train_all
 from minigpt.text.preparation import prepare_text
 from minigpt.training.config import RunConfig
-from minigpt.training.interrupts import StopFlag
+from minigpt.training.interrupts import StopFlag, StoppedWhileCompiling
 from minigpt.training.loop import train
 from minigpt.training.run_directory import located
 from minigpt.training.runtime import missing_compiler, resolve
@@ -72,6 +74,19 @@ def test_a_compiler_that_fails_stops_nothing(
     monkeypatch.setattr(torch, "compile", fail)
     compile_once.compile_once(cells({}), StopFlag())
     assert "not compiled before the start; RuntimeError: no space left" in capsys.readouterr().err
+
+
+def test_a_signal_while_it_compiles_is_a_stop(compiled: list, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was reported as a bug of ours."""
+    stop = StopFlag()
+
+    def interrupted(*_: object, **__: object) -> None:
+        stop.signal_number = signal.SIGTERM
+        raise StoppedWhileCompiling(signal.SIGTERM)
+
+    monkeypatch.setattr(torch, "compile", interrupted)
+    with pytest.raises(StopRequestedError):
+        compile_once.compile_once(cells({}), stop)
 
 
 @needs_fork

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from minigpt.training import cohort
 from minigpt.training.cohort import Planned, train_cohort
 from minigpt.training.cohort_step import Cohort
 from minigpt.training.config import RunConfig
+from minigpt.training.interrupts import StoppedWhileCompiling
 from minigpt.training.loop import train
 from minigpt.training.run_directory import located
 from minigpt.training.runtime import resolve
@@ -77,6 +79,24 @@ def test_a_stopped_cohort_goes_on_together_to_the_same_bits(workplace: Path, mon
     for each in planned(2):
         assert without_cohorts(each.directory) == without_cohorts(Path(f"whole-{each.directory}"))
         assert cohorts(each.directory) == [(0, 2), (stopped[0]["steps"], 2)]
+
+
+def test_a_cohort_stopped_while_it_compiles_commits(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler is left by another exception than a safe point is."""
+    take_step = Cohort.take_step
+
+    def compiling(self: Cohort, steps: Sequence[int], *others: Any) -> Any:
+        if steps[0] == 5:
+            raise StoppedWhileCompiling(signal.SIGTERM)
+        return take_step(self, steps, *others)
+
+    monkeypatch.setattr(Cohort, "take_step", compiling)
+    with pytest.raises(StopRequestedError, match="stopped a cohort of 2") as stopped:
+        train_cohort(planned(2))
+    assert stopped.value.exit_code == 143
+    assert [(found["status"], found["steps"]) for each in planned(2) if (found := summary(each.directory))] == [
+        ("stopped", 5)
+    ] * 2
 
 
 def test_a_member_goes_on_alone(
@@ -161,8 +181,10 @@ def test_shapes_that_differ_are_refused(workplace: Path, settings: dict, says: s
     assert not one.directory.exists()
 
 
-@pytest.mark.parametrize("settings", [{"dropout": 0.1}, {"norm": "batchnorm"}, {"l1": 0.1}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"dropout": 0.1}, {"norm": "batchnorm"}, {"l1": 0.1}, {"cost": "binary"}], ids=str
+)
 def test_what_cannot_share_a_step_is_refused(workplace: Path, settings: dict) -> None:
-    """Dropout, running statistics and hidden values of one model at a time are not possible in a cohort."""
+    """A cohort cannot have dropout, running statistics, hidden values of one model at a time, or another cost."""
     with pytest.raises(UsageError, match="cannot be trained in a cohort"):
         train_cohort(planned(2, **settings))

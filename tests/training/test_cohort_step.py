@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import signal
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,6 +14,7 @@ import torch
 from minigpt.model import GPT
 from minigpt.training.cohort_step import Cohort, SomeDivergedError
 from minigpt.training.config import RunConfig
+from minigpt.training.interrupts import StoppedWhileCompiling
 from minigpt.training.optimizers import build_optimizer, state_tensors
 from minigpt.training.run import model_config
 from minigpt.training.runtime import resolve
@@ -129,6 +132,24 @@ def test_what_is_not_finite_in_one_stays_there() -> None:
         assert torch.equal(weights(each).nan_to_num(7.0), was.nan_to_num(7.0))
     survivors = [together[0], together[2]]
     assert losses_together(survivors, 3) == losses_together([trainees()[0], trainees()[2]], 3)
+
+
+def test_a_stop_while_the_update_is_compiled_leaves_all_as_it_was() -> None:
+    """Weights, moments and the counts of updates: what is committed then goes on as if the step had never begun."""
+    together = trainees()
+    cohort = Cohort(together)
+    cohort.take_step([0, 0, 0])
+    before = [copy.deepcopy(state_tensors(each.model, each.optimizer)) for each in together]
+
+    def stop(*_: object) -> None:
+        raise StoppedWhileCompiling(signal.SIGTERM)
+
+    cohort._adam = stop
+    with pytest.raises(StoppedWhileCompiling):
+        cohort.take_step([1, 1, 1])
+    for each, was in zip(together, before, strict=True):
+        now = state_tensors(each.model, each.optimizer)
+        assert all(torch.equal(now[name], was[name]) for name in was)
 
 
 def test_models_remain_their_own() -> None:

@@ -6,10 +6,9 @@ import copy
 
 import torch
 
-from minigpt.base import randomness
 from minigpt.base.health_columns import INERT_SHARE
 from minigpt.claims.measurements.batches_and_losses import Figures, batches, precision
-from minigpt.model import GPT, MLP
+from minigpt.model import GPT
 from minigpt.neurons.bounds import silent_rate_upper, truly_silent
 from minigpt.neurons.certificate import certified_dead
 from minigpt.neurons.expendable import expendable
@@ -17,6 +16,7 @@ from minigpt.neurons.health import contribution, outgoing_norms
 from minigpt.neurons.knockout import loss_without, mean_hidden, read_up_to
 from minigpt.neurons.life import trapped_neurons
 from minigpt.neurons.probe import LayerStatistics, NeuronProbe, plain_blocks
+from minigpt.neurons.surgery import choose_share, kill
 from minigpt.text.batches import evaluation_batches
 from minigpt.text.store import TokenStore
 from minigpt.training.evaluation import batch_size
@@ -73,19 +73,9 @@ def expendability(run: OpenedRun, store: TokenStore) -> Figures:
 def planted(run: OpenedRun, store: TokenStore) -> Figures:
     """By how much each share of `expendability` rises when a twentieth of each layer's neurons is killed at random."""
     killed = copy.deepcopy(run.model)
-    for layer, block in enumerate(plain_blocks(killed)):
-        kill(block.mlp, layer)
+    kill(killed, {}, choose_share(PLANTED_SHARE, [block.mlp.d_ff for block in plain_blocks(killed)], seed=0))
     before, after = _shares(run, run.model, store), _shares(run, killed, store)
     return {name: _difference(after[name], before[name]) for name in before}
-
-
-@torch.no_grad()
-def kill(mlp: MLP, layer: int) -> None:
-    """Close a random share of an MLP's neurons for good: no incoming weights, and a bias far below zero."""
-    order = torch.randperm(mlp.d_ff, generator=randomness.generator(0, "planted dead neurons", layer))
-    chosen = order[: round(PLANTED_SHARE * mlp.d_ff)]
-    mlp.w_in.weight[chosen] = 0
-    mlp.w_in.bias[chosen] = -10
 
 
 def _difference(after: float | None, before: float | None) -> float | None:

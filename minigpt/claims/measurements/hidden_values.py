@@ -23,10 +23,10 @@ LEAST_RIDGE = 1e-12
 
 
 def clamping(run: OpenedRun, store: TokenStore) -> Figures:
-    """Loss on validation text as it is, and with all negative hidden values set to 0; how often they are negative.
+    """Loss on validation text as it is, and with all negative hidden values set to 0.
 
     Clamping also moves each neuron's mean, which a bias could make good. `mean_kept` is what remains once each neuron
-    has its mean on training text again.
+    has its mean on training text again; `negative` is the share of negative values there.
     """
     read = batches(run.model, store.tokens("val"), CLAMPING_TOKENS)
     shifts, negative = _clamping_shifts(run, batches(run.model, store.tokens("train"), CLAMPING_TOKENS))

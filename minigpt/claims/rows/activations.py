@@ -30,7 +30,6 @@ NEGATIVE = ("gelu", "silu", "elu", "leaky_relu:0.5")
 LONG = Times(2)
 TIMED = ("gelu", "silu", "swiglu")
 ALL = ("relu", *INSTEAD, "leaky_relu:0.5", "elu", "relu2", "reglu", "tanh", "sigmoid", "identity")
-SANE = ("relu", "gelu", "silu")
 LEAST_IMPACT = 0.05  # nats: 5 % perplexity
 LEAST_LONGER = 0.02
 MOST_NOISE = LEAST_LONGER / 2
@@ -60,7 +59,7 @@ _NEURONS = {"loss": loss, "dead share": health("dead_fraction"), "inert share": 
 
 
 def _extremes(evidence: Evidence, seed: int) -> float:
-    """Worst less best activation, both chosen on other seeds: the largest of many always looks large."""
+    """Worst less best activation, both chosen on separate seeds: the largest of many always looks large."""
     worst = chosen(evidence, ALL, best=False)
     return evidence.loss(worst, seed) - evidence.loss(chosen(evidence, ALL), seed)
 
@@ -89,7 +88,7 @@ def _relu_needs(evidence: Evidence, arm: str, seed: int) -> float:
 
 
 def _mixing_gains(evidence: Evidence, seed: int) -> float:
-    """Best uniform model less best mix, both chosen on other seeds."""
+    """Best uniform model less best mix, both chosen on separate seeds."""
     uniform, mix = (chosen(evidence, arms) for arms in (UNIFORM, MIXES))
     return evidence.loss(uniform, seed) - evidence.loss(mix, seed)
 
@@ -323,7 +322,7 @@ C11 = Claim(
     statement="Some mix of ReLU and GELU over the layers beats both uniform models.",
     meaning=(
         "All fourteen mixes of ReLU and GELU over four layers, and both uniform models. True if the best mix, chosen "
-        "on the other seeds, ends at least 0.01 nats below the best uniform one, chosen likewise."
+        "on separate seeds, ends at least 0.01 nats below the best uniform one, chosen likewise."
     ),
     tag="measurable",
     forecast="no gain that matters",

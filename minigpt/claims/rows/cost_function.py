@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect
-from minigpt.claims.effects import figure, loss, measured
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition
+from minigpt.claims.effects import beyond, figure, loss, measured
 from minigpt.claims.gates import control, trained
 from minigpt.experiments.arms import Arm
 
@@ -11,11 +11,6 @@ CROSS_ENTROPY, OTHERS = "cross-entropy", ("squared-error", "binary")
 LEAST_GUESSES = 0.3  # of tokens: the commonest character alone is a sixth of a text
 
 _calibrated = measured("calibrated", "calibrated_loss")
-
-
-def _costs(other: str) -> Effect:
-    """How much more loss there is after training on another cost, both calibrated."""
-    return lambda evidence, seed: _calibrated(evidence, other, seed) - _calibrated(evidence, CROSS_ENTROPY, seed)
 
 
 C28 = Claim(
@@ -34,7 +29,12 @@ C28 = Claim(
     arms={CROSS_ENTROPY: Arm(), **{cost: Arm({"cost": cost}) for cost in OTHERS}},
     measurements={CROSS_ENTROPY: ("calibrated", "ngrams"), **dict.fromkeys(OTHERS, ("calibrated",))},
     conditions=tuple(
-        Condition(f"{cost}: calibrated loss above that of cross-entropy", "nats", DELTA, _costs(cost))
+        Condition(
+            f"{cost}: calibrated loss above that of cross-entropy",
+            "nats",
+            DELTA,
+            beyond(_calibrated, cost, CROSS_ENTROPY),
+        )
         for cost in OTHERS
     ),
     gates=(

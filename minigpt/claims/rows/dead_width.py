@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Gate, Series
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Column, Condition, Effect, Gate, Series
 from minigpt.claims.effects import health, loss, loss_of, worse
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, loses, trained
@@ -104,7 +104,7 @@ def _per_dead(evidence: Evidence, seed: int) -> float:
     return narrowing(evidence, killed(JUDGED, HALF, MIDDLE), JUDGED, seed) / HALF
 
 
-def _by_share(whole: int, when: str) -> Callable[[Evidence, str, int], float]:
+def _by_share(whole: int, when: str) -> Column:
     """By the share that a table's row names."""
     return lambda evidence, share, seed: narrowing(evidence, killed(whole, float(share), when), whole, seed)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import activation, dead_of, figure, health, loss, loss_of, measured, slope, worse
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Series
+from minigpt.claims.effects import activation, beyond, dead_of, figure, health, loss, loss_of, measured, slope, worse
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, deader, layers_matter, learnt_on, loses, trained
 from minigpt.experiments.arms import Arm, Times
@@ -48,8 +48,7 @@ def _narrower(width: float) -> Arm:
     return Arm({**_PROSE, "d_ff": Times(width / 4)})
 
 
-def _dead(evidence: Evidence, arm: str, seed: int) -> float:
-    return evidence.figure(arm, seed, "deaths", "dead_fraction")
+_dead = measured("deaths", "dead_fraction")
 
 
 def _rise(evidence: Evidence, seed: int) -> float:
@@ -62,13 +61,6 @@ def _behind_trigram(evidence: Evidence, arm: str, seed: int) -> float:
 
 
 _closed = measured("expendability", "never_positive_fraction")
-
-
-def _more_closed_than(other: str) -> Effect:
-    def effect(evidence: Evidence, seed: int) -> float:
-        return _closed(evidence, "relu", seed) - _closed(evidence, other, seed)
-
-    return effect
 
 
 def _dead_before(evidence: Evidence, arm: str, seed: int) -> float:
@@ -121,7 +113,7 @@ C1 = Claim(
             f"{PLANTED}: dead, more than with the default recipe",
             "share",
             LEAST_DEAD,
-            lambda evidence, seed: _dead(evidence, PLANTED, seed) - _dead(evidence, DEFAULT, seed),
+            beyond(_dead, PLANTED, DEFAULT),
         ),
     ),
     finding=(
@@ -151,7 +143,7 @@ C1 = Claim(
         ArmFigures(
             "Shares of neurons on a million tokens",
             {
-                "dead share of a million tokens": measured("deaths", "dead_fraction"),
+                "dead share of a million tokens": _dead,
                 "truly dead share (Chao)": measured("deaths", "truly_dead_fraction"),
                 "proven dead share": measured("deaths", "certified_fraction"),
                 **{f"layer {layer}, share": measured("deaths", f"dead_layer_{layer}") for layer in range(4)},
@@ -182,7 +174,7 @@ C2 = Claim(
         **dict.fromkeys((*OTHERS, NEVER_DYING), ("expendability",)),
     },
     conditions=tuple(
-        Condition(f"never open, more than with {spec}", "share", LEAST_MORE_CLOSED, _more_closed_than(spec))
+        Condition(f"never open, more than with {spec}", "share", LEAST_MORE_CLOSED, beyond(_closed, "relu", spec))
         for spec in OTHERS
     ),
     gates=(
@@ -214,7 +206,7 @@ C2 = Claim(
         ArmFigures(
             "Shares of neurons",
             {
-                "share that never opens": measured("expendability", "never_positive_fraction"),
+                "share that never opens": _closed,
                 "inert share": measured("expendability", "inert_fraction"),
                 "expendable share": measured("expendability", "expendable_fraction"),
                 "expendable share in random order": measured("expendability", "expendable_random"),

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
-from minigpt.claims.claim import ArmFigures, Claim, Condition, Effect, Series
+from minigpt.claims.claim import ArmFigures, Claim, Column, Condition, Effect, Series
 from minigpt.claims.effects import activation, figure, loss, loss_of, measured
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, trained
@@ -53,7 +52,7 @@ def _textbook_fall(spec: str) -> Effect:
     return lambda evidence, seed: -slope(evidence, seed)
 
 
-def _column(key: str) -> Callable[[Evidence, str, int], float]:
+def _column(key: str) -> Column:
     """A figure of the activation that a table's row names; all were measured on one cell."""
     return lambda evidence, spec, seed: evidence.figure("relu", seed, "depth_gradients", f"{spec}/{key}")
 

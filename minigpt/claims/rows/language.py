@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 
-from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Column, Condition, Effect, Series
 from minigpt.claims.effects import (
     SLOW_RATE,
     TOO_SLOW,
     activation,
+    beyond,
     chosen,
     figure,
     health,
@@ -23,8 +23,6 @@ from minigpt.claims.effects import (
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import ORDERS, control, loses, trained
 from minigpt.experiments.arms import Arm, Times
-
-Column = Callable[[Evidence, str, int], float]
 
 CLEARLY_WORSE = 0.1  # nats, between kinds of text
 TOO_LITTLE_TEXT = 0.05  # nats, between amounts of text
@@ -54,7 +52,7 @@ def _loss_on(domain: str) -> Column:
 
 def _least_loss_abroad(evidence: Evidence, seed: int) -> float:
     abroad = [
-        _loss_on(domain)(evidence, foreign, seed) - _loss_on(domain)(evidence, domain, seed)
+        beyond(_loss_on(domain), foreign, domain)(evidence, seed)
         for domain in DOMAINS
         for foreign in DOMAINS
         if foreign != domain
@@ -85,9 +83,7 @@ C29 = Claim(
             "prose of which four fifths are random bytes, a strange text: extra loss on prose",
             "nats",
             CLEARLY_WORSE,
-            lambda evidence, seed: (
-                _loss_on("prose")(evidence, BLURRED, seed) - _loss_on("prose")(evidence, "prose", seed)
-            ),
+            beyond(_loss_on("prose"), BLURRED, "prose"),
         ),
     ),
     conditions=(Condition("extra loss on a strange text, smallest pair", "nats", CLEARLY_WORSE, _least_loss_abroad),),

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
 
-from minigpt.claims.claim import ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import figure, loss, measured
-from minigpt.claims.evidence import Evidence
+from minigpt.claims.claim import ArmFigures, Claim, Column, Condition, Effect, Series
+from minigpt.claims.effects import beyond, figure, loss, measured
 from minigpt.claims.gates import control, trained
 from minigpt.claims.rows.death import dose
 from minigpt.experiments.arms import Times
@@ -43,19 +41,12 @@ GENTLE, HARSH = "rate x1/4", "rate x7.5"
 UNDECAYED, UNBIASED, KILLED = "nothing decays", "no biases", "a tenth killed at birth"
 
 _dead, _proven = measured("deaths", "dead_fraction"), measured("deaths", "certified_fraction")
-Column = Callable[[Evidence, str, int], float]
 
 
 def _mean_difference(column: Column, more: list[str], less: list[str]) -> Effect:
     """The mean difference of a figure over pairs of arms."""
-    pairs = list(zip(more, less, strict=True))
-    return lambda evidence, seed: (
-        math.fsum(column(evidence, a, seed) - column(evidence, b, seed) for a, b in pairs) / len(pairs)
-    )
-
-
-def _beyond(column: Column, arm: str, reference: str) -> Effect:
-    return _mean_difference(column, [arm], [reference])
+    pairs = [beyond(column, a, b) for a, b in zip(more, less, strict=True)]
+    return lambda evidence, seed: math.fsum(pair(evidence, seed) for pair in pairs) / len(pairs)
 
 
 _COMBINED = list(itertools.product(WARM_UPS, DECAYED))
@@ -102,7 +93,7 @@ C45 = Claim(
             f"dead at 7.5 times the rate, more than at {GENTLE.removeprefix('rate x')} of it",
             "share",
             LEAST_MORE_DEAD,
-            _beyond(_dead, HARSH, GENTLE),
+            beyond(_dead, HARSH, GENTLE),
         ),
     ),
     finding="{low} of the neurons died with β2 0.95, {middle} with 0.99, {high} with 0.999, all without warm-up.",
@@ -147,12 +138,12 @@ C46 = Claim(
             _mean_difference(_proven, _SPARED, _ALL_DECAY),
         ),
         Condition(
-            "proven dead, more than where nothing decays", "share", LEAST_MORE_DEAD, _beyond(_proven, BASE, UNDECAYED)
+            "proven dead, more than where nothing decays", "share", LEAST_MORE_DEAD, beyond(_proven, BASE, UNDECAYED)
         ),
     ),
     gates=(
         trained(BASE, "bigram"),
-        control(f"{KILLED}: proven dead, beyond none killed", "share", LEAST_MORE_DEAD, _beyond(_proven, KILLED, BASE)),
+        control(f"{KILLED}: proven dead, beyond none killed", "share", LEAST_MORE_DEAD, beyond(_proven, KILLED, BASE)),
     ),
     finding="{spared} of the neurons are proven dead where matrices alone decay, {undecayed} where nothing does.",
     numbers={

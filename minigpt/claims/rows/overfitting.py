@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Gate, Series
-from minigpt.claims.effects import chosen, health, loss, measured, worse
+from minigpt.claims.claim import DELTA, ArmFigures, Claim, Column, Condition, Effect, Gate, Series
+from minigpt.claims.effects import beyond, chosen, figure, health, loss, measured, worse
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, trained
 from minigpt.experiments.arms import Arm, Times
@@ -30,25 +30,18 @@ HOP = {"corpus": "task:twohop"}
 LEAST_ACCURACY = 0.1
 LEAST_LEARNT = 0.5  # accuracy at which a task counts as learnt
 
+_gap, _accuracy = measured("gap", "gap"), measured("accuracy", "accuracy")
 _FITTING = {
     "loss on the text trained on": measured("gap", "train"),
     "on new text": measured("gap", "val"),
-    "gap": measured("gap", "gap"),
+    "gap": _gap,
     "dead share": health("dead_fraction"),
 }
 
 
-def _gap(evidence: Evidence, arm: str, seed: int) -> float:
-    return evidence.figure(arm, seed, "gap", "gap")
-
-
-def _wider_gap(arm: str, reference: str) -> Effect:
-    return lambda evidence, seed: _gap(evidence, arm, seed) - _gap(evidence, reference, seed)
-
-
 _OVERFITS = (
     trained(PLAIN),
-    control("without a remedy the gap is", "nats", LEAST_GAP, lambda evidence, seed: _gap(evidence, PLAIN, seed)),
+    control("without a remedy the gap is", "nats", LEAST_GAP, figure(PLAIN, "gap", "gap")),
 )
 
 
@@ -78,9 +71,9 @@ C21 = Claim(
     },
     gates=_OVERFITS,
     conditions=(
-        Condition("dropout 0.2 narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, "dropout 0.2")),
+        Condition("dropout 0.2 narrows the gap", "nats", LEAST_GAP, beyond(_gap, PLAIN, "dropout 0.2")),
         Condition("dropout 0.2 lowers the loss", "nats", DELTA, worse(PLAIN, "dropout 0.2")),
-        Condition("BatchNorm narrows the gap", "nats", LEAST_GAP, _wider_gap(PLAIN, BATCHNORM)),
+        Condition("BatchNorm narrows the gap", "nats", LEAST_GAP, beyond(_gap, PLAIN, BATCHNORM)),
     ),
     series=(
         Series("Gap by dropout", "dropout", "gap, nats", {"relu": tuple(DROPOUTS.items())}, _gap),
@@ -179,7 +172,7 @@ def regret(losses: Sequence[float], patience: int) -> float:
     return best - min(losses)
 
 
-def _regret(patience: int) -> Callable[[Evidence, str, int], float]:
+def _regret(patience: int) -> Column:
     return lambda evidence, arm, seed: regret([found for _, found in evidence.curve(arm, seed)], patience)
 
 
@@ -229,10 +222,6 @@ def _depth(times: float, **settings: object) -> dict[str, object]:
     return {"n_layer": Times(times), "n_embd": Times(times**-0.5), **settings}
 
 
-def _accuracy(evidence: Evidence, arm: str, seed: int) -> float:
-    return evidence.figure(arm, seed, "accuracy", "accuracy")
-
-
 C27 = Claim(
     id="C27",
     where="B7",
@@ -264,18 +253,16 @@ C27 = Claim(
             "two look-ups are learnt by 4 layers: accuracy",
             "share",
             LEAST_LEARNT,
-            lambda evidence, seed: _accuracy(evidence, "two steps, 4 layers", seed),
+            figure("two steps, 4 layers", "accuracy", "accuracy"),
         ),
     ),
     conditions=(
-        Condition("16 layers widen the gap", "nats", LEAST_GAP, _wider_gap(DEEP, PLAIN)),
+        Condition("16 layers widen the gap", "nats", LEAST_GAP, beyond(_gap, DEEP, PLAIN)),
         Condition(
             "accuracy of 4 layers, less that of one",
             "share",
             LEAST_ACCURACY,
-            lambda evidence, seed: (
-                _accuracy(evidence, "two steps, 4 layers", seed) - _accuracy(evidence, "two steps, 1 layer", seed)
-            ),
+            beyond(_accuracy, "two steps, 4 layers", "two steps, 1 layer"),
         ),
     ),
     series=(

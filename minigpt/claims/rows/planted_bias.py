@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from minigpt.claims.claim import ArmFigures, Claim, Condition, Gate, Series
-from minigpt.claims.effects import activation, measured, slope
+from minigpt.claims.effects import activation, beyond, measured, slope
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control
 from minigpt.experiments.arms import Arm, Times
@@ -61,7 +61,7 @@ C37 = Claim(
             "share of the usual pronoun, ReLU beyond GELU",
             "share",
             BIAS_SHIFT,
-            lambda evidence, seed: _share(evidence, "ReLU", seed) - _share(evidence, "GELU", seed),
+            beyond(_share, "ReLU", "GELU"),
         ),
         Condition(
             "share of the usual pronoun, a quarter of the neurons zeroed beyond none, ReLU",

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from minigpt.claims.claim import ArmFigures, Claim, Condition, Effect
-from minigpt.claims.effects import activation, figure, loss, measured
+from minigpt.claims.claim import ArmFigures, Claim, Condition
+from minigpt.claims.effects import activation, beyond, figure, loss, measured
 from minigpt.claims.gates import control, trained
 from minigpt.experiments.arms import Arm
 
@@ -12,10 +12,6 @@ LEAST_MORE = 0.05
 LEAST_JUDGED = 0.5  # of all neurons open often enough to be judged
 
 _detectors = measured("token_detectors", "detector_share")
-
-
-def _more_than(other: str) -> Effect:
-    return lambda evidence, seed: _detectors(evidence, "relu", seed) - _detectors(evidence, other, seed)
 
 
 C33 = Claim(
@@ -33,7 +29,7 @@ C33 = Claim(
     arms={"relu": Arm(), **{spec: activation(spec) for spec in OTHERS}},
     measurements={"relu": ("token_detectors", "ngrams"), **dict.fromkeys(OTHERS, ("token_detectors",))},
     conditions=tuple(
-        Condition(f"share of detectors, more than with {spec}", "share", LEAST_MORE, _more_than(spec))
+        Condition(f"share of detectors, more than with {spec}", "share", LEAST_MORE, beyond(_detectors, "relu", spec))
         for spec in OTHERS
     ),
     gates=(
