@@ -142,7 +142,6 @@ def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Te
     spared = None
     if options.expendable:
         if partial is not None:
-            storage.make_directory(partial.parent)
             write_partial(partial, identity, tally)
         assert tally.with_position_0 is not None, "the means are those of every position"
         searched = None if out is None else out / SEARCHED
@@ -153,6 +152,7 @@ def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Te
 def write(found: Audit, out: str | Path) -> list[Path]:
     """Leave what was found in a directory and return the paths of the files; nothing unfinished stays there."""
     out = Path(out)
+    storage.make_directory(out)
     files = {TABLE: storage.write_text(out / TABLE, found.table)}
     storage.write_sealed(out / RECORD, {**found.record, "files": files})
     for name in (PARTIAL, SEARCHED):

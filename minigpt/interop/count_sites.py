@@ -182,6 +182,7 @@ def write_partial(path: Path, identity: dict[str, Any], tally: Tally) -> None:
     }
     known = {part: [_numbers(found) for found in counted] for part, counted in tally.parts.items()}
     state = {"identity": identity, "batches": tally.batches, "seconds": tally.seconds, "parts": known}
+    storage.make_directory(path.parent)
     storage.write_bytes(path, safetensors.torch.save(tensors, {"state": storage.to_json(state)}))
 
 

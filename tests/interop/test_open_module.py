@@ -13,7 +13,7 @@ from tiny_architectures import tiny
 from torch import Tensor, nn
 
 from minigpt.base.errors import DataError, UsageError
-from minigpt.interop.audit import AuditOptions, audit
+from minigpt.interop.audit import AuditOptions, audit, write
 from minigpt.text.tokenizers import build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,6 +36,7 @@ def test_it_counts_as_the_folder_does(workplace: Path, model_type: str) -> None:
     assert in_memory.record["layers"] == on_disk.record["layers"]
     assert in_memory.table == on_disk.table
     assert (in_memory.record["kind"], in_memory.record["corpus"]) == ("memory", "ids")
+    assert [path.name for path in write(in_memory, "audits/mine")] == ["audit.json", "audit.csv"]
 
 
 def test_the_model_is_left_as_it_was(workplace: Path) -> None:
