@@ -53,7 +53,7 @@ class AuditOptions:
     """What is counted on, and how; None and 0 leave the choice to the model or the machine.
 
     position_0   `include`, `exclude` or `both`: whether the first token of a window counts
-    slopes       whether slopes are taken too, which takes about as long as all other counting
+    slopes       whether slopes are taken too, which takes longer
     expendable   tokens that are predicted to find which neurons could go; 0 for not
     """
 

@@ -27,7 +27,7 @@ __all__ = ["LayerStatistics", "NeuronProbe"]
 class NeuronProbe:
     """Context manager that counts, for each layer, how `block.mlp.act` behaves on all tokens that pass.
 
-    With `deep` it also counts sequences, slopes and the largest pre-activations, at about twice the cost.
+    With `deep` it also counts sequences, slopes and the largest pre-activations, which takes longer.
 
     Raises:
         UsageError: the model is compiled (hooks added later never fire there, and zeros would read as 100 % dead),

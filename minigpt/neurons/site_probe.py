@@ -38,8 +38,8 @@ class SiteProbe:
     with a mask they are counted if their input is taken out of all tokens by number, and refused otherwise.
 
     With `deep` it also counts sequences, if `expect` comes before each forward pass, and with `slopes` besides how
-    steep a named φ is, which takes about as long as all else. Of experts, and of layers that run more than once in a
-    forward pass, sequences cannot be told; their `deep` is None.
+    steep a named φ is. Of experts, and of layers that run more than once in a forward pass, sequences cannot be told;
+    their `deep` is None.
 
     Raises:
         UsageError: a module is compiled, on the meta device or without weights of floating point; a place saw no token
