@@ -198,7 +198,7 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
     """The sites by name, an expert's with its number."""
     sites = find_mlps(opened.model, example)
     for site in sites:
-        if not site.weight.is_floating_point():
+        if not site.stored.is_floating_point():
             raise UsageError(f"{site.name} has no float weight (it is quantised); give the model before quantisation")
     experts = [site for site in sites if site.seldom]
     if experts and options.position_0 != "include":

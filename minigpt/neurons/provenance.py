@@ -52,6 +52,10 @@ class Leaf:
     start: int = 0
     step: int = 1
 
+    def features(self, width: int) -> slice:
+        """Where these `width` features are in the row."""
+        return slice(self.start, self.start + self.step * (width - 1) + 1, self.step)
+
 
 @dataclass(frozen=True)
 class Tag:

@@ -85,7 +85,8 @@ def _incoming(site: MLPSite) -> tuple[Tensor, Tensor]:
     if site.expert is not None:
         weight, bias = weight[site.expert], None
     weight = weight if site.rows_are_outputs else weight.T
-    rows = slice(site.start, site.start + site.step * (site.neurons - 1) + 1, site.step)
-    exact = weight[rows].cpu().double()
-    shift = torch.zeros(len(exact), dtype=torch.float64) if bias is None else bias.detach()[rows].cpu().double()
+    exact = weight[site.features].cpu().double()
+    shift = (
+        torch.zeros(len(exact), dtype=torch.float64) if bias is None else bias.detach()[site.features].cpu().double()
+    )
     return exact, shift

@@ -110,7 +110,7 @@ def _replaced(places: Mapping[str, MLPSite], removed: Sequence[Tensor], instead:
     with contextlib.ExitStack() as stack:
         for site, mask, values in zip(places.values(), removed, instead, strict=True):
             if mask.any():
-                device = site.weight.device
+                device = site.stored.device
                 hook = _replacing_hook(mask.to(device), values.float().to(device))  # mps: no float64
                 stack.callback(site.down.register_forward_pre_hook(hook).remove)
         yield
