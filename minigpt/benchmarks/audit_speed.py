@@ -19,7 +19,8 @@ from minigpt.benchmarks.bench_options import BenchOptions
 from minigpt.benchmarks.paired_blocks import Track, alternate, paired_ratio, spread
 from minigpt.interop.count_sites import watching
 from minigpt.interop.export_hf import require_transformers
-from minigpt.neurons.find_mlps import MLPSite, find_mlps, run_model
+from minigpt.neurons.find_mlps import find_mlps, run_model
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.training.config import RunConfig
 
 BATCH, CONTEXT = 4, 512

@@ -29,11 +29,12 @@ from minigpt.interop.open_module import open_module
 from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
 from minigpt.neurons.census import VERDICTS, judge
 from minigpt.neurons.expendable import as_record as expendable_record
-from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps, run_model
+from minigpt.neurons.find_mlps import evaluating, find_mlps, run_model
 from minigpt.neurons.health import LayerHealth, as_record
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_figures import SLOPE_FIGURES, certainty, curves, slope_shares
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.site_health import site_certificate, sites_health
 from minigpt.neurons.site_probe import known_activation
 from minigpt.neurons.slopes import undefined_slope

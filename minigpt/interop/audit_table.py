@@ -13,9 +13,9 @@ from torch import Tensor
 from minigpt.interop.spare_sites import Spared, contributions_of
 from minigpt.neurons.census import judge
 from minigpt.neurons.expendable import Expendable, least_first
-from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.health import contribution
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.site_health import outgoing_norms_of
 
 _COLUMNS = (

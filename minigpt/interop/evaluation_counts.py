@@ -14,10 +14,11 @@ from typing import Any
 from torch import Tensor, distributed, nn
 
 from minigpt.base.errors import UsageError
-from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps
+from minigpt.neurons.find_mlps import evaluating, find_mlps
 from minigpt.neurons.health import LayerHealth, dead_fraction
 from minigpt.neurons.hooks import never_fires
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_health import sites_health
 from minigpt.neurons.site_probe import SiteProbe

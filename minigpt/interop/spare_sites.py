@@ -24,10 +24,10 @@ from minigpt.base.reading import read_json
 from minigpt.interop.audit_text import AuditText
 from minigpt.interop.open_model import OpenedModel
 from minigpt.neurons.expendable import FULL, Effort, Expendable, search
-from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.health import contribution
 from minigpt.neurons.knockout import SequenceLosses
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.site_health import outgoing_norms_of
 from minigpt.neurons.site_knockout import TextAtBlock, predictor, read_up_to_site, site_losses_without
 from minigpt.training.interrupts import stop_on_signals

@@ -4,9 +4,6 @@ Nothing here goes by the names of classes. One small forward pass shows which li
 of other linear layers (`provenance.py`); of those, the ones that write a vector as wide as the one that was read are
 an MLP's. Each is then tested: setting h_j to 0 must equal setting column j of the weight to 0. What fails, or a model
 whose blocks disagree, is refused with the reason.
-
-Source of the place: Geva et al. 2021, arXiv:2012.14913, where the columns of the second matrix are the values that the
-neurons write.
 """
 
 from __future__ import annotations
@@ -26,83 +23,12 @@ from torch.overrides import TorchFunctionMode
 from minigpt.activations import build_activation, list_activations
 from minigpt.base.errors import UsageError
 from minigpt.neurons.hooks import hooked, never_fires
-from minigpt.neurons.provenance import Leaf, LinearCall, Provenance, Tag
+from minigpt.neurons.mlp_site import MLPSite
+from minigpt.neurons.provenance import Leaf, LinearCall, Provenance, Tag, every
 
 PRODUCTS = frozenset({"linear", "addmm", "mm", "matmul", "__matmul__"})
 TOLERANCE = 1e-4  # relative, of φ(z) against h, in the model's own dtype
-_ASKED_AT_ONCE = 512
 REMEDY = "name the modules yourself with NeuronProbe.for_modules({...})"
-
-
-@dataclass(frozen=True)
-class MLPSite:
-    """One place where F neurons are read.
-
-    h is the input of `down`, a module, or of the product with slice `expert` of its packed `parameter`. z is the output
-    of `gate` from feature `start` on, every `step`-th; both are None where z could not be told. Where an adapter is
-    added to a layer, `gate` is the module that adds them (and has no `gate_parameter`), and `writer` is the one around
-    `down`.
-    """
-
-    name: str
-    block: int
-    neurons: int
-    activation: str
-    gated: bool
-    down: nn.Module
-    parameter: str
-    expert: int | None
-    gate: nn.Module | None
-    gate_parameter: str
-    start: int
-    step: int
-    norm: nn.Module | None
-    rows_are_outputs: bool
-    writer: nn.Module | None = None
-
-    @property
-    def label(self) -> str:
-        """A name for this place alone: packed experts share a module, and so its name."""
-        return self.name if self.expert is None else f"{self.name}[{self.expert}]"
-
-    @property
-    def seldom(self) -> bool:
-        """Whether it is an expert, which only some tokens are sent to."""
-        return self.expert is not None or ".experts." in self.name
-
-    @property
-    def weight(self) -> Tensor:
-        """What the neurons write (C,F): column j is neuron j's; with an adapter, what both together write."""
-        if self.writer is not None:
-            return _written(self.writer, self.neurons, self.stored)
-        return self.stored if self.rows_are_outputs else self.stored.T
-
-    @property
-    def stored(self) -> Tensor:
-        """The parameter that reads the neurons, or its slice, as the model keeps it and without an adapter."""
-        weight: Tensor = getattr(self.down, self.parameter).detach()
-        return weight if self.expert is None else weight[self.expert]
-
-    @property
-    def features(self) -> slice:
-        """Where z is in the output of `gate`."""
-        return Leaf(-1, self.start, self.step).features(self.neurons)
-
-    def z(self, output: Tensor) -> Tensor:
-        """The pre-activations (..., F) in the output of `gate`."""
-        return output[..., self.features]
-
-
-@torch.no_grad()
-def _written(writer: nn.Module, neurons: int, like: Tensor) -> Tensor:
-    """What a linear module writes for each input feature (C,F), asked of it by a few at a time."""
-    training = writer.training
-    writer.eval()
-    shift = writer(like.new_zeros(1, neurons))
-    ones = torch.split(torch.eye(neurons, dtype=like.dtype, device=like.device), _ASKED_AT_ONCE)
-    columns: Tensor = torch.cat([writer(some) - shift for some in ones]).T
-    writer.train(training)
-    return columns
 
 
 def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
@@ -200,9 +126,9 @@ def _site(model: nn.Module, trace: _Trace, call: LinearCall) -> MLPSite | None:
     path, parameter, down = trace.owners[id(call.parameter)]
     gate = _gate(tag)
     width = call.widths[0]
-    z = None if gate is None else trace.calls[gate.call].output[..., gate.features(width)]
+    z = None if gate is None else trace.calls[gate.call].output[..., every(gate.step, gate.start, width)]
     value = next((leaf for leaf in tag.leaves if leaf != gate), None)
-    u = None if value is None else trace.calls[value.call].output[..., value.features(width)]
+    u = None if value is None else trace.calls[value.call].output[..., every(value.step, value.start, width)]
     module, gate_parameter = (None, "") if gate is None else _maker(trace, trace.calls[gate.call])
     around = [made for made in trace.calls if made.adapted and made.parameter is call.parameter]
     return MLPSite(

@@ -52,9 +52,10 @@ class Leaf:
     start: int = 0
     step: int = 1
 
-    def features(self, width: int) -> slice:
-        """Where these `width` features are in the row."""
-        return slice(self.start, self.start + self.step * (width - 1) + 1, self.step)
+
+def every(step: int, start: int, width: int) -> slice:
+    """`width` features of a row: every `step`-th from `start` on."""
+    return slice(start, start + step * (width - 1) + 1, step)
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from minigpt.activations import list_activations
 from minigpt.neurons.certificate import largest_computed, norm_parts
-from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.health import LayerHealth, layer_health
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.recovered_norm import recover_norm
 from minigpt.neurons.site_probe import Place
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minigpt.neurons.find_mlps import MLPSite, run_model
+from minigpt.neurons.find_mlps import run_model
 from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import Batch, SequenceLosses, joined, sequence_losses
+from minigpt.neurons.mlp_site import MLPSite
 
 HEAD_TOKENS = 512  # whose logits exist at a time: those of a whole batch would be larger than the model
 

@@ -20,9 +20,10 @@ from torch.overrides import TorchFunctionMode
 from minigpt.activations import Activation, build_activation, list_activations
 from minigpt.base.errors import DivergedError, UsageError
 from minigpt.neurons.counters import CACHED_VALUES, DeepCounter, LayerCounter
-from minigpt.neurons.find_mlps import PRODUCTS, MLPSite
+from minigpt.neurons.find_mlps import PRODUCTS
 from minigpt.neurons.hooks import Hook, hooked, never_fires
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 
 Place = nn.Module | MLPSite
 Seen = Callable[[Tensor, Tensor, Tensor | None], None]  # takes input and output of a product, and the input's tokens

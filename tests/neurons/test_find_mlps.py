@@ -12,7 +12,8 @@ from minigpt.activations import list_activations
 from minigpt.base.errors import UsageError
 from minigpt.model import GPT
 from minigpt.neurons import find_mlps as find_mlps_module
-from minigpt.neurons.find_mlps import MLPSite, find_mlps
+from minigpt.neurons.find_mlps import find_mlps
+from minigpt.neurons.mlp_site import MLPSite
 
 
 def captured(model: nn.Module, module: nn.Module, ids: Tensor) -> tuple[Tensor, Tensor]:
