@@ -55,13 +55,18 @@ def test_the_model_is_left_as_it_was(workplace: Path) -> None:
 
 
 def test_a_tokenizer_makes_a_text_ids(workplace: Path) -> None:
-    """Ours or one of transformers; without one, and without ids, the message says what is missing."""
+    """Ours or one of transformers; of several texts only what is needed; without one the message says so."""
     Path("text.txt").write_text("All that is gold does not glitter. " * 40)
     options = AuditOptions(**{**vars(SHORT), "texts": ("text.txt",)})
     model = tiny("opt", vocab_size=256)
     found = audit(model, options, tokenizer=build_tokenizer("byte", list, list)).record
     assert found["corpus"] == "text.txt"
     assert found["tokens"] == 400
+    thrice = AuditOptions(**{**vars(options), "texts": ("text.txt",) * 3})
+    assert (
+        audit(model, thrice, tokenizer=build_tokenizer("byte", list, list)).record["text_sha256"]
+        == found["text_sha256"]
+    )
     with pytest.raises(DataError, match="has no tokenizer"):
         audit(model, options)
 
