@@ -26,7 +26,7 @@ from minigpt.interop.audit_text import AuditText, read_text
 from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_partial
 from minigpt.interop.open_model import OpenedModel, open_model
 from minigpt.interop.open_module import open_module
-from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
+from minigpt.interop.spare_sites import SEARCHED, Spared, spare_sites
 from minigpt.neurons.census import VERDICTS, judge
 from minigpt.neurons.expendable import as_record as expendable_record
 from minigpt.neurons.find_mlps import evaluating, find_mlps, run_model
@@ -35,7 +35,7 @@ from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_figures import SLOPE_FIGURES, certainty, curves, slope_shares
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.mlp_site import MLPSite
-from minigpt.neurons.site_health import site_certificate, sites_health
+from minigpt.neurons.site_health import site_certificate, site_contribution, sites_health
 from minigpt.neurons.site_probe import known_activation
 from minigpt.neurons.slopes import undefined_slope
 from minigpt.training import runtime
@@ -306,14 +306,13 @@ def _layer(
     if not found.tokens:
         return {**place, **figures, "undefined": {"dead_fraction": "no token was sent to this expert"}}
     verdicts = judge(found, certified)
-    (contributions,) = contributions_of({name: site}, [found])
     return {
         **place,
         **figures,
         **certainty(found, {verdict: verdicts.count(verdict) for verdict in VERDICTS}, certified is not None),
         **slope_shares(found),
         "trapped_fraction": None,
-        **curves(found, contributions),
+        **curves(found, site_contribution(site, found)),
         "undefined": _undefined(site, found, certified),
     }
 
