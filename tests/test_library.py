@@ -27,7 +27,7 @@ NAMES = [
     *("GPT", "GPTConfig", "RunConfig", "train", "load_run", "generate"),
     *("NeuronProbe", "LayerHealth", "find_mlps", "audit", "DeadNeuronCallback", "export_hf"),
 ]
-# Runs every example in a namespace and an empty directory of its own, in one process that imports torch once.
+# Runs each example in a separate namespace and empty directory, in one process that imports torch once.
 DRIVER = """
 import contextlib, io, json, os, pathlib, sys, traceback
 for number, code in enumerate(json.load(sys.stdin)):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from minigpt.benchmarks.bench_options import BenchOptions
 from minigpt.benchmarks.paired_blocks import Track, alternate, paired_ratio, spread
 from minigpt.interop.count_sites import watching
-from minigpt.interop.export_hf import require_transformers
-from minigpt.neurons.find_mlps import MLPSite, find_mlps, run_model
+from minigpt.neurons.find_mlps import find_mlps, run_model
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.training.config import RunConfig
 
 BATCH, CONTEXT = 4, 512
@@ -38,7 +38,6 @@ _QUICK = {
 
 def measure_audit(config: RunConfig, options: BenchOptions, track: Track) -> list[dict[str, Any]]:
     """Measure an audit with and without the first position told apart; ratios are its tokens/s over the plain ones."""
-    require_transformers()
     from transformers import LlamaConfig, LlamaForCausalLM
 
     sizes = _QUICK if options.quick else _SIZES

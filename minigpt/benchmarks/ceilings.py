@@ -77,7 +77,7 @@ def _measure_precision(products: Sequence[Product], dtype: str, device: torch.de
 
 
 def products_of(model: GPT, rows: int) -> list[Product]:
-    """The products of all weights for `tokens` tokens; equal ones of several layers are one entry."""
+    """The products of all weights for `rows` tokens; equal ones of several layers are one entry."""
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     counts = Counter((_short(name), layer.in_features, layer.out_features) for name, layer in layers)
     return [Product(name, rows, inner, columns, count) for (name, inner, columns), count in counts.items()]

@@ -28,6 +28,7 @@ from minigpt.benchmarks.scaling import measure_scaling
 from minigpt.benchmarks.startup import measure_start
 from minigpt.benchmarks.training_speed import Divisors, measure_training
 from minigpt.benchmarks.workers import Task, Worker
+from minigpt.interop.export_hf import require_transformers
 from minigpt.model import GPT
 from minigpt.training import runtime
 from minigpt.training.config import RunConfig, with_preset
@@ -56,7 +57,13 @@ def run_benchmarks(
     options: BenchOptions,
     track: Track,
 ) -> Record:
-    """Measure the parts for every configuration, `asked` being the training flags that were given."""
+    """Measure the parts for every configuration, `asked` being the training flags that were given.
+
+    Raises:
+        UsageError: a package that a part needs is missing.
+    """
+    if "audit" in parts:  # before anything is measured that would be lost
+        require_transformers()
     runtime.set_up(configs[0])
     record: Record = {"format": FORMAT_VERSION, "machine": machine(configs[0]), "options": asdict(options)}
     record["notes"] = notes(configs)

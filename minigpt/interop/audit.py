@@ -26,15 +26,16 @@ from minigpt.interop.audit_text import AuditText, read_text
 from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_partial
 from minigpt.interop.open_model import OpenedModel, open_model
 from minigpt.interop.open_module import open_module
-from minigpt.interop.spare_sites import SEARCHED, Spared, contributions_of, spare_sites
+from minigpt.interop.spare_sites import SEARCHED, Spared, spare_sites
 from minigpt.neurons.census import VERDICTS, judge
 from minigpt.neurons.expendable import as_record as expendable_record
-from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps, run_model
+from minigpt.neurons.find_mlps import evaluating, find_mlps, run_model
 from minigpt.neurons.health import LayerHealth, as_record
 from minigpt.neurons.hooks import Hook, hooked
 from minigpt.neurons.layer_figures import SLOPE_FIGURES, certainty, curves, slope_shares
 from minigpt.neurons.layer_statistics import LayerStatistics
-from minigpt.neurons.site_health import site_certificate, sites_health
+from minigpt.neurons.mlp_site import MLPSite
+from minigpt.neurons.site_health import site_certificate, site_contribution, sites_health
 from minigpt.neurons.site_probe import known_activation
 from minigpt.neurons.slopes import undefined_slope
 from minigpt.training import runtime
@@ -53,7 +54,7 @@ class AuditOptions:
     """What is counted on, and how; None and 0 leave the choice to the model or the machine.
 
     position_0   `include`, `exclude` or `both`: whether the first token of a window counts
-    slopes       whether slopes are taken too, which takes about as long as all other counting
+    slopes       whether slopes are taken too, which takes longer
     expendable   tokens that are predicted to find which neurons could go; 0 for not
     """
 
@@ -142,7 +143,6 @@ def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Te
     spared = None
     if options.expendable:
         if partial is not None:
-            storage.make_directory(partial.parent)
             write_partial(partial, identity, tally)
         assert tally.with_position_0 is not None, "the means are those of every position"
         searched = None if out is None else out / SEARCHED
@@ -153,6 +153,7 @@ def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Te
 def write(found: Audit, out: str | Path) -> list[Path]:
     """Leave what was found in a directory and return the paths of the files; nothing unfinished stays there."""
     out = Path(out)
+    storage.make_directory(out)
     files = {TABLE: storage.write_text(out / TABLE, found.table)}
     storage.write_sealed(out / RECORD, {**found.record, "files": files})
     for name in (PARTIAL, SEARCHED):
@@ -198,7 +199,7 @@ def _places(opened: OpenedModel, example: Tensor, options: AuditOptions) -> dict
     """The sites by name, an expert's with its number."""
     sites = find_mlps(opened.model, example)
     for site in sites:
-        if not site.weight.is_floating_point():
+        if not site.stored.is_floating_point():
             raise UsageError(f"{site.name} has no float weight (it is quantised); give the model before quantisation")
     experts = [site for site in sites if site.seldom]
     if experts and options.position_0 != "include":
@@ -305,14 +306,13 @@ def _layer(
     if not found.tokens:
         return {**place, **figures, "undefined": {"dead_fraction": "no token was sent to this expert"}}
     verdicts = judge(found, certified)
-    (contributions,) = contributions_of({name: site}, [found])
     return {
         **place,
         **figures,
         **certainty(found, {verdict: verdicts.count(verdict) for verdict in VERDICTS}, certified is not None),
         **slope_shares(found),
         "trapped_fraction": None,
-        **curves(found, contributions),
+        **curves(found, site_contribution(site, found)),
         "undefined": _undefined(site, found, certified),
     }
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from minigpt.interop.spare_sites import Spared, contributions_of
+from minigpt.interop.spare_sites import Spared
 from minigpt.neurons.census import judge
 from minigpt.neurons.expendable import Expendable, least_first
-from minigpt.neurons.find_mlps import MLPSite
 from minigpt.neurons.health import contribution
 from minigpt.neurons.layer_statistics import LayerStatistics
-from minigpt.neurons.site_health import outgoing_norms_of
+from minigpt.neurons.mlp_site import MLPSite
+from minigpt.neurons.site_health import outgoing_norms_of, site_contribution
 
 _COLUMNS = (
     "layer", "name", "neuron", "verdict", "firing_rate", "open_rate", "mean_h", "sd_h", "mean_abs_h", "outgoing_norm",
@@ -35,7 +35,8 @@ def audit_table(
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((*_COLUMNS, *(_SPARED_COLUMNS if spared else ())))
-    sets = _expendable_sets(contributions_of(places, counted), spared) if spared else [[]] * len(places)
+    contributions = list(map(site_contribution, places.values(), counted)) if spared else []
+    sets = _expendable_sets(contributions, spared) if spared else [[]] * len(places)
     for layer, ((name, site), found, chosen) in enumerate(zip(places.items(), counted, sets, strict=True)):
         if not found.tokens:
             continue

@@ -24,9 +24,8 @@ from minigpt.training.diagnose_run import DEFAULT_TOKENS, Windows
 
 RAW_ENDING = ".bin"
 DEFAULT_CORPUS = "stdlib"
-LOSS_CONTEXT = (
-    512  # tokens of a window that is held out, at most: many short ones sample a text better than few long ones
-)
+LOSS_CONTEXT = 512
+"""Tokens of a window that is held out, at most: many short ones sample a text better than few long ones."""
 
 
 @dataclass(frozen=True)
@@ -94,20 +93,17 @@ def read_text(
     start = opened.tokenizer.window_start if isinstance(opened.tokenizer, TheirTokenizer) else ()
     spare = min(context, LOSS_CONTEXT) - len(start)
     limit = wanted + context + 1 + (held_out + spare if held_out else 0)
-    parts = [split] if split else _parts(opened.own_text is None, tokens is None)
+    corpus = " + ".join(specs) or (opened.own_text[0] if opened.own_text else DEFAULT_CORPUS)
     if given is not None:
         if specs or split or text_field:
             raise UsageError("ids take the place of a text; got both; leave one of them out")
-        chosen, ids = "all", given.detach().cpu().reshape(-1).numpy().astype(np.int64)[:limit]
+        corpus, chosen, ids = "ids", "all", given.detach().cpu().reshape(-1).numpy().astype(np.int64)[:limit]
     elif any(spec.endswith(RAW_ENDING) for spec in specs):
         if len(specs) > 1 or split or text_field:
             raise UsageError("raw ids are one file without parts and fields; got more; leave the other options out")
         chosen, ids = "all", _raw_ids(Path(specs[0]), opened.vocab_size)[:limit]
     else:
-        chosen, ids = _encoded(opened, specs, parts, text_field, limit)
-    corpus = (
-        "ids" if given is not None else " + ".join(specs) or (opened.own_text[0] if opened.own_text else DEFAULT_CORPUS)
-    )
+        chosen, ids = _encoded(opened, specs, _parts(opened, split, tokens), text_field, limit)
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < opened.vocab_size:
         wrong = int(ids.max() if ids.max() >= opened.vocab_size else ids.min())
         raise DataError(f"{corpus} has id {wrong}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer")
@@ -122,11 +118,13 @@ def read_text(
     return AuditText(corpus, chosen, ids, start, context, wanted, held)
 
 
-def _parts(whole: bool, as_many_as_there_are: bool) -> list[str]:
-    """The parts of the text to try, in this order, until there are tokens enough."""
-    if whole:
+def _parts(opened: OpenedModel, split: str | None, tokens: int | None) -> list[str]:
+    """The parts of the text to try, in this order, until one has tokens enough."""
+    if split:
+        return [split]
+    if opened.own_text is None:
         return ["all"]
-    return ["val"] if as_many_as_there_are else ["val", "train"]
+    return ["val"] if tokens is None else ["val", "train"]
 
 
 def _hold_out(ids: np.ndarray, length: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,9 +150,11 @@ def _encoded(
         corpora = [open_corpus(spec, *held, text_field=text_field) for spec in specs or [own]]
         pieces: list[np.ndarray] = []
         for corpus in corpora:
+            if (missing := limit - sum(map(len, pieces))) <= 0:
+                break
             separator = [np.array(opened.tokenizer.separator, dtype=np.int64)] if pieces else []
-            pieces += [*separator, encode_split(corpus, opened.tokenizer, read, limit - sum(map(len, pieces)))]
-        ids = np.concatenate(pieces)
+            pieces += [*separator, encode_split(corpus, opened.tokenizer, read, missing)]
+        ids = np.concatenate(pieces)[:limit]
         if len(ids) >= limit:
             break
     return part, ids

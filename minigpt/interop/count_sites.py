@@ -24,8 +24,9 @@ from tqdm import tqdm
 from minigpt.base import formats, storage
 from minigpt.base.errors import CheckpointError, StopRequestedError
 from minigpt.interop.audit_text import AuditText
-from minigpt.neurons.find_mlps import MLPSite, run_model
+from minigpt.neurons.find_mlps import run_model
 from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics, SlopeStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_probe import SiteProbe
 from minigpt.training.interrupts import stop_on_signals
@@ -182,6 +183,7 @@ def write_partial(path: Path, identity: dict[str, Any], tally: Tally) -> None:
     }
     known = {part: [_numbers(found) for found in counted] for part, counted in tally.parts.items()}
     state = {"identity": identity, "batches": tally.batches, "seconds": tally.seconds, "parts": known}
+    storage.make_directory(path.parent)
     storage.write_bytes(path, safetensors.torch.save(tensors, {"state": storage.to_json(state)}))
 
 

@@ -14,9 +14,11 @@ from typing import Any
 from torch import Tensor, distributed, nn
 
 from minigpt.base.errors import UsageError
-from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps
+from minigpt.neurons.find_mlps import evaluating, find_mlps
 from minigpt.neurons.health import LayerHealth, dead_fraction
+from minigpt.neurons.hooks import never_fires
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_health import sites_health
 from minigpt.neurons.site_probe import SiteProbe
@@ -46,7 +48,7 @@ class EvaluationCounts:
 
     def attach(self, model: nn.Module) -> None:
         """Look at every batch of `model` from now on."""
-        if any(part._compiled_call_impl is not None for part in model.modules()) or hasattr(model, "_orig_mod"):
+        if any(never_fires(part) for part in model.modules()):
             raise UsageError("hooks never fire in a compiled model; got one; train without torch.compile to count")
         self.detach()
         if model is not self._model:

@@ -119,13 +119,16 @@ def change_of_logits(model: GPT, theirs: nn.Module) -> float:
     shape = (2, config.block_size)
     ids = torch.randint(config.vocab_size, shape, generator=randomness.generator(0, "export check"))
     difference, scale = torch.zeros(()), torch.ones(())
-    with model.evaluating():
-        for row in ids:
-            ours = model.cpu()(row[None])
-            logits: Tensor = theirs.eval()(row[None]).logits[..., : config.vocab_size]
-            difference = torch.maximum(difference, (ours - logits).abs().max())
-            scale = torch.maximum(scale, ours.abs().max())
-    model.to(device)
+    theirs.eval()
+    try:
+        with model.cpu().evaluating():
+            for row in ids:
+                ours = model(row[None])
+                logits: Tensor = theirs(row[None]).logits[..., : config.vocab_size]
+                difference = torch.maximum(difference, (ours - logits).abs().max())
+                scale = torch.maximum(scale, ours.abs().max())
+    finally:
+        model.to(device)
     return float(difference / scale)
 
 

@@ -18,13 +18,13 @@ from minigpt.base.flags import expanded
 from minigpt.interop.export_hf import TOKENIZER_FILE
 from minigpt.interop.hf_folder import read_json
 from minigpt.interop.hf_tokenizer import END_OF_TEXT, bytes_of
+from minigpt.interop.nanogpt_file import GPT2_SIZES
 from minigpt.text.corpora import open_corpus
 from minigpt.text.gpt2 import GPT2_RANKS
 from minigpt.text.tokenizers import FORMAT_VERSION, KNOWN_SPECS, Tokenizer, build_tokenizer, load_tokenizer
 
 MOST_PADDING = 256
 """A vocabulary is padded to a multiple of 64 or 128 for speed; more unused ids than this are another vocabulary."""
-_NANOGPT_PADDED = 50304
 _ADVICE = "name it by --tokenizer byte, char, gpt2 or FILE (a tokenizer.json of minigpt)"
 
 
@@ -55,7 +55,7 @@ def _named(asked: str, corpus: str, text_field: str | None) -> Tokenizer:
 
 def _beside(place: Path, vocab_size: int) -> Tokenizer:
     if place.is_file():
-        if vocab_size in (GPT2_RANKS + 1, _NANOGPT_PADDED):
+        if vocab_size in GPT2_SIZES:
             return build_tokenizer("gpt2", list, list)
         raise UsageError(f"{place} has no tokenizer; it has {vocab_size:,} ids; {_ADVICE}; for char give --corpus TEXT")
     if (place / TOKENIZER_FILE).is_file():

@@ -17,8 +17,11 @@ from minigpt.base.errors import CheckpointError
 from minigpt.interop.correspondence import NANOGPT_RULES
 from minigpt.interop.foreign_model import ForeignModel, fit
 from minigpt.model import GPTConfig
+from minigpt.text.gpt2 import GPT2_RANKS
 
 _SIZES = ("vocab_size", "block_size", "n_layer", "n_head", "n_embd")
+GPT2_SIZES = (GPT2_RANKS + 1, 50_304)
+"""Vocabularies that are GPT-2's: with its end of text, and as nanoGPT rounds it up to a multiple of 64."""
 _COMPILED = "_orig_mod."  # what `torch.compile` puts before the names of a model
 
 

@@ -12,7 +12,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from minigpt.base import storage
 from minigpt.base.errors import CheckpointError, DataError, UsageError
 from minigpt.interop.export_hf import quiet_transformers, require_transformers
-from minigpt.interop.nanogpt_file import read_nanogpt
+from minigpt.interop.nanogpt_file import GPT2_SIZES, read_nanogpt
 from minigpt.text import hub
 from minigpt.text.encoding import Encoder
 from minigpt.text.tokenizers import build_tokenizer, load_tokenizer
@@ -34,7 +34,6 @@ GGUF_ENDING = ".gguf"
 # A name, or an owner and a name, as the Hub allows them.
 _HUB_PART = r"[A-Za-z0-9_](?!.*(?:--|\.\.))[A-Za-z0-9._-]*(?<![.-])"
 _HUB_NAME = re.compile(rf"(?=.{{1,96}}\Z)(?!.*\.git\Z){_HUB_PART}(?:/{_HUB_PART})?")
-_GPT2_VOCABULARIES = (50_257, 50_304)  # nanoGPT rounds up to a multiple of 64
 _MOST_NAMED = 3
 _HUB_PATIENCE = 1.5  # seconds
 
@@ -116,7 +115,7 @@ def open_model(place: str, dtype: str, device: torch.device, tokenizer: str | No
         opened = _open_hub_name(place)
     opened.model.eval().requires_grad_(False).to(device=device, dtype=getattr(torch, dtype))
     chosen = _named_tokenizer(tokenizer) if tokenizer else opened.tokenizer
-    return OpenedModel(**{**vars(opened), "tokenizer": chosen})
+    return replace(opened, tokenizer=chosen)
 
 
 def _open_run(run: Path) -> OpenedModel:
@@ -173,7 +172,7 @@ def _open_gguf(path: Path) -> OpenedModel:
     except (ValueError, OSError, KeyError, IndexError) as reason:
         raise CheckpointError(f"{path} is no readable GGUF file; {_first_line(reason)}; fetch it again") from reason
     opened = _open_theirs(str(path.parent), path.stem, "gguf", gguf_file=path.name)
-    return OpenedModel(**{**vars(opened), "stored_dtype": kinds.most_common(1)[0][0] if kinds else "unknown"})
+    return replace(opened, stored_dtype=kinds.most_common(1)[0][0] if kinds else "unknown")
 
 
 def _open_theirs(place: str, name: str, kind: str, local_files_only: bool = True, **where: Any) -> OpenedModel:
@@ -294,7 +293,7 @@ def _open_nanogpt(path: Path) -> OpenedModel:
         family="nanoGPT",
         model=model,
         body=model,
-        tokenizer=_gpt2_tokenizer() if vocabulary in _GPT2_VOCABULARIES else None,
+        tokenizer=_gpt2_tokenizer() if vocabulary in GPT2_SIZES else None,
         context=model.config.block_size,
         vocab_size=vocabulary,
         stored_dtype="float32",

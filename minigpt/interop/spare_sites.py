@@ -24,11 +24,10 @@ from minigpt.base.reading import read_json
 from minigpt.interop.audit_text import AuditText
 from minigpt.interop.open_model import OpenedModel
 from minigpt.neurons.expendable import FULL, Effort, Expendable, search
-from minigpt.neurons.find_mlps import MLPSite
-from minigpt.neurons.health import contribution
 from minigpt.neurons.knockout import SequenceLosses
 from minigpt.neurons.layer_statistics import LayerStatistics
-from minigpt.neurons.site_health import outgoing_norms_of
+from minigpt.neurons.mlp_site import MLPSite
+from minigpt.neurons.site_health import site_contribution
 from minigpt.neurons.site_knockout import TextAtBlock, predictor, read_up_to_site, site_losses_without
 from minigpt.training.interrupts import stop_on_signals
 from minigpt.training.terminal import print_notice
@@ -68,7 +67,7 @@ def spare_sites(
     batches = [(ids.to(device), targets.to(device)) for ids, targets in text.held_out_batches(size)]
     split = predictor(opened.model, opened.body, batches[0][0][:1, :16])
     means = [layer.sum_h / layer.tokens for layer in counted]
-    contributions = contributions_of(places, counted)
+    contributions = list(map(site_contribution, places.values(), counted))
     with stop_on_signals() as flag:
 
         def without(at: TextAtBlock, removed: list[Tensor]) -> SequenceLosses:
@@ -91,16 +90,6 @@ def spare_sites(
                 if partial:
                     _write_partial(partial, identity, found)
     return Spared(text.held_out[:, 1:].size, [found[str(layer)] for layer in range(len(places))], found[_WHOLE])
-
-
-def contributions_of(places: Mapping[str, MLPSite], counted: Sequence[LayerStatistics]) -> list[Tensor]:
-    """C_j (F,) of every site."""
-    found = []
-    for site, layer in zip(places.values(), counted, strict=True):
-        outgoing = outgoing_norms_of(site)
-        assert outgoing is not None, "a site has what its neurons write"
-        found.append(contribution(layer, outgoing))
-    return found
 
 
 def _announce(seconds: float, layers: int, found: int) -> None:

@@ -17,7 +17,7 @@ from minigpt.neurons.knockout import Batch
 from minigpt.neurons.probe import plain_blocks
 
 TOKENS = 16_384
-"""On about so many tokens z is looked at."""
+"""z is looked at on about this number of tokens."""
 BINS = 24
 CURVE = (-12.0, 12.0, 193)
 """From where to where the activation is drawn, and with how many points."""

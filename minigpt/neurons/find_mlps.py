@@ -4,9 +4,6 @@ Nothing here goes by the names of classes. One small forward pass shows which li
 of other linear layers (`provenance.py`); of those, the ones that write a vector as wide as the one that was read are
 an MLP's. Each is then tested: setting h_j to 0 must equal setting column j of the weight to 0. What fails, or a model
 whose blocks disagree, is refused with the reason.
-
-Source of the place: Geva et al. 2021, arXiv:2012.14913, where the columns of the second matrix are the values that the
-neurons write.
 """
 
 from __future__ import annotations
@@ -16,7 +13,7 @@ import inspect
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,74 +22,13 @@ from torch.overrides import TorchFunctionMode
 
 from minigpt.activations import build_activation, list_activations
 from minigpt.base.errors import UsageError
-from minigpt.neurons.hooks import hooked
-from minigpt.neurons.provenance import Leaf, LinearCall, Provenance, Tag
+from minigpt.neurons.hooks import hooked, never_fires
+from minigpt.neurons.mlp_site import MLPSite
+from minigpt.neurons.provenance import Leaf, LinearCall, Provenance, Tag, every
 
+PRODUCTS = frozenset({"linear", "addmm", "mm", "matmul", "__matmul__"})
 TOLERANCE = 1e-4  # relative, of φ(z) against h, in the model's own dtype
-_ASKED_AT_ONCE = 512
 REMEDY = "name the modules yourself with NeuronProbe.for_modules({...})"
-
-
-@dataclass(frozen=True)
-class MLPSite:
-    """One place where F neurons are read.
-
-    h is the input of `down`, a module, or of the product with slice `expert` of its packed `parameter`. z is the output
-    of `gate` from feature `start` on, every `step`-th; both are None where z could not be told. Where an adapter is
-    added to a layer, `gate` is the module that adds them (and has no `gate_parameter`), and `writer` is the one around
-    `down`.
-    """
-
-    name: str
-    block: int
-    neurons: int
-    activation: str
-    gated: bool
-    down: nn.Module
-    parameter: str
-    expert: int | None
-    gate: nn.Module | None
-    gate_parameter: str
-    start: int
-    step: int
-    norm: nn.Module | None
-    rows_are_outputs: bool
-    writer: nn.Module | None = None
-
-    @property
-    def label(self) -> str:
-        """A name for this place alone: packed experts share a module, and so its name."""
-        return self.name if self.expert is None else f"{self.name}[{self.expert}]"
-
-    @property
-    def seldom(self) -> bool:
-        """Whether it is an expert, which only some tokens are sent to."""
-        return self.expert is not None or ".experts." in self.name
-
-    @property
-    def weight(self) -> Tensor:
-        """What the neurons write (C,F): column j is neuron j's; with an adapter, what both together write."""
-        if self.writer is not None:
-            return _written(self.writer, self.neurons, getattr(self.down, self.parameter))
-        weight: Tensor = getattr(self.down, self.parameter).detach()
-        weight = weight if self.expert is None else weight[self.expert]
-        return weight if self.rows_are_outputs else weight.T
-
-    def z(self, output: Tensor) -> Tensor:
-        """The pre-activations (..., F) in the output of `gate`."""
-        return output[..., self.start : self.start + self.step * (self.neurons - 1) + 1 : self.step]
-
-
-@torch.no_grad()
-def _written(writer: nn.Module, neurons: int, like: Tensor) -> Tensor:
-    """What a linear module writes for each input feature (C,F), asked of it by a few at a time."""
-    training = writer.training
-    writer.eval()
-    shift = writer(like.new_zeros(1, neurons))
-    ones = torch.split(torch.eye(neurons, dtype=like.dtype, device=like.device), _ASKED_AT_ONCE)
-    columns: Tensor = torch.cat([writer(some) - shift for some in ones]).T
-    writer.train(training)
-    return columns
 
 
 def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
@@ -118,7 +54,7 @@ def find_mlps(model: nn.Module, example_ids: Tensor) -> list[MLPSite]:
 
 def refuse_unfit(model: nn.Module) -> None:
     """Raise `UsageError` for a model whose hooks would not fire, or that has no values."""
-    if any(module._compiled_call_impl is not None for module in model.modules()) or hasattr(model, "_orig_mod"):
+    if any(never_fires(module) for module in model.modules()):
         raise UsageError("hooks never fire in a compiled model; got one; pass the module that was compiled")
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise UsageError("weights are on the meta device; got a model without values; load it without offloading")
@@ -189,15 +125,16 @@ def _site(model: nn.Module, trace: _Trace, call: LinearCall) -> MLPSite | None:
         return None
     path, parameter, down = trace.owners[id(call.parameter)]
     gate = _gate(tag)
-    z = None if gate is None else _features(trace.calls[gate.call].output, gate, call.widths[0])
+    width = call.widths[0]
+    z = None if gate is None else trace.calls[gate.call].output[..., every(gate.step, gate.start, width)]
     value = next((leaf for leaf in tag.leaves if leaf != gate), None)
-    u = None if value is None else _features(trace.calls[value.call].output, value, call.widths[0])
+    u = None if value is None else trace.calls[value.call].output[..., every(value.step, value.start, width)]
     module, gate_parameter = (None, "") if gate is None else _maker(trace, trace.calls[gate.call])
     around = [made for made in trace.calls if made.adapted and made.parameter is call.parameter]
     return MLPSite(
         name=path,
         block=_block(path),
-        neurons=call.widths[0],
+        neurons=width,
         activation=_activation(z, u, call.input) or _composed(tag.through, u is not None),
         gated=len(tag.leaves) == 2,
         down=down,
@@ -228,10 +165,6 @@ def _gate(tag: Tag) -> Leaf | None:
         if marked:
             return next(iter(marked)) if len(marked) == 1 else None
     return min(tag.leaves, key=lambda leaf: (leaf.call, leaf.start))
-
-
-def _features(output: Tensor, leaf: Leaf, width: int) -> Tensor:
-    return output[..., leaf.start : leaf.start + leaf.step * (width - 1) + 1 : leaf.step]
 
 
 def _activation(z: Tensor | None, u: Tensor | None, h: Tensor) -> str | None:
@@ -296,7 +229,7 @@ def _slices(site: MLPSite) -> list[MLPSite]:
     if site.expert is None:
         return [site]
     count = len(getattr(site.down, site.parameter))
-    return [_replaced(site, expert=number) for number in range(count)]
+    return [replace(site, expert=number) for number in range(count)]
 
 
 def _siblings(site: MLPSite, modules: dict[str, nn.Module]) -> list[MLPSite]:
@@ -308,12 +241,8 @@ def _siblings(site: MLPSite, modules: dict[str, nn.Module]) -> list[MLPSite]:
     for number in range(len(modules[match[1].rstrip(".")]._modules)):
         name = f"{match[1]}{number}{match[3]}"
         gate = gate_path.replace(f"{match[1]}{match[2]}.", f"{match[1]}{number}.")
-        twins.append(_replaced(site, name=name, down=modules[name], gate=modules[gate]))
+        twins.append(replace(site, name=name, down=modules[name], gate=modules[gate]))
     return twins
-
-
-def _replaced(site: MLPSite, **changes: Any) -> MLPSite:
-    return MLPSite(**{**vars(site), **changes})
 
 
 def _refuse_disagreement(model: nn.Module, sites: Sequence[MLPSite]) -> None:
@@ -322,20 +251,20 @@ def _refuse_disagreement(model: nn.Module, sites: Sequence[MLPSite]) -> None:
     for path, length in lists.items():
         if ".experts" in path or path.endswith("experts"):
             continue
-        inside = [site for site in sites if site.name.startswith(f"{path}.")]
-        blocks = Counter(int(site.name.removeprefix(f"{path}.").split(".")[0]) for site in inside)
-        missing = sorted(set(range(length)) - blocks.keys())
+        inside = [
+            (int(site.name.removeprefix(f"{path}.").split(".")[0]), site)
+            for site in sites
+            if site.name.startswith(f"{path}.")
+        ]
+        blocks = {number for number, _ in inside}
+        missing = sorted(set(range(length)) - blocks)
         if inside and missing:
             raise UsageError(
                 f"the blocks of {type(model).__name__} disagree; an MLP was recognised in {len(blocks)} of the "
                 f"{length} blocks of {path}, none in {', '.join(map(str, missing[:5]))}; {REMEDY}"
             )
-        dense = Counter(
-            int(site.name.removeprefix(f"{path}.").split(".")[0])
-            for site in inside
-            if site.expert is None and ".experts." not in site.name
-        )
-        if len(set(dense.values())) > 1 and not any(site.expert is not None for site in inside):
+        dense = Counter(number for number, site in inside if not site.seldom)
+        if len(set(dense.values())) > 1 and not any(site.expert is not None for _, site in inside):
             raise UsageError(f"the blocks of {type(model).__name__} disagree in their number of MLPs; {REMEDY}")
 
 
@@ -357,7 +286,7 @@ class _Silenced(TorchFunctionMode):
             if (
                 position > 0
                 and isinstance(value, Tensor)
-                and func.__name__ in ("linear", "addmm", "mm", "matmul", "__matmul__")
+                and getattr(func, "__name__", "") in PRODUCTS
                 and value.data_ptr() == self._place
                 and value.numel() == self._shape.numel()
             ):
@@ -372,8 +301,7 @@ class _Silenced(TorchFunctionMode):
 def _test(model: nn.Module, ids: Tensor, sites: Sequence[MLPSite]) -> None:
     """Setting h_j to 0 must be setting column j of the weight to 0, at one neuron of each site."""
     for site in sites:
-        weight = getattr(site.down, site.parameter)
-        weight = weight if site.expert is None else weight[site.expert]
+        weight = site.stored
         neuron = site.neurons // 2
         with _Silenced(weight, neuron) as silenced:
             by_value = run_model(model, ids).float()

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 Hook = Callable[[Any, tuple[Any, ...], Tensor], Tensor | None]
 
 
+def never_fires(module: nn.Module) -> bool:
+    """Whether hooks on this module would be silently ignored, because it was compiled."""
+    return module._compiled_call_impl is not None or hasattr(module, "_orig_mod")
+
+
 @contextlib.contextmanager
 def hooked(hooks: Iterable[tuple[nn.Module, Hook]]) -> Iterator[None]:
     """Inside this block each hook is called whenever its module, uncompiled, has computed its output."""

@@ -41,7 +41,8 @@ class SequenceLosses:
 def sequence_losses(logits: Tensor, targets: Tensor) -> SequenceLosses:
     """The losses of a batch, logits (B,T,V) against targets (B,T)."""
     losses = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
-    return SequenceLosses(losses.cpu().double().sum(1), torch.full((len(targets),), float(targets.size(1))))
+    sums = losses.cpu().double().sum(1)
+    return SequenceLosses(sums, torch.full_like(sums, targets.size(1)))
 
 
 def joined(batches: Sequence[SequenceLosses]) -> SequenceLosses:

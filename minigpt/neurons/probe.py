@@ -17,7 +17,7 @@ from minigpt.activations import Activation
 from minigpt.base.errors import UsageError
 from minigpt.model import GPT, Block
 from minigpt.neurons.counters import CACHED_VALUES, DeepCounter, LayerCounter
-from minigpt.neurons.hooks import Hook, hooked
+from minigpt.neurons.hooks import Hook, hooked, never_fires
 from minigpt.neurons.layer_statistics import LayerStatistics
 from minigpt.neurons.site_probe import Place, SiteProbe
 
@@ -27,7 +27,7 @@ __all__ = ["LayerStatistics", "NeuronProbe"]
 class NeuronProbe:
     """Context manager that counts, for each layer, how `block.mlp.act` behaves on all tokens that pass.
 
-    With `deep` it also counts sequences, slopes and the largest pre-activations, at about twice the cost.
+    With `deep` it also counts sequences, slopes and the largest pre-activations, which takes longer.
 
     Raises:
         UsageError: the model is compiled (hooks added later never fire there, and zeros would read as 100 % dead),
@@ -76,7 +76,7 @@ def plain_blocks(model: nn.Module) -> list[Block]:
     if not isinstance(model, GPT):
         given = type(model).__name__
         raise UsageError(f"the probe needs the plain model; got {given}; pass the module that was compiled")
-    if any(module._compiled_call_impl is not None for module in model.modules()):
+    if any(never_fires(module) for module in model.modules()):
         raise UsageError("the probe needs the plain model; this one was compiled in place; use torch.compile(model)")
     if len({id(block.mlp.act) for block in model.blocks}) != len(model.blocks):
         raise UsageError("the probe needs one activation module for each layer; two layers share one")

@@ -35,7 +35,7 @@ _BENDING = _names(
     "relu relu6 gelu silu mish softplus sigmoid tanh elu selu celu leaky_relu hardtanh hardswish hardsigmoid expm1 "
     "hardshrink softshrink tanhshrink logsigmoid softsign exp log log1p erf pow __pow__ square sqrt rsqrt abs "
     "maximum minimum where prelu threshold sin cos sign ceil heaviside rrelu reciprocal gt lt ge le"
-    " __gt__ __lt__ __ge__ __le__ relu_squared logical_and isnan isfinite"
+    " __gt__ __lt__ __ge__ __le__ relu_squared logical_and"
 )
 _ADDING = _names("add sub __add__ __radd__ __sub__ __rsub__ __iadd__ __isub__ rsub subtract lerp")
 _MULTIPLYING = _names("mul div __mul__ __rmul__ __truediv__ __imul__ __itruediv__ multiply divide true_divide")
@@ -51,6 +51,11 @@ class Leaf:
     call: int
     start: int = 0
     step: int = 1
+
+
+def every(step: int, start: int, width: int) -> slice:
+    """`width` features of a row: every `step`-th from `start` on."""
+    return slice(start, start + step * (width - 1) + 1, step)
 
 
 @dataclass(frozen=True)

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from minigpt.activations import list_activations
 from minigpt.neurons.certificate import largest_computed, norm_parts
-from minigpt.neurons.find_mlps import MLPSite
-from minigpt.neurons.health import LayerHealth, layer_health
+from minigpt.neurons.health import LayerHealth, contribution, layer_health
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.recovered_norm import recover_norm
 from minigpt.neurons.site_probe import Place
-
-_NOT_KNOWN = dict.fromkeys(("inert_fraction", "effective_width"), math.nan)
 
 
 def sites_health(places: Mapping[str, Place], statistics: Sequence[LayerStatistics]) -> list[LayerHealth]:
@@ -39,7 +38,7 @@ def _health(number: int, place: Place, counted: LayerStatistics) -> LayerHealth:
     if outgoing is not None:
         return layer_health(number, activation, counted, outgoing)
     known = layer_health(number, activation, counted, torch.ones(counted.fired.numel(), dtype=torch.float64))
-    return LayerHealth(**{**vars(known), **_NOT_KNOWN})
+    return replace(known, inert_fraction=math.nan, effective_width=math.nan)
 
 
 def _unseen(number: int, activation: str, neurons: int) -> LayerHealth:
@@ -57,8 +56,17 @@ def outgoing_norms_of(place: Place) -> Tensor | None:
         return None
     if not isinstance(place, MLPSite | nn.Linear):
         weight = weight.T  # transformers' Conv1D keeps a matrix the other way round
+    return _norms(weight)
+
+
+def _norms(weight: Tensor) -> Tensor:
     norms: Tensor = weight.detach().cpu().double().norm(dim=0)
     return norms
+
+
+def site_contribution(site: MLPSite, counted: LayerStatistics) -> Tensor:
+    """C_j (F,) of what the neurons of a site write."""
+    return contribution(counted, _norms(site.weight))
 
 
 def site_certificate(site: MLPSite, dtype: str) -> Tensor | None:
@@ -85,7 +93,8 @@ def _incoming(site: MLPSite) -> tuple[Tensor, Tensor]:
     if site.expert is not None:
         weight, bias = weight[site.expert], None
     weight = weight if site.rows_are_outputs else weight.T
-    rows = slice(site.start, site.start + site.step * (site.neurons - 1) + 1, site.step)
-    exact = weight[rows].cpu().double()
-    shift = torch.zeros(len(exact), dtype=torch.float64) if bias is None else bias.detach()[rows].cpu().double()
+    exact = weight[site.features].cpu().double()
+    shift = (
+        torch.zeros(len(exact), dtype=torch.float64) if bias is None else bias.detach()[site.features].cpu().double()
+    )
     return exact, shift

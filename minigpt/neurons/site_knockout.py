@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minigpt.neurons.find_mlps import MLPSite, run_model
+from minigpt.neurons.find_mlps import run_model
 from minigpt.neurons.hooks import hooked
 from minigpt.neurons.knockout import Batch, SequenceLosses, joined, sequence_losses
+from minigpt.neurons.mlp_site import MLPSite
 
 HEAD_TOKENS = 512  # whose logits exist at a time: those of a whole batch would be larger than the model
 
@@ -110,7 +111,7 @@ def _replaced(places: Mapping[str, MLPSite], removed: Sequence[Tensor], instead:
     with contextlib.ExitStack() as stack:
         for site, mask, values in zip(places.values(), removed, instead, strict=True):
             if mask.any():
-                device = site.weight.device
+                device = site.stored.device
                 hook = _replacing_hook(mask.to(device), values.float().to(device))  # mps: no float64
                 stack.callback(site.down.register_forward_pre_hook(hook).remove)
         yield

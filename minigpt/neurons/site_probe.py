@@ -20,15 +20,14 @@ from torch.overrides import TorchFunctionMode
 from minigpt.activations import Activation, build_activation, list_activations
 from minigpt.base.errors import DivergedError, UsageError
 from minigpt.neurons.counters import CACHED_VALUES, DeepCounter, LayerCounter
-from minigpt.neurons.find_mlps import MLPSite
-from minigpt.neurons.hooks import Hook, hooked
+from minigpt.neurons.find_mlps import PRODUCTS
+from minigpt.neurons.hooks import Hook, hooked, never_fires
 from minigpt.neurons.layer_statistics import LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 
 Place = nn.Module | MLPSite
 Seen = Callable[[Tensor, Tensor, Tensor | None], None]  # takes input and output of a product, and the input's tokens
 Slice = tuple[int, int]  # of a packed parameter
-
-_PRODUCTS = frozenset({"linear", "addmm", "mm", "matmul", "__matmul__"})
 
 
 class SiteProbe:
@@ -38,8 +37,8 @@ class SiteProbe:
     with a mask they are counted if their input is taken out of all tokens by number, and refused otherwise.
 
     With `deep` it also counts sequences, if `expect` comes before each forward pass, and with `slopes` besides how
-    steep a named φ is, which takes about as long as all else. Of experts, and of layers that run more than once in a
-    forward pass, sequences cannot be told; their `deep` is None.
+    steep a named φ is. Of experts, and of layers that run more than once in a forward pass, sequences cannot be told;
+    their `deep` is None.
 
     Raises:
         UsageError: a module is compiled, on the meta device or without weights of floating point; a place saw no token
@@ -134,7 +133,7 @@ class _Tap:
         site = self.place
         assert isinstance(site, MLPSite)
         assert site.expert is not None
-        found: dict[Slice, Seen] = {_place_of(getattr(site.down, site.parameter)[site.expert]): self._multiplied}
+        found: dict[Slice, Seen] = {_place_of(site.stored): self._multiplied}
         if site.gate is not None:
             found[_place_of(getattr(site.gate, site.gate_parameter)[site.expert])] = self._gated
         return found
@@ -246,7 +245,7 @@ class _Products(TorchFunctionMode):
         result = func(*args, **(kwargs or {}))
         if (numbers := _row_numbers(func, args)) is not None:
             self._rows, self._numbers = result, numbers
-        if getattr(func, "__name__", "") in _PRODUCTS:
+        if getattr(func, "__name__", "") in PRODUCTS:
             for read, weight in itertools.pairwise(args):
                 if isinstance(weight, Tensor) and (callback := self._seen.get(_place_of(weight))) is not None:
                     callback(read, result, self._numbers if read is self._rows else None)
@@ -285,7 +284,7 @@ def _reads(module: nn.Module) -> bool:
 
 def _refuse_unfit(name: str, module: nn.Module) -> None:
     """Raise `UsageError` for a module whose hooks would not fire or whose weights cannot be read."""
-    if module._compiled_call_impl is not None or hasattr(module, "_orig_mod"):
+    if never_fires(module):
         raise UsageError(f"{name} is compiled, and its hooks would never fire; pass the module that was compiled")
     if any(parameter.device.type == "meta" for parameter in module.parameters()):
         raise UsageError(f"{name} is on the meta device and has no values; load the model without offloading")

@@ -254,6 +254,13 @@ def test_all_means_every_part() -> None:
     assert set(bench_options.check_parts([])) < set(bench_options.PARTS)
 
 
+def test_a_missing_package_is_said_before_anything_is_measured(refused, monkeypatch: pytest.MonkeyPatch) -> None:  # type: ignore[no-untyped-def]
+    """What the other parts of `--all` measured would be lost: the audit comes last."""
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr(suite, "_measure_preset", lambda *_: pytest.fail("something was measured"))
+    refused(2, "bench --all --quick", says=("transformers",))
+
+
 def test_a_folder_that_is_no_nanogpt_is_told_what_it_lacks(nanogpt: Path) -> None:
     """The file is parsed and not executed."""
     model = nanogpt / "model.py"

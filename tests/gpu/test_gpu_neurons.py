@@ -57,7 +57,7 @@ def test_equal_hidden_values_are_counted_equally() -> None:
 
 @pytest.mark.parametrize("name", [entry.name for entry in list_activations()])
 def test_the_probe_counts_what_it_counts_on_the_cpu(name: str) -> None:
-    """The same weights in float32: but for hidden values at rounding, every count, sum and slope agrees."""
+    """The same weights in float32: but for hidden values at rounding, counts and sums agree, and what has slopes."""
     torch.backends.cuda.matmul.allow_tf32 = False
     cpu, gpu = probed(small_model(activation=name)), probed(small_model(activation=name).to(DEVICE))
     for a, b in zip(cpu, gpu, strict=True):

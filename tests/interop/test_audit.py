@@ -219,9 +219,8 @@ def test_the_output_layer_is_left_out(ids: np.ndarray, monkeypatch: pytest.Monke
 
 
 def test_a_stopped_audit_goes_on(ids: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ctrl-C ends at the next batch, with everything counted so far committed."""
-    place, out = saved("opt"), Path("out")
-    out.mkdir()
+    """Ctrl-C ends at the next batch, with everything counted so far committed, in a directory that is made for it."""
+    place, out = saved("opt"), Path("audits/opt")
     original, runs = count_sites.run_model, 0
 
     def run(body: torch.nn.Module, batch: torch.Tensor) -> torch.Tensor:

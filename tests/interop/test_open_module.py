@@ -13,7 +13,7 @@ from tiny_architectures import tiny
 from torch import Tensor, nn
 
 from minigpt.base.errors import DataError, UsageError
-from minigpt.interop.audit import AuditOptions, audit
+from minigpt.interop.audit import AuditOptions, audit, write
 from minigpt.text.tokenizers import build_tokenizer
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -36,6 +36,7 @@ def test_it_counts_as_the_folder_does(workplace: Path, model_type: str) -> None:
     assert in_memory.record["layers"] == on_disk.record["layers"]
     assert in_memory.table == on_disk.table
     assert (in_memory.record["kind"], in_memory.record["corpus"]) == ("memory", "ids")
+    assert [path.name for path in write(in_memory, "audits/mine")] == ["audit.json", "audit.csv"]
 
 
 def test_the_model_is_left_as_it_was(workplace: Path) -> None:
@@ -54,13 +55,18 @@ def test_the_model_is_left_as_it_was(workplace: Path) -> None:
 
 
 def test_a_tokenizer_makes_a_text_ids(workplace: Path) -> None:
-    """Ours or one of transformers; without one, and without ids, the message says what is missing."""
+    """Ours or one of transformers; of several texts only what is needed; without one the message says so."""
     Path("text.txt").write_text("All that is gold does not glitter. " * 40)
     options = AuditOptions(**{**vars(SHORT), "texts": ("text.txt",)})
     model = tiny("opt", vocab_size=256)
     found = audit(model, options, tokenizer=build_tokenizer("byte", list, list)).record
     assert found["corpus"] == "text.txt"
     assert found["tokens"] == 400
+    thrice = AuditOptions(**{**vars(options), "texts": ("text.txt",) * 3})
+    assert (
+        audit(model, thrice, tokenizer=build_tokenizer("byte", list, list)).record["text_sha256"]
+        == found["text_sha256"]
+    )
     with pytest.raises(DataError, match="has no tokenizer"):
         audit(model, options)
 

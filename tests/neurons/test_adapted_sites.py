@@ -9,7 +9,8 @@ import torch
 from tiny_architectures import some_ids, tiny
 from torch import Tensor, nn
 
-from minigpt.neurons.find_mlps import MLPSite, find_mlps
+from minigpt.neurons.find_mlps import find_mlps
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_health import outgoing_norms_of, site_certificate
 

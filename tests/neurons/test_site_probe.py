@@ -16,9 +16,10 @@ from torch.overrides import TorchFunctionMode
 
 from minigpt.base.errors import DivergedError, UsageError
 from minigpt.neurons import site_probe
-from minigpt.neurons.find_mlps import MLPSite, evaluating, find_mlps
+from minigpt.neurons.find_mlps import evaluating, find_mlps
 from minigpt.neurons.health import model_health
 from minigpt.neurons.layer_statistics import DeepStatistics, LayerStatistics
+from minigpt.neurons.mlp_site import MLPSite
 from minigpt.neurons.probe import NeuronProbe
 from minigpt.neurons.site_health import site_certificate, sites_health
 
