@@ -66,7 +66,7 @@ def add_flags(parser: Parser) -> None:
     text.add_argument(
         "--slopes",
         action="store_true",
-        help="also count where the activation is flat or linear; counting takes about twice as long",
+        help="also count where the activation is flat or linear, which takes longer",
     )
     text.add_argument(
         "--expendable",
