@@ -128,7 +128,9 @@ SECTIONS = {
     "know more": ("activations", "corpora", "doctor", "completion"),
 }
 # Commands that make or open a run; its activation may be the user's.
-WITH_PLUGIN = frozenset({"train", "sample", "evaluate", "neurons", "verify", "report", "surgery", "activations"})
+WITH_PLUGIN = frozenset(
+    {"train", "sample", "evaluate", "neurons", "verify", "report", "surgery", "activations", "audit", "export"}
+)
 
 
 def console(*command: str) -> NoReturn:

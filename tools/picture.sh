@@ -2,7 +2,7 @@
 # Draw the README's pictures from two finished runs: tools/picture.sh HEALTHY HARSH
 #   docs/sky.svg        the neurons of both, one below the other
 #   docs/run-page.png   the top of the harsh run's page, in headless Chromium
-# Runs like these, about two minutes each on a laptop, after which `minigpt neurons` counts:
+# Runs like these, after which `minigpt neurons` counts:
 #   python train.py --steps 400 --eval-every 20 --out runs/healthy
 #   python train.py --steps 400 --eval-every 20 --out runs/harsh --lr 0.03 --warmup-steps 0
 set -euo pipefail

@@ -13,6 +13,7 @@ from minigpt.base.help_text import Introduction
 from minigpt.base.invocation import typed
 from minigpt.base.storage import to_json
 from minigpt.base.tables import Column, Table
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, check_seed
 
 if TYPE_CHECKING:
     from minigpt.training.operate_on_run import Operation, Outcome
@@ -37,7 +38,7 @@ def add_flags(parser: Parser) -> None:
             ("runs/tiny-relu-s1337 --recycle dead --out runs/revived", "dead neurons with new weights"),
         )
     )
-    parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")
+    add_run(parser)
     parser.add_argument(
         "--recycle", default="none", metavar="WHICH", help="none, dead, dormant:0.025, random:8 or random:dead [none]"
     )
@@ -58,8 +59,8 @@ def add_flags(parser: Parser) -> None:
         "--tokens", type=int, default=TOKENS, metavar="N", help=f"probe at most N tokens of it; 0: all [{TOKENS}]"
     )
     parser.add_argument("--seed", type=int, default=None, metavar="N", help="seed of the new weights [the run's]")
-    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    add_checkpoint(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the outcome as one JSON object")
 
 
@@ -67,8 +68,8 @@ def run(values: argparse.Namespace) -> int:
     """Operate, and say what was done and what it changed; returns 0."""
     if values.tokens < 0:
         raise UsageError(f"tokens must be 0 (all) or a positive whole number; got {values.tokens}")
-    if values.seed is not None and not 0 <= values.seed < 1 << 63:
-        raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
+    if values.seed is not None:
+        check_seed(values.seed)
     from minigpt.training.inference import open_run
     from minigpt.training.operate_on_run import Operation, operate
     from minigpt.training.run_directory import newest_run

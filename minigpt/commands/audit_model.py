@@ -15,6 +15,7 @@ from minigpt.base.health_columns import AUDIT, EXPENDABLE, TRUSTED_TOKENS, by_qu
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import lock_directory, remove_tree, to_json, write_text
 from minigpt.base.tables import Column, Table, terminal_width, wrapped
+from minigpt.commands.run_flags import add_device, add_threads, check_threads
 from minigpt.commands.showing import add_open_flag, show
 
 PAGE = "audit.html"
@@ -65,7 +66,7 @@ def add_flags(parser: Parser) -> None:
     text.add_argument(
         "--slopes",
         action="store_true",
-        help="also count where the activation is flat or linear; counting takes longer",
+        help="also count where the activation is flat or linear, which takes longer",
     )
     text.add_argument(
         "--expendable",
@@ -85,8 +86,8 @@ def add_flags(parser: Parser) -> None:
         default="float32",
         help="in which to compute; where an activation is exactly 0 depends on it [float32]",
     )
-    machine.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    machine.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
+    add_device(machine)
+    add_threads(machine)
     machine.add_argument("--batch-tokens", type=int, default=0, metavar="N", help="tokens at once; 0: by device [0]")
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=user_path, metavar="DIR", help="where it goes [audits/NAME]")
@@ -137,14 +138,12 @@ def run(values: argparse.Namespace) -> int:
 
 
 def _check(values: argparse.Namespace) -> None:
+    by_default = {"context": 0, "batch_tokens": 0}  # chosen by the model, or by the device
     for name, least in (("tokens", 1), ("context", 2), ("batch_tokens", 1), ("expendable_tokens", 1)):
         number = getattr(values, name)
-        if (number and number < least) or (name.endswith("tokens") and name != "batch_tokens" and number == 0):
+        if number != by_default.get(name) and number < least:
             raise UsageError(f"{name.replace('_', '-')} is too small; got {number}; at least {least}")
-    from minigpt.training.config import MOST_THREADS
-
-    if not 0 <= values.threads < MOST_THREADS:
-        raise UsageError(f"threads is out of range; got {values.threads}; 0 (torch's choice) to {MOST_THREADS - 1}")
+    check_threads(values.threads)
 
 
 def _name(model: str) -> str:
@@ -165,7 +164,11 @@ def _refuse_occupied(out: Path, overwrite: bool) -> None:
 
 
 def _clear(out: Path) -> None:
-    for name in ("audit.json", "audit.csv", PAGE, "partial.safetensors", "partial-expendable.json"):
+    from minigpt.interop.audit import RECORD, TABLE
+    from minigpt.interop.count_sites import PARTIAL
+    from minigpt.interop.spare_sites import SEARCHED
+
+    for name in (RECORD, TABLE, PAGE, PARTIAL, SEARCHED):
         remove_tree(out / name)
 
 

@@ -15,7 +15,8 @@ from minigpt.base.health_columns import glossary_markdown
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
-from minigpt.commands.inspect_run import add_run, write_report
+from minigpt.commands.inspect_run import write_report
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, add_threads, check_threads
 from minigpt.commands.showing import add_open_flag, show
 
 
@@ -32,9 +33,9 @@ def add_neurons_flags(parser: Parser) -> None:
     parser.add_argument(
         "--split", choices=("train", "val"), help="part of the text [val, or train if val is too short for --tokens]"
     )
-    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
+    add_checkpoint(parser)
+    add_device(parser)
+    add_threads(parser)
     add_open_flag(parser)
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print the figures as one JSON object")
@@ -48,7 +49,7 @@ def run_neurons(values: argparse.Namespace) -> int:
         return 0
     if values.tokens is not None and values.tokens < 1:
         raise UsageError(f"tokens must be a positive whole number; got {values.tokens}; leave it out for 1,048,576")
-    _check_threads(values.threads)
+    check_threads(values.threads)
     from minigpt.training import runtime
     from minigpt.training.diagnose_run import diagnose_run, write
     from minigpt.training.inference import open_run
@@ -82,13 +83,6 @@ def _redrawn(run: Path) -> Path | None:
         return None
 
 
-def _check_threads(threads: int) -> None:
-    from minigpt.training.config import MOST_THREADS
-
-    if not 0 <= threads < MOST_THREADS:
-        raise UsageError(f"threads is out of range; got {threads}; 0 (torch's choice) to {MOST_THREADS - 1}")
-
-
 def _checks_table(checks: Sequence[Any]) -> Table:
     columns = (
         Column.name("", "name"),
@@ -102,14 +96,14 @@ def _checks_table(checks: Sequence[Any]) -> Table:
 def add_doctor_flags(parser: Parser) -> None:
     """Where to compute."""
     parser.introduction = Introduction(examples=(("", "everything"), ("--device cuda", "on a GPU")))
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: torch's choice [0]")
+    add_device(parser)
+    add_threads(parser)
     parser.add_argument("--json", action="store_true", help="print the checks as one JSON object")
 
 
 def run_doctor(values: argparse.Namespace) -> int:
     """Print of every check what was expected and what was measured; returns 1 if any differs."""
-    _check_threads(values.threads)
+    check_threads(values.threads)
     from minigpt.neurons.calibration import calibrate
     from minigpt.training import runtime
     from minigpt.training.installation import installation_checks

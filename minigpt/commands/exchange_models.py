@@ -13,6 +13,7 @@ from minigpt.base.flags import Parser, expanded, path_text, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.invocation import typed
 from minigpt.base.storage import to_json
+from minigpt.commands.run_flags import add_checkpoint, add_run
 
 if TYPE_CHECKING:
     from minigpt.interop.import_model import Imported, ImportSettings
@@ -28,12 +29,12 @@ def add_export_flags(parser: Parser) -> None:
             ("runs/tiny-relu-s1337 --to hf my-model --overwrite", "another, over an earlier export"),
         )
     )
-    parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")
+    add_run(parser)
     parser.add_argument(
         "--to", nargs=2, required=True, metavar=("hf", "FOLDER"), help="write FOLDER in the layout of Hugging Face"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export in FOLDER")
-    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
+    add_checkpoint(parser)
     parser.add_argument("--json", action="store_true", help="print what was written as one JSON object")
 
 

@@ -16,6 +16,7 @@ from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_run
 from minigpt.commands.showing import add_open_flag, show
 
 DOCS = Path("docs")
@@ -32,8 +33,8 @@ def add_evaluate_flags(parser: Parser) -> None:
     )
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the corpus [val]")
     parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most N tokens; 0: all [0]")
-    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    add_checkpoint(parser)
+    add_device(parser)
     parser.add_argument("--json", action="store_true", help="print the figures as one JSON object")
 
 
@@ -154,7 +155,9 @@ def _write_site(source: Path, site: Path) -> list[Path]:
     pages = [run_claims.write_pages(path, site / path.name) for path in ledgers]
     pages += [_write(site / path.name / "report.html", ablation_page(path)) for path in ablations]
     if not pages:
-        raise UsageError(f"no folder of {source} holds a ledger or an ablation; write: minigpt report docs --site site")
+        raise UsageError(
+            f"no folder of {source} holds a ledger or an ablation; write `minigpt report docs --site site`"
+        )
     return pages
 
 
@@ -170,8 +173,3 @@ def _write(path: Path, page: str) -> Path:
     make_directory(path.parent)
     write_text(path, page)
     return path
-
-
-def add_run(parser: Parser) -> None:
-    """The run directory that a command reads."""
-    parser.add_argument("run", nargs="?", type=user_path, metavar="RUN", help="run directory [the newest under runs/]")

@@ -11,7 +11,7 @@ from minigpt.base.errors import StorageError
 from minigpt.base.flags import Parser, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json, write_text
-from minigpt.commands.showing import show
+from minigpt.commands.showing import add_open_flag, show
 
 if TYPE_CHECKING:
     from minigpt.report.run_list import ListedRun
@@ -30,7 +30,7 @@ def add_flags(parser: Parser) -> None:
     )
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON object and write no page")
-    form.add_argument("--open", action="store_true", help="open the page in a browser")
+    add_open_flag(form)
 
 
 def run(values: argparse.Namespace) -> int:

@@ -116,7 +116,7 @@ def _show(values: argparse.Namespace) -> int:
     from minigpt.report.claims_texts import terminal_claim
 
     if len(values.claims) != 1:
-        raise UsageError(f"claims show takes one id; got {len(values.claims)}; write: minigpt claims show C5")
+        raise UsageError(f"claims show takes one id; got {len(values.claims)}; write `minigpt claims show C5`")
     wanted = find_claim(values.claims[0]).id
     entry = next(entry for entry in _ledger_or_plan(values)["claims"] if entry["id"] == wanted)
     print(to_json(entry) if values.json else terminal_claim(entry))
@@ -180,7 +180,7 @@ def _chosen(values: argparse.Namespace) -> list[Claim]:
     from minigpt.claims.ledger import find_claim
 
     if values.all == bool(values.claims):
-        raise UsageError("claims run needs either ids or --all; write: minigpt claims run C5 C9, or --all")
+        raise UsageError("claims run needs either ids or --all; write `minigpt claims run C5 C9`, or --all")
     if values.all:
         return [claim for claim in CLAIMS.values() if claim.can_run]
     claims = list({claim.id: claim for claim in map(find_claim, values.claims)}.values())

@@ -11,8 +11,9 @@ from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.commands.prompts import StopStrings, add_prompt_flags, asked_prompts, prompt_of
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_threads, check_seed, check_threads
 from minigpt.commands.streaming import TextStream
-from minigpt.training.config import DTYPES, MOST_THREADS
+from minigpt.training.config import DTYPES
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,19 +48,17 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument("--num-samples", type=int, default=1, metavar="N", help="samples, drawn in one batch [1]")
     parser.add_argument("--seed", type=int, default=1337, metavar="N", help="seed of the draws [1337]")
     parser.add_argument("--skip-unknown", action="store_true", help="leave out characters the model has never seen")
-    parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
-    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:N or mps [auto]")
+    add_checkpoint(parser)
+    add_device(parser)
     parser.add_argument("--dtype", default="auto", choices=DTYPES, help="dtype of the weights; auto: the faster [auto]")
     parser.add_argument("--compile", default="auto", choices=("auto", "on", "off"), help="auto: where it repays [auto]")
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads; 0: the fastest number [0]")
+    add_threads(parser, "the fastest number")
 
 
 def run(values: argparse.Namespace) -> int:
     """Print the prompt and its continuation, or ask for prompts until there is none; returns 0."""
-    if not 0 <= values.seed < 1 << 63:
-        raise UsageError(f"seed must be 0 or a positive whole number below 2^63; got {values.seed}")
-    if not 0 <= values.threads < MOST_THREADS:
-        raise UsageError(f"threads must be from 0 (torch's choice) to {MOST_THREADS - 1}; got {values.threads}")
+    check_seed(values.seed)
+    check_threads(values.threads)
     asked = "" if values.interactive else prompt_of(values)
     import torch
 

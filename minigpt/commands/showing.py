@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import webbrowser
 from pathlib import Path
 
-from minigpt.base.flags import Parser
 
-
-def add_open_flag(parser: Parser) -> None:
+def add_open_flag(parser: argparse._ActionsContainer) -> None:
     """Whether to open what was drawn."""
     parser.add_argument("--open", action="store_true", help="open it in the browser")
 

@@ -78,7 +78,7 @@ def _refuse_other_folders(directory: Path) -> None:
         if isinstance(described, dict) and "model_type" in described:
             what = f"{directory} is a model for Hugging Face, not a run; it states no hashes to compare with"
             raise CheckpointError(
-                f"{what}; verify the run that it was made of, or measure it: minigpt audit {directory}"
+                f"{what}; verify the run that it was made of, or measure it: `minigpt audit {directory}`"
             )
     runs = sorted(path.parent for path in directory.glob(f"*/{run_directory.CONFIG}"))
     if runs and not (directory / run_directory.CONFIG).exists():

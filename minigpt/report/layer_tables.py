@@ -64,13 +64,9 @@ def expendable_table(layers: list[Record], model: Record) -> LayerTable:
 
 
 def _expendable_notes(rows: list[Record]) -> tuple[str, ...]:
-    """How sure the shares are, and a warning where nothing is missed at all."""
-    known = [row for row in rows if row.get("expendable_fraction") is not None]
-    whole = [str(row["layer"]) for row in known if row["expendable_fraction"] >= WHOLLY]
-    return (
-        *(["On 8,192 tokens a share has a sampling error of about 1.5 percentage points."] if known else []),
-        *([f"Wholly expendable: {formats.joined(whole)}. {_WARNING}"] if whole else []),
-    )
+    """A warning where nothing is missed at all."""
+    whole = [str(row["layer"]) for row in rows if (row.get("expendable_fraction") or 0.0) >= WHOLLY]
+    return (f"Wholly expendable: {formats.joined(whole)}. {_WARNING}",) if whole else ()
 
 
 def least_active_table(steps: list[Record]) -> Table:

@@ -22,23 +22,18 @@ _MAX_POINTS = 200
 
 def runs_page(folder: Path, runs: Sequence[ListedRun]) -> str:
     """Return the page that compares runs as HTML."""
-    table = runs_table(runs, link=True)
-    return (
-        pages.environment()
-        .get_template("runs_page.html.jinja")
-        .render(
-            name=f"{folder.resolve().name}/",
-            answer=answer(runs),
-            style=pages.resource("page.css"),
-            hiding=_hiding(len(runs)),
-            runs=runs,
-            strokes=[stroke(number) for number in range(len(runs))],
-            ticked=FIRST_TICKED,
-            losses=_chart("Validation loss over the steps", "nats per token", [run.losses for run in runs]),
-            deaths=_chart("Share of dead neurons over the steps", "dead neurons", [run.deaths for run in runs], True),
-            table=table,
-            settings=settings_table(runs),
-        )
+    return pages.render(
+        "runs_page.html.jinja",
+        name=f"{folder.resolve().name}/",
+        answer=answer(runs),
+        hiding=_hiding(len(runs)),
+        runs=runs,
+        strokes=[stroke(number) for number in range(len(runs))],
+        ticked=FIRST_TICKED,
+        losses=_chart("Validation loss over the steps", "nats per token", [run.losses for run in runs]),
+        deaths=_chart("Share of dead neurons over the steps", "dead neurons", [run.deaths for run in runs], True),
+        table=runs_table(runs, link=True),
+        settings=settings_table(runs),
     )
 
 

@@ -21,6 +21,7 @@ from neuron_files import HOSTILE
 from tiny_architectures import tiny
 
 from minigpt.base import storage
+from minigpt.base.errors import CheckpointError
 from minigpt.interop import open_model
 from minigpt.model import GPT, GPTConfig
 from minigpt.report.audit_page import audit_page
@@ -116,7 +117,7 @@ def test_an_altered_record_has_no_page(minigpt: Command, opt: str) -> None:
     assert minigpt(f"audit {opt} {RAW} --out out") == 0
     path = Path("out/audit.json")
     path.write_text(path.read_text().replace('"dead": ', '"dead": 1'))
-    with pytest.raises(Exception, match="is not what an audit"):
+    with pytest.raises(CheckpointError, match="is not what an audit"):
         audit_page(Path("out"))
 
 

@@ -63,6 +63,8 @@ def test_a_page_is_opened_if_asked(minigpt: Command, two_runs: Path, monkeypatch
     assert opened == [(two_runs / "index.html").as_uri()]
 
 
-def test_where_no_run_is(refused) -> None:
+def test_where_no_run_is(refused, workplace: Path) -> None:
     """Exit 4 with what to do, and exit 2 for a run given as a folder."""
     refused(4, "runs", says=("there is no run under runs/", "train"))
+    make_run(workplace / "runs/one", [evaluation(9, 2.0, 0.0)])
+    refused(2, "runs runs/one", says=("is one run", "give the folder that holds it"))

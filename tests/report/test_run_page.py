@@ -326,7 +326,21 @@ def test_the_page_says_that_its_explorer_was_trimmed(measured_run: Path, monkeyp
 def test_a_wholly_expendable_layer_carries_a_warning() -> None:
     """A weak model can do without any of its neurons, which says little of these."""
     rows = [{"layer": 0, "expendable_fraction": 0.3}, {"layer": 1, "expendable_fraction": 1.0}]
-    notes = layer_tables.expendable_table(rows, {"expendable_fraction": 0.4}).table.notes
-    assert notes[0].startswith("On 8,192 tokens a share has a sampling error")
-    assert notes[1].startswith("Wholly expendable: 1. ")
-    assert len(layer_tables.expendable_table(rows[:1], {"expendable_fraction": 0.4}).table.notes) == 1
+    (note,) = layer_tables.expendable_table(rows, {"expendable_fraction": 0.4}).table.notes
+    assert note.startswith("Wholly expendable: 1. ")
+    assert layer_tables.expendable_table(rows[:1], {"expendable_fraction": 0.4}).table.notes == ()
+
+
+def test_a_cell_leads_to_what_names_it(tiny_run: Path) -> None:
+    """Of a cell the ablation beside its folder; of another run none, whose name may be an arm's; and what cannot be
+    read says nothing.
+    """
+    cell, place = tiny_run.parent / "cells" / "0123456789abcdef", tiny_run.parent
+    cell.parent.mkdir()
+    tiny_run.rename(cell)
+    for folder in ("ablation", "other"):
+        (place / folder).mkdir()
+    (place / "ablation/analysis.json").write_text('{"arms": ["relu"], "cells": [{"id": "0123456789abcdef"}]}')
+    (place / "other/analysis.json").mkdir()
+    assert '<a href="../../ablation/report.html">ablation</a></nav>' in run_page(cell)
+    assert '<nav class="crumbs"' not in run_page(cell.rename(cell.parent / "relu"))
