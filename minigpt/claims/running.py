@@ -19,7 +19,7 @@ from minigpt.experiments.arms_to_cells import Planner
 from minigpt.experiments.at_work import at_work
 from minigpt.experiments.cells import Cell, read_result
 from minigpt.experiments.processes import Executor, Job
-from minigpt.experiments.run_jobs import Task, run_all, train_all
+from minigpt.experiments.run_jobs import Task, one_after_the_other, run_all, train_all
 from minigpt.experiments.timing import Pace, cell_seconds, measure_together
 from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
@@ -54,10 +54,10 @@ def run_claims(claims: Sequence[Claim], workshop: Workshop) -> None:
         MinigptError: something cannot be trained or measured; the subclass says why.
     """
     options = workshop.scale.options
-    task = asdict(replace(workshop.scale, options=replace(options, workers=0)))  # as each host has its own number
+    task = asdict(replace(workshop.scale, options=replace(options, workers=0, cohort=1)))  # each host has its own
     with at_work(Path(options.cells_dir), storage.json_hash(task), _alike(workshop)):
         while todo := _trainable(claims, workshop):
-            train_all(todo, workshop.executor, workshop.stop)
+            train_all(todo, workshop.executor, workshop.stop, options.cohort)
         _measure_all(claims, workshop)
 
 
@@ -86,7 +86,7 @@ def _measure_all(claims: Sequence[Claim], workshop: Workshop) -> None:
     tasks = {key: _measuring(measured, key[1], workshop) for key, measured in wanted.items()}
     together = [task for (_, name), task in tasks.items() if not MEASUREMENTS[name].alone]
     alone = [task for (_, name), task in tasks.items() if MEASUREMENTS[name].alone]
-    for some in (together, *([task] for task in alone)):
+    for some in (_in_packs(together, workshop.scale.options.cohort), *([task] for task in alone)):
         run_all(some, workshop.executor, workshop.stop, "measurements")
 
 
@@ -99,6 +99,15 @@ def _measuring(measured: Sequence[Cell], name: str, workshop: Workshop) -> Task:
         is_done=lambda: read(workshop.ledger, measured, name) is not None,
         is_taken=lambda: is_taken(workshop.ledger, measured, name),
     )
+
+
+def _in_packs(tasks: Sequence[Task], size: int) -> list[Task]:
+    """What is not done of these, as tasks of at most `size` that one process does in turn.
+
+    A GPU is slow to begin with: a process needs longer for that than for a measurement.
+    """
+    todo = [task for task in tasks if not task.is_done()]
+    return [one_after_the_other(todo[first : first + size]) for first in range(0, len(todo), size)]
 
 
 # --------------------------------------------------------------------------------------------------- what it will cost

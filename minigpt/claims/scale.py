@@ -40,6 +40,7 @@ class LedgerOptions:
         1, "ledger", "how many of a claim's declared looks to take, more seeds in each", at_least=1, below=100
     )
     workers: int = flag(0, "ledger", "trainings at a time; 0: one for each core, or GPU", at_least=0, below=1 << 12)
+    cohort: int = flag(1, "ledger", "models of one shape to train as one; more than 1 is for GPUs", at_least=1)
     cells_dir: str = flag("runs/cells", "ledger", "where trainings are kept, shared with ablations", path=True)
 
 

@@ -82,10 +82,11 @@ class Executor(Protocol):
 class LocalExecutor:
     """Processes on this machine, one for each job, `slots` at a time.
 
-    On Linux without a GPU they are forked from this process, which has imported torch already; elsewhere, and where a
-    GPU is used (its driver does not survive a fork), each imports torch again. With GPUs, slots are dealt to them in
-    turn, and a job sees its own only. What jobs print goes to a file each under `logs`. If this process dies, however
-    it dies, the jobs save their work and leave.
+    On Linux without a GPU they are forked from this process, which has imported torch already. Where a GPU is used, its
+    driver does not survive a fork: there they are forked from a process that has imported what this one has, and done
+    nothing else. Elsewhere each imports torch again. With GPUs, slots are dealt to them in turn, and a job sees its own
+    only. What jobs print goes to a file each under `logs`. If this process dies, however it dies, the jobs save their
+    work and leave.
     """
 
     def __init__(self, slots: int, logs: Path, gpus: int = 0, forks: bool = True) -> None:
@@ -94,10 +95,7 @@ class LocalExecutor:
         self._slots: list[BaseProcess | None] = [None] * slots
         self._names: list[str] = [""] * slots
         self.forks = forks and sys.platform == "linux"
-        context = multiprocessing.get_context("fork") if self.forks else multiprocessing.get_context("spawn")
-        self._begin: Callable[..., BaseProcess] = context.Process
-        if self.forks:
-            gc.freeze()  # else each job's first collection copies all pages of torch's modules, for a tenth of a second
+        self._begin: Callable[..., BaseProcess] = _way_to_begin(self.forks)
 
     @property
     def free(self) -> int:
@@ -110,7 +108,8 @@ class LocalExecutor:
         slot = self._slots.index(None)
         gpu = _visible_name(slot % self._gpus) if self._gpus else None
         log = self._log(job.name)
-        process = self._begin(target=_work, args=(job, log, os.getpid(), gpu), name=job.name)
+        parent = os.getpid() if self.forks else None
+        process = self._begin(target=_work, args=(job, log, parent, gpu), name=job.name)
         process.start()
         self._slots[slot], self._names[slot] = process, job.name
 
@@ -139,6 +138,20 @@ class LocalExecutor:
 
     def _log(self, name: str) -> Path:
         return self.logs / f"{name}.log"
+
+
+def _way_to_begin(forks: bool) -> Callable[..., BaseProcess]:
+    """What begins a process: as a copy of this one, or of one that has only imported the same modules, or anew."""
+    if forks:
+        gc.freeze()  # else each job's first collection copies all pages of torch's modules, for a tenth of a second
+        return multiprocessing.get_context("fork").Process
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn").Process
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(
+        [name for name in sys.modules if name.partition(".")[0] == __package__.partition(".")[0]]
+    )
+    return server.Process
 
 
 def _visible_name(gpu: int) -> str:
@@ -179,8 +192,8 @@ def local_executor(workers: int, device: str, logs: Path) -> Iterator[tuple[Loca
 # ---------------------------------------------------------------------------------------------- inside a job's process
 
 
-def _work(job: Job, log: Path, parent: int, gpu: str | None) -> None:
-    """Do a job and leave with the exit code that tells how it went."""
+def _work(job: Job, log: Path, parent: int | None, gpu: str | None) -> None:
+    """Do a job and leave with the exit code that tells how it went; `parent` is the process it was forked from."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminated)
     if gpu is not None:
@@ -213,10 +226,13 @@ def _terminated(number: int, frame: FrameType | None) -> None:
     raise StopRequestedError(number, "terminated")
 
 
-def _leave_with(parent: int) -> None:
-    """Ask this process to stop once its parent is gone, and again if it happened not to hear."""
+def _leave_with(parent: int | None) -> None:
+    """Ask this process to stop once its parent is gone, and again if it happened not to hear.
+
+    NOTE: of a forked process only the system knows the parent: its siblings hold open by what Python would notice.
+    """
     started_by = multiprocessing.parent_process()
-    while os.getppid() == parent if os.name == "posix" else started_by is not None and started_by.is_alive():
+    while os.getppid() == parent if parent is not None else started_by is not None and started_by.is_alive():
         time.sleep(_ORPHAN_POLL)
     while True:
         os.kill(os.getpid(), signal.SIGTERM)

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tqdm import tqdm
 
@@ -115,16 +115,31 @@ def _training(cell: Cell) -> Task:
 
 
 def _training_as_one(cells: Sequence[Cell]) -> Task:
-    tasks = [_training(cell) for cell in cells]
+    return _as_one("a cohort of", [_training(cell) for cell in cells], Job("", train_pack, (cells,)))
+
+
+def one_after_the_other(tasks: Sequence[Task]) -> Task:
+    """Tasks as one that a single process does in turn."""
+    return _as_one("one after the other,", tasks, Job("", _do_all, ([task.job for task in tasks],)))
+
+
+def _do_all(jobs: Sequence[Job]) -> None:
+    for job in jobs:
+        job.function(*job.arguments)
+
+
+def _as_one(how: str, tasks: Sequence[Task], job: Job) -> Task:
+    """The task of doing several by a job of this kind; a single one stays as it is."""
+    first = tasks[0]
     if len(tasks) == 1:
-        return tasks[0]
+        return first
     more = f" and {len(tasks) - 1} more"
     return Task(
-        job=Job(f"{cells[0].id}-{len(cells)}", train_pack, (cells,)),
-        what=f"a cohort of {tasks[0].what}{more}",
-        short=f"{tasks[0].short}{more}",
+        job=replace(job, name=f"{first.name}-{len(tasks)}"),
+        what=f"{how} {first.what}{more}",
+        short=f"{first.short}{more}",
         is_done=lambda: all(task.is_done() for task in tasks),
-        share_done=lambda: sum(task.share_done() for task in tasks) / len(tasks),
+        share_done=lambda: sum(task.is_done() or task.share_done() for task in tasks) / len(tasks),
         is_taken=lambda: any(task.is_taken() for task in tasks),
     )
 

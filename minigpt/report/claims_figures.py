@@ -175,7 +175,7 @@ def _distance(condition: Record) -> float:
     """From margin to effect, in half-widths of the interval; without one, at the edge on the side of the outcome."""
     edge = _FARTHEST / 1.5
     if condition["mean"] is None or condition["low90"] is None:
-        return edge if condition["meets"] else -edge if condition["excluded"] else 0.0
+        return edge if condition["meets"] else -edge if condition["p_below"] < 1.0 else 0.0
     half = (condition["high90"] - condition["low90"]) / 2
     distance = condition["mean"] - condition["margin"]
     return math.copysign(min(edge, abs(distance) / half if half else edge), distance)

@@ -26,12 +26,11 @@ from torch.nn import functional as F
 
 from minigpt.model import GPT
 from minigpt.parts.kv_cache import Attention, KVCache
+from minigpt.parts.recorded import Recorded
 from minigpt.parts.variants import CausalMean
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
 Choice = Callable[[Tensor, Tensor], Tensor]
-
-TRIAL_STEPS = 3
 
 # What makes inductor's code fast at one row: weights as constants, laid out for its own C++ products.
 # NOTE: "CPP" alone would fail where it has no product for a shape.
@@ -199,28 +198,14 @@ def _plain(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor]
 
 @torch.no_grad()
 def _record(step: NextToken, batch: int, keys: list[Tensor], values: list[Tensor]) -> Step:
-    """Record the kernels of a step on a GPU as one CUDA graph, which is launched as a whole.
+    """Record a step's kernels on a GPU.
 
-    What the trial steps write into the cache lies at position 0, which every text writes first.
+    What the first calls write into the cache lies at position 0, which every text writes first.
     """
-    device = keys[0].device
-    ids, position, uniforms = _example(batch, device)
-    beside = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    beside.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(beside):  # libraries prepare themselves at first calls, which cannot be recorded
-        for _ in range(TRIAL_STEPS):
-            step(ids, position, uniforms, keys, values)
-    torch.cuda.current_stream(device).wait_stream(beside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.device(device), torch.cuda.graph(graph):
-        chosen: Tensor = step(ids, position, uniforms, keys, values)
+    recorded: Recorded[Tensor] = Recorded(partial(step, keys=keys, values=values), *_example(batch, keys[0].device))
 
-    def replay(new_ids: Tensor, new_position: Tensor, new_uniforms: Tensor) -> Tensor:
-        ids.copy_(new_ids)
-        position.copy_(new_position)
-        uniforms.copy_(new_uniforms)
-        graph.replay()
-        return chosen.clone()
+    def replay(ids: Tensor, position: Tensor, uniforms: Tensor) -> Tensor:
+        return recorded(ids, position, uniforms).clone()
 
     return replay
 

@@ -15,7 +15,7 @@ from minigpt.training.config import RunConfig
 # In what the members of a cohort may differ; all else is one shape, one text and one rhythm.
 MAY_DIFFER = frozenset(
     {"seed", "lr", "min_lr", "schedule", "warmup_steps", "weight_decay", "beta1", "beta2", "grad_clip"}
-    | {"init", "init_bias", "preset"}
+    | {"init", "init_bias", "init_from", "init_moments", "init_surgery", "init_killed", "preset"}
 )
 
 
@@ -29,10 +29,6 @@ def obstacle(config: RunConfig) -> str:
         return f"a cohort minimises cross-entropy, not {config.cost}"
     if config.l1:
         return "the L1 term reads hidden values, which a cohort does not show"
-    if config.compile == "graphs":
-        return "CUDA graphs hold one model"
-    if config.attention == "fused" and config.device == "cpu":
-        return "a CPU's fused attention takes one model at a time"
     return "tensorboard shows single runs" if config.tensorboard else ""
 
 

@@ -17,9 +17,11 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from minigpt.base.errors import DivergedError
 from minigpt.neurons.life import LayerGradients, layer_gradients
+from minigpt.parts.recorded import Recorded
 from minigpt.text.batches import gather, window_starts
 from minigpt.training.interventions import replaced_tokens
 from minigpt.training.optimizers import MATRICES_FROM
@@ -58,8 +60,10 @@ class Cohort:
         self._weights = self._move_parameters()
         self._leaves = [piece.detach().requires_grad_() for piece in self._pieces(self._weights)]
         self._moments = self._move_moments() if first.config.optimizer in ADAM else None
-        self._forward = compiled(self._forward_as_one, first.config.compile, self._device)
-        self._adam = compiled(adam_rows, first.config.compile, self._device)
+        how = "on" if first.config.compile == "graphs" else first.config.compile  # recorded as a graph anyway
+        self._forward = compiled(self._forward_as_one, how, self._device)
+        self._adam = compiled(adam_rows, how, self._device)
+        self._differentiate = self._recorded() if self._device.type == "cuda" else self._differentiated
 
     def take_step(
         self, steps: Sequence[int], between_batches: Callable[[], None] = lambda: None, watch_neurons: bool = False
@@ -71,35 +75,44 @@ class Cohort:
         """
         configs = [trainee.config for trainee in self.trainees]
         rates = [learning_rate(config, step) for config, step in zip(configs, steps, strict=True)]
-        losses = self._accumulate_gradients(steps, between_batches)  # (K,)
-        gradients = _rows([leaf.grad for leaf in self._leaves if leaf.grad is not None])  # (K,P)
+        losses, gradients = self._losses_and_gradients(steps, between_batches)  # (K,), (K,P)
         norms, found = torch.stack([torch.linalg.vector_norm(gradients, dim=1), losses]).tolist()
         self._stop_diverged(steps, gradients, found, norms)
-        evidence = self._read_gradients() if watch_neurons else [None] * len(configs)
+        evidence = self._read_gradients(gradients) if watch_neurons else [None] * len(configs)
         clips = [config.grad_clip for config in configs]
         scales = [clip / norm if clip and norm > clip else 1.0 for clip, norm in zip(clips, norms, strict=True)]
         gradients *= self._column(scales)
         self._update(gradients, rates)
         return [StepResult(*row) for row in zip(found, norms, rates, evidence, strict=True)]
 
-    def _accumulate_gradients(self, steps: Sequence[int], between_batches: Callable[[], None]) -> Tensor:
-        """Leave the gradients of each model's mean loss (K,) in the leaves, and return those losses."""
+    def _losses_and_gradients(self, steps: Sequence[int], between_batches: Callable[[], None]) -> tuple[Tensor, Tensor]:
+        """Each model's mean loss (K,) on the windows of its step, and the gradients of all (K,P)."""
         ids, config = self.trainees[0].ids, self.trainees[0].config
         starts = self._window_starts(steps).view(len(steps), config.grad_accumulation, -1)  # (K,A,B)
-        for leaf in self._leaves:
-            leaf.grad = None
-        total = torch.zeros(len(steps), device=self._device)
+        losses = torch.zeros(len(steps), device=self._device)
+        gradients = torch.zeros_like(self._weights)
         for micro_starts, noise in zip(starts.unbind(1), self._noise(steps), strict=False):
             between_batches()
             windows = gather(ids, micro_starts.flatten(), config.block_size, noise)
-            inputs, targets = (part.to(self._device) for part in windows)  # (K·B,T)
-            with autocast(self._device, config.dtype):
-                logits = self._forward(self._leaves, inputs.view(len(steps), -1, config.block_size))  # (K,B,T,V)
-            losses = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), reduction="none")
-            means = losses.view(len(steps), -1).mean(dim=1) / config.grad_accumulation  # (K,)
-            means.sum().backward()  # type: ignore[no-untyped-call]
-            total += means.detach()
-        return total
+            inputs, targets = (part.to(self._device).view(len(steps), -1, config.block_size) for part in windows)
+            for total, share in zip((losses, gradients), self._differentiate(inputs, targets), strict=True):
+                total += share / config.grad_accumulation
+        return losses, gradients
+
+    def _recorded(self) -> Recorded[tuple[Tensor, Tensor]]:
+        """What computes losses and gradients, as one CUDA graph that is launched as a whole."""
+        config = self.trainees[0].config
+        shape = (len(self.trainees), config.batch_size, config.block_size)
+        windows = torch.zeros(shape, dtype=torch.int64, device=self._device)
+        return Recorded(self._differentiated, windows, windows)
+
+    def _differentiated(self, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean losses (K,) on windows (K,B,T), and their gradients (K,P)."""
+        with autocast(self._device, self.trainees[0].config.dtype):
+            logits = self._forward(self._leaves, inputs)  # (K,B,T,V)
+        losses = F.cross_entropy(logits.float().flatten(0, 2), targets.flatten(), reduction="none")
+        means = losses.view(len(inputs), -1).mean(dim=1)  # (K,)
+        return means.detach(), _rows(torch.autograd.grad(means.sum(), self._leaves))
 
     def _forward_as_one(self, leaves: Sequence[Tensor], inputs: Tensor) -> Tensor:
         """Each model's logits (K,B,T,V) for its windows (K,B,T)."""
@@ -109,7 +122,9 @@ class Cohort:
             logits: Tensor = functional_call(model, parameters, (ids,))
             return logits
 
-        logits: Tensor = torch.vmap(forward)(dict(zip(self._names, leaves, strict=True)), inputs)
+        # NOTE: the fused kernels take one model at a time, or refuse what vmap makes of their gradients.
+        with sdpa_kernel(SDPBackend.MATH):
+            logits: Tensor = torch.vmap(forward)(dict(zip(self._names, leaves, strict=True)), inputs)
         return logits
 
     def _window_starts(self, steps: Sequence[int]) -> Tensor:
@@ -145,9 +160,9 @@ class Cohort:
         if reasons:
             raise SomeDivergedError(reasons)
 
-    def _read_gradients(self) -> list[list[LayerGradients | None]]:
+    def _read_gradients(self, gradients: Tensor) -> list[list[LayerGradients | None]]:
         """What each model's gradients tell of its neurons, before anything scales them."""
-        found = dict(zip(self._names, (leaf.grad for leaf in self._leaves), strict=True))
+        found = dict(zip(self._names, self._pieces(gradients), strict=True))
         layers = [
             layer_gradients(
                 found[f"blocks.{layer}.mlp.w_out.weight"],

@@ -21,7 +21,7 @@ from minigpt.training.step import Trainee, take_step
 pytestmark = on_gpu
 
 # Relative difference to float32 on the CPU that rounding explains: of TF32 products, and of bfloat16.
-ROUNDING = {"float32": 2e-3, "bfloat16": 3e-2}
+ROUNDING = {"float32": 5e-3, "bfloat16": 3e-2}
 
 
 def losses(run: Path) -> list[float]:

@@ -65,6 +65,27 @@ def test_each_member_leaves_a_run_like_any_other(minigpt: Command, workplace: Pa
         assert minigpt(f"sample {each.directory} --max-new-tokens 3") == 0
 
 
+def test_members_may_begin_differently(workplace: Path) -> None:
+    """From another run, with its moments or without, operated on, with neurons killed: the rest is the same for all."""
+    (parent,) = planned(1)
+    train(parent.config, Path("parent"), quiet=True)
+    beginnings = [
+        {},
+        {"init_from": "parent"},
+        {"init_from": "parent", "init_moments": True},
+        {"init_from": "parent", "init_surgery": "random:4"},
+        {"init_killed": 0.5},
+    ]
+    members = [Planned(replace(parent.config, **how), Path(f"member-{n}")) for n, how in enumerate(beginnings)]
+    train_cohort(members)
+    for each in members:
+        alone = Path(f"{each.directory}-alone")
+        train(each.config, alone, quiet=True)
+        assert losses(each.directory) == pytest.approx(losses(alone), abs=2e-5)
+        assert summary(each.directory)["identity"] == summary(alone)["identity"]
+    assert len({losses(each.directory)[-1] for each in members}) == len(members)
+
+
 def test_a_stopped_cohort_goes_on_together_to_the_same_bits(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All members commit where the signal found them, and end as if it had never come."""
     train_cohort([replace(each, directory=Path(f"whole-{each.directory}")) for each in planned(2)])
