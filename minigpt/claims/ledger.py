@@ -1,7 +1,8 @@
 """The ledger on disk: `ledger.json`, derived from cells and measurements each time it is asked for.
 
-An entry whose cells are of another version of the code, another text or another scale is kept and marked as stale; it
-is shown, but belongs to no family and is mixed with nothing.
+A claim may be run on another machine than the rest: within a claim all is compared on one. An entry of which nothing is
+here is kept as it is, if the same version of the code ran it at the same scale; else it is marked as stale, which is
+shown, but belongs to no family and is mixed with nothing.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from minigpt.claims.scale import LEDGER_FILE, LedgerOptions, Scale
 from minigpt.experiments.arms import Arm, train_command, written
 from minigpt.experiments.arms_to_cells import Planner
 from minigpt.experiments.cells import Cell, read_result
+from minigpt.text.preparation import is_path
 from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 
@@ -29,6 +31,8 @@ FORMAT = 2
 READABLE = (1, FORMAT)  # the first one only to be judged again
 Record = dict[str, Any]
 _WITH_EFFECTS = ("judged", "incomplete", "stale")
+# How a training is computed, and not what is trained.
+_OF_THE_MACHINE = frozenset({"device", "dtype", "threads", "compile", "attention"})
 Cells = Mapping[tuple[str, int], Cell | None]
 
 
@@ -117,8 +121,9 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
     results = {key: read_result(cell.directory) for key, cell in cells.items() if cell is not None}
     choosing, seeds = _usable_seeds(plan, due, _complete_seeds(claim, due, results, measured))
     if not seeds:
-        stale = earlier is not None and earlier["status"] in _WITH_EFFECTS
-        return {**earlier, "status": "stale"} if stale and earlier else described
+        if earlier is None or earlier["status"] not in _WITH_EFFECTS:
+            return described
+        return earlier if _holds(claim, earlier, scale, planner) else {**earlier, "status": "stale"}
     _check_plan(claim, described["plan"], earlier)
     used = {*choosing, *seeds}
     done = {key: result for key, result in results.items() if result is not None and key[1] in used}
@@ -130,8 +135,37 @@ def _entry(claim: Claim, scale: Scale, planner: Planner, directory: Path, earlie
         "arms": [_arm(claim, arm, seeds, cells, done) for arm in claim.arms],
         "cost": _cost(cells, used, done, [found for found in measured.values() if found is not None]),
         "command": _command(claim, scale),
+        "base": scale.base,
+        "code": code_hash(),
+        "text": _base_text(scale, planner),
         "provenance": _provenance(done),
     }
+
+
+def is_same_question(claim: Claim, earlier: Record, planner: Planner) -> bool:
+    """Whether conditions, and settings of all arms that were run, are as now."""
+    conditions = [(c.name, c.unit, c.margin) for c in claim.conditions]
+    stored = [(c["name"], c["unit"], c["margin"]) for c in earlier["conditions"]]
+    seed = earlier["seeds"][0]
+    arms = {name: settings_of(arm, planner.configuration(arm, seed)) for name, arm in claim.arms.items()}
+    same_arms = all(arms.get(arm["name"]) == arm["settings"] for arm in earlier["arms"])
+    return conditions == stored and claim.choosing == earlier.get("plan", {"choosing": 0})["choosing"] and same_arms
+
+
+def _holds(claim: Claim, earlier: Record, scale: Scale, planner: Planner) -> bool:
+    """Whether an entry that was made elsewhere is what would be found here, up to rounding and this Python's texts."""
+    if earlier["status"] == "stale" or earlier["code"] != code_hash():
+        return False
+    before, now = (
+        {k: v for k, v in base.items() if k not in _OF_THE_MACHINE} for base in (earlier["base"], scale.base)
+    )
+    alike = before == now and is_same_question(claim, earlier, planner)
+    return alike and (not is_path(now.get("corpus", RunConfig.corpus)) or earlier["text"] == _base_text(scale, planner))
+
+
+def _base_text(scale: Scale, planner: Planner) -> str:
+    """The hash of the text that arms train on unless they say otherwise."""
+    return planner.text(planner.configuration(Arm(), scale.first_seed)).sha256
 
 
 def _complete_seeds(
@@ -216,7 +250,7 @@ def _provenance(done: Mapping[tuple[str, int], Record]) -> Record:
     environments = [result["environment"] for result in done.values()]
     return {
         name: sorted({str(environment[name])[:length] for environment in environments})
-        for name, length in (("commit", 10), ("torch", 40), ("processor", 80), ("accelerator", 80))
+        for name, length in (("commit", 10), ("python", 20), ("torch", 40), ("processor", 80), ("accelerator", 80))
     }
 
 
@@ -228,7 +262,10 @@ def _command(claim: Claim, scale: Scale) -> str:
 
 
 def _earlier_entries(directory: Path) -> dict[str, Record]:
+    """The entries on disk; those that do not name their base and code have those of the ledger."""
     try:
-        return {entry["id"]: entry for entry in read_ledger(directory)["claims"]}
+        ledger = read_ledger(directory)
     except CheckpointError:
         return {}
+    common = {"base": ledger["scale"]["base"], "code": ledger["code"]}
+    return {entry["id"]: common | entry for entry in ledger["claims"]}

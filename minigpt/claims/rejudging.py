@@ -15,7 +15,7 @@ from typing import Any
 from minigpt.claims import entries, judging
 from minigpt.claims.claim import Claim, Gate, Plan
 from minigpt.claims.evidence import Evidence
-from minigpt.claims.ledger import settings_of
+from minigpt.claims.ledger import is_same_question
 from minigpt.claims.measurements.prediction import MOST_COUNTED, ngram_losses
 from minigpt.experiments.arms_to_cells import Planner
 
@@ -38,7 +38,7 @@ def _entry(claim: Claim, earlier: Record | None, planner: Planner, family_size: 
     alphas = judging.strictest_alphas(claim.family, family_size, earlier["rule"], len(earlier["conditions"]), looks)
     conditions = [_condition(stored, alphas) for stored in earlier["conditions"]]
     described = entries.describe(claim, plan)
-    if earlier["status"] == "stale" or not _is_same_question(claim, earlier, planner):
+    if earlier["status"] == "stale" or not is_same_question(claim, earlier, planner):
         told = {"gates": described["gates"], "plan": described["plan"], "conditions": conditions}
         return {"finding": None, **earlier, **told, "status": "stale"}
     judged = [judging.JudgedCondition(**{name: stored[name] for name in _FIGURES}) for stored in conditions]
@@ -57,16 +57,6 @@ def _plan(earlier: Record) -> Plan:
     """The plan that the claim was run by; before there were plans, the seeds that it declared."""
     plan = earlier.get("plan", {"looks": [earlier["seeds_declared"]], "choosing": 0})
     return Plan(tuple(plan["looks"]), plan["choosing"])
-
-
-def _is_same_question(claim: Claim, earlier: Record, planner: Planner) -> bool:
-    """Whether conditions, and settings of all arms that were run, are as now."""
-    conditions = [(c.name, c.unit, c.margin) for c in claim.conditions]
-    stored = [(c["name"], c["unit"], c["margin"]) for c in earlier["conditions"]]
-    seed = earlier["seeds"][0]
-    arms = {name: settings_of(arm, planner.configuration(arm, seed)) for name, arm in claim.arms.items()}
-    same_arms = all(arms.get(arm["name"]) == arm["settings"] for arm in earlier["arms"])
-    return conditions == stored and claim.choosing == _plan(earlier).choosing and same_arms
 
 
 def _condition(stored: Record, alphas: tuple[float, float]) -> Record:

@@ -179,8 +179,8 @@ def machine_sentence(ledger: Record) -> str:
     """On what machines, with what versions, by which commits the judged claims were trained."""
     made = [entry["provenance"] for entry in _judged(ledger)]
     values = {
-        name: sorted({value for found in made for value in found[name] if value != "None"})
-        for name in ("processor", "accelerator", "torch", "commit")
+        name: sorted({value for found in made for value in found.get(name, ()) if value != "None"})
+        for name in ("processor", "accelerator", "python", "torch", "commit")
     }
     said = [f"{name} {formats.joined(found)}" for name, found in values.items() if found]
     return f"Trained on: {'; '.join(said) or MISSING}."

@@ -163,7 +163,7 @@ def provenance_table(entry: Record) -> Table:
     """On what, and by which commit, the arms were trained."""
     made, cost = entry["provenance"], entry["cost"]
     pairs: list[tuple[str, Any]] = [
-        *((name, words.recorded(made[name])) for name in ("commit", "torch", "processor", "accelerator")),
+        *((name, words.recorded(found)) for name, found in made.items()),
         ("random seeds", ", ".join(map(str, entry["seeds"]))),
         ("trainings", cost["cells"]),
         ("training", words.core_seconds(cost["training"])),

@@ -91,7 +91,8 @@ def _described(entry: Record) -> list[tuple[str, str]]:
 
 def _made(entry: Record) -> list[tuple[str, str]]:
     made = entry["provenance"]
-    trained_by = f"{words.recorded(made['commit'])} on {words.recorded(made['processor'])}"
+    machine = made["processor"] if made["accelerator"] == ["None"] else made["accelerator"]
+    trained_by = f"{words.recorded(made['commit'])} on {words.recorded(machine)}"
     return [("cost", words.cost(entry)), ("trained by", trained_by)]
 
 

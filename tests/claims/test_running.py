@@ -107,6 +107,18 @@ def test_other_code_and_another_text_make_an_entry_stale(start: Start, run_ledge
     assert entry(run_ledger, "C7")["status"] == "stale"
 
 
+def test_an_entry_made_on_another_machine_is_kept(start: Start, run_ledger: Path) -> None:
+    """Claims of one ledger may be run on several machines; at another scale they are stale."""
+    before = entry(run_ledger, "C6")
+    for folder in ("cells", "ledger/measurements"):
+        (run_ledger / folder).rename(run_ledger / f"elsewhere-{Path(folder).name}")
+    for how in ("", " --dtype float32 --threads 1"):
+        assert start(f"claims report {SCALE}{how}").wait() == 0
+        assert entry(run_ledger, "C6") == before
+    assert start(f"claims report {SCALE} --lr 1e-4").wait() == 0
+    assert entry(run_ledger, "C6") == {**before, "status": "stale"}
+
+
 def test_a_budget_takes_what_fits(start: Start, workplace: Path) -> None:
     """Too small a one says what the cheapest claim costs; nothing is trained then."""
     assert start(f"claims run {CLAIMS} {SCALE} --budget 0.0001", keep_pace=PACE).wait() == 2
