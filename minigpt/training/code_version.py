@@ -55,10 +55,23 @@ def _imports(path: Path) -> set[str]:
 
 
 def substance(source: str) -> str:
-    """Python source without comments, docstrings and layout."""
+    """What Python source says, without comments, docstrings and layout; the same for every version of Python."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, documented) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return ast.unparse(tree)
+    return _told(tree)
+
+
+def _told(value: object) -> str:
+    """A syntax tree as text.
+
+    NOTE: `ast.unparse` and `ast.dump` write the same tree otherwise in other versions; what is new in one is empty here.
+    """
+    if isinstance(value, list):
+        return f"[{','.join(map(_told, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    fields = [f"{name}={_told(found)}" for name, found in ast.iter_fields(value) if found is not None and found != []]
+    return f"{type(value).__name__}({','.join(fields)})"
