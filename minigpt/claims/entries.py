@@ -157,7 +157,7 @@ def _finding(claim: Claim, evidence: Evidence, seeds: Sequence[int]) -> str | No
 
 
 def _number(mean: float, unit: str) -> str:
-    return formats.percent(mean) if unit == "share" else f"{mean:.2f}" if abs(mean) >= 1 else f"{mean:.3f}"
+    return formats.percent(mean) if unit == "share" else formats.fixed(mean, 2 if abs(mean) >= 1 else 3)
 
 
 def _series(series: Series, evidence: Evidence, seeds: Sequence[int]) -> Record:

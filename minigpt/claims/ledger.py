@@ -230,9 +230,12 @@ def settings_of(arm: Arm, config: RunConfig) -> str:
 def _cost(
     cells: Cells, seeds: Collection[int], done: Mapping[tuple[str, int], Record], measured: Sequence[Record]
 ) -> Record:
-    """Core-seconds of trainings and measurements; `each`, by name, tells what claims share."""
+    """Core-seconds of trainings and measurements; `each`, by name, tells what claims share.
+
+    The members of a cohort share its time equally.
+    """
     trained = {
-        cell.id: done[key]["seconds"] * cell.config.threads
+        cell.id: done[key]["seconds"] * cell.config.threads / done[key]["environment"]["cohort"]
         for key, cell in cells.items()
         if cell is not None and key[1] in seeds
     }

@@ -98,8 +98,7 @@ def _said(entry: Record) -> tuple[str, str, str]:
     if status == "SUPPORTED":
         return "true", entry["statement"], remark
     if status == "REFUTED":
-        found = " ".join(map(words.less_than_margin, words.failing(entry)))
-        return "false", f"Not so, by the margin: {statement} {found}", remark
+        return "false", f"Not so, by the margin: {statement} {words.failing(entry)}", remark
     if status == "VOID":
         failed = "; ".join(words.failure(gate) for gate in entry["gates"] if not gate["passed"])
         return "void", f"{statement} {failed[0].upper()}{failed[1:]}.", remark

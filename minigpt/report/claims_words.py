@@ -125,7 +125,7 @@ def _reason(entry: Record) -> str:
     if entry["verdict"] == "VOID":
         return f"No verdict: {'; '.join(failure(gate) for gate in entry['gates'] if not gate['passed'])}."
     if entry["verdict"] == "REFUTED":
-        return f"{' '.join(less_than_margin(condition) for condition in failing(entry))} {_shown_below(entry)}"
+        return f"{failing(entry)} {_shown_below(entry)}"
     if entry["meets"]:
         return f"{every}, but {adjusted}, not below {alpha:g}. {seeds_needed(entry)}"
     undecided = [condition["name"] for condition in entry["conditions"] if not condition["meets"]]
@@ -138,14 +138,16 @@ def _shown_below(entry: Record) -> str:
     return f"Against effects of the margin or more the {method}-adjusted p is {p}, below {alpha:g}."
 
 
-def failing(entry: Record) -> list[Record]:
-    """The conditions that refute a claim: all where any is enough, else those that do, adjusted within it."""
+def failing(entry: Record) -> str:
+    """What refutes a claim: where any condition is enough the one that comes nearest, else all that do, adjusted."""
     conditions: list[Record] = entry["conditions"]
-    if entry["rule"] == "any":
-        return conditions
+    if entry["rule"] == "any" and len(conditions) > 1:
+        nearest = max(conditions, key=lambda condition: float(condition["p_below"]))
+        return f"Of {len(conditions)} effects this comes nearest: {less_than_margin(nearest)}"
     worst = min(condition["p_below"] for condition in conditions)
     tests = len(conditions) * len(entry["plan"]["looks"])
-    return [c for c in conditions if c["p_below"] == worst or tests * c["p_below"] < FAMILIES[entry["family"]][1]]
+    few = [c for c in conditions if c["p_below"] == worst or tests * c["p_below"] < FAMILIES[entry["family"]][1]]
+    return " ".join(map(less_than_margin, few))
 
 
 def less_than_margin(condition: Record) -> str:
@@ -222,7 +224,10 @@ def headline(entry: Record, base: Record) -> list[str]:
     if entry["status"] != "judged" or condition is None:
         none = {"not run": "Not run yet.", "stale": "What was found is out of date."}
         return [none.get(entry["status"], "Not measured.")]
-    found, dose = [_condition_sentence(condition, len(entry["conditions"]))], _dose_sentences(entry, base)
+    found = [_condition_sentence(condition, len(entry["conditions"]))]
+    if entry.get("finding"):
+        return [entry["finding"], *found]
+    dose = _dose_sentences(entry, base)
     return dose + found if "dead" in condition["name"].lower() else found + dose
 
 

@@ -67,7 +67,7 @@ def substance(source: str) -> str:
 def _told(value: object) -> str:
     """A syntax tree as text.
 
-    NOTE: `ast.unparse` and `ast.dump` write the same tree otherwise in other versions; what is new in one is empty here.
+    NOTE: `ast.unparse` and `ast.dump` write the same tree otherwise in other versions; what is new in one is empty.
     """
     if isinstance(value, list):
         return f"[{','.join(map(_told, value))}]"
