@@ -31,7 +31,7 @@ def claims_pages(ledger: Record) -> dict[str, str]:
         first = dose or drawn.get(claim)
         crumbs = [("the ledger of claims", f"report.html#{claim}")]
         files[f"{claim}.html"] = _render(
-            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=first, dose=dose, base=base, crumbs=crumbs
+            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=first, dose=dose, crumbs=crumbs
         )
         files[f"{claim}.md"] = claim_markdown(entry, neighbours)
         files |= {f"{FIGURES}/{name}.svg": standing_alone(figure) for name, figure in drawn.items()}

@@ -218,17 +218,13 @@ def _cautions(entry: Record) -> list[str]:
 # The finding
 
 
-def headline(entry: Record, base: Record) -> list[str]:
+def headline(entry: Record) -> list[str]:
     """What was found, in numbers, the first sentence for all to see; of a claim that was not judged, why nothing."""
     condition = deciding(entry)
     if entry["status"] != "judged" or condition is None:
         none = {"not run": "Not run yet.", "stale": "What was found is out of date."}
         return [none.get(entry["status"], "Not measured.")]
-    found = [_condition_sentence(condition, len(entry["conditions"]))]
-    if entry.get("finding"):
-        return [entry["finding"], *found]
-    dose = _dose_sentences(entry, base)
-    return dose + found if "dead" in condition["name"].lower() else found + dose
+    return [*filter(None, [entry.get("finding")]), _condition_sentence(condition, len(entry["conditions"]))]
 
 
 def _condition_sentence(condition: Record, conditions: int) -> str:
@@ -240,24 +236,6 @@ def _condition_sentence(condition: Record, conditions: int) -> str:
     sure = "" if ends == MISSING else f", 90 % interval {ends}"
     found = f"{value(condition['mean'], condition['unit'])} {unit}{sure}, against a margin of {margin(condition)}"
     return f"{name}: {found}.{deciding_one}"
-
-
-def _dose_sentences(entry: Record, base: Record) -> list[str]:
-    """How many neurons died at the highest and the lowest dose, where a claim has a picture of that."""
-    picture = next((picture for picture in entry.get("series", ()) if is_dead_share(picture["y"])), None)
-    if picture is None:
-        return []
-    points = sorted(picture["lines"][0]["points"], key=lambda point: float(point["x"]))
-    most, least = (f"{formats.percent(_mean(point['values']))}" for point in (points[-1], points[0]))
-    high, low = (f"{point['x']:g}" for point in (points[-1], points[0]))
-    if picture["x"] == "multiple of the base rate" and base.get("lr"):
-        high, low = f"{high} times the base learning rate of {base['lr']:g}", f"{low} times"
-    return [f"{most} of the {picture['lines'][0]['name']} neurons died at {high}, {least} at {low}."]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    finite = [value for value in values if value is not None]
-    return sum(finite) / len(finite) if finite else None
 
 
 # Effects

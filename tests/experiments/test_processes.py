@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from child_processes import needs_fork
+from child_processes import await_that, needs_fork
 from tqdm import tqdm
 
 from minigpt.base.errors import DataError, OutOfMemoryError, StorageError, error_of
@@ -66,6 +68,37 @@ def test_a_job_runs_elsewhere_and_ends_with_nothing_to_say(executor: LocalExecut
     assert finish(executor, Job("one", succeed, (tmp_path / "done",))) == [Ended("one", 0, "")]
     assert (tmp_path / "done").exists()
     assert executor.free == 2
+
+
+ORPHAN = """
+import sys, time
+from pathlib import Path
+from minigpt.experiments.processes import Job, LocalExecutor
+import test_processes
+
+if __name__ == "__main__":
+    executor = LocalExecutor(1, Path("logs"), forks=sys.argv[1] == "forked")
+    executor.start(Job("sleep", test_processes.say_pid_and_sleep, ()))
+    time.sleep(60)
+"""
+
+
+def say_pid_and_sleep() -> None:
+    Path("pid").write_text(str(os.getpid()))
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("way", ["forked", pytest.param("prepared", marks=pytest.mark.slow)])
+def test_a_job_leaves_when_its_parent_is_gone(way: str, tmp_path: Path) -> None:
+    """Also where it is forked from a process that only imported torch, as on a GPU: there that is not its parent."""
+    (tmp_path / "parent.py").write_text(ORPHAN)
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    parent = subprocess.Popen([sys.executable, "parent.py", way], cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths})
+    await_that(lambda: (tmp_path / "pid").is_file() and (tmp_path / "pid").read_text(), "the job")
+    job = Path(f"/proc/{(tmp_path / 'pid').read_text()}")
+    parent.kill()
+    parent.wait()
+    await_that(lambda: not job.exists(), "the end of the job")
 
 
 @pytest.mark.parametrize(

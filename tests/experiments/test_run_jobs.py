@@ -9,7 +9,7 @@ import pytest
 from minigpt.base.errors import DataError, LockedError, MinigptError, StopRequestedError
 from minigpt.experiments import run_jobs
 from minigpt.experiments.processes import Ended, Job
-from minigpt.experiments.run_jobs import Task, run_all
+from minigpt.experiments.run_jobs import Task, one_after_the_other, run_all
 from minigpt.training.interrupts import StopFlag
 
 
@@ -100,3 +100,18 @@ def test_a_signal_stops_all_and_says_how_far_it_is() -> None:
     with pytest.raises(StopRequestedError, match="stopped with 1 of 2 jobs done; the same command continues"):
         run_all(script.tasks(), script, stop, "jobs")
     assert script.stopped
+
+
+def test_several_tasks_are_one_that_does_them_in_turn() -> None:
+    """Done when all are; what was done before is in its share; a single one stays what it was."""
+    done: list[str] = []
+    tasks = [Task(Job(name, done.append, (name,)), name, name, lambda name=name: name in done) for name in "abc"]
+    pack = one_after_the_other(tasks)
+    assert (pack.name, pack.what) == ("a-3", "one after the other, a and 2 more")
+    done.append("a")
+    assert pack.share_done() == pytest.approx(1 / 3)
+    assert not pack.is_done()
+    pack.job.function(*pack.job.arguments)
+    assert done == ["a", "a", "b", "c"]
+    assert pack.is_done()
+    assert one_after_the_other(tasks[:1]) is tasks[0]
