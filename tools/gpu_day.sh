@@ -78,7 +78,7 @@ done > "$out/first-losses.txt" 2>&1
 
 # 3. speed, with nanoGPT (compiled, as it ships for GPUs) beside it
 for preset in nanogpt-cpu nanogpt-char gpt2-small; do
-  mini "bench-$preset" 120 bench gemm train instrument decode --preset "$preset" --grad-accumulation 1 \
+  mini "bench-$preset" 240 bench gemm train instrument decode --preset "$preset" --grad-accumulation 1 \
     --device "$device" --compile "$compile" "${blocks[@]}" "${peers[@]}" "${toy[@]}" --out "$out/bench-$preset"
 done
 for how in "${forms[@]}"; do
