@@ -212,7 +212,7 @@ def sensitivity_table(analysis: Record) -> Table:
         Column("mean loss, nats", "mean", formats.fixed),
         Column("lowest to highest", lambda point: formats.value_range(point["low"], point["high"])),
         Column("diverged", "diverged"),
-        Column.words("", lambda point: "chosen" if point["chosen"] else ""),
+        Column.words("choice", lambda point: "chosen" if point["chosen"] else ""),
     )
     return Table("Loss at every learning rate", columns, analysis["sensitivity"], folded=True)
 
@@ -317,7 +317,7 @@ def settings_table(analysis: Record) -> Table:
     columns = (
         Column.name("flag", itemgetter(0)),
         Column.words("value", itemgetter(1)),
-        Column.words("", itemgetter(2)),
+        Column.words("where", itemgetter(2)),
     )
     return Table("Settings that differ from the defaults", columns, (*varied, *shared))
 

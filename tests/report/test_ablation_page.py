@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from ablation_examples import EFFECTS, Record, analysis_of
-from html_whitelist import BROWSER, Page, opened, width_on_a_phone
+from browser import BROWSER, opened, width_on_a_phone
+from html_whitelist import Page
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError

@@ -8,18 +8,23 @@ from html import escape
 from pathlib import Path
 
 import pytest
-from html_whitelist import BROWSER, opened
+from browser import BROWSER, SCHEMES, axe_script, opened, violations
 from made_up_cells import answer, noisy
 from made_up_ledger import made_up_ledger
+from made_up_runs import evaluation, make_run
 from neuron_files import HOSTILE, add_life, write_audit, write_neuron_files
 
 from minigpt.report.ablation_page import ablation_page
 from minigpt.report.audit_page import audit_page
 from minigpt.report.claims_page import claims_pages
-from minigpt.report.run_page import run_page
+from minigpt.report.run_list import list_runs
+from minigpt.report.run_page import read_sky, run_page
+from minigpt.report.runs_page import runs_page
+from minigpt.report.sky_drawing import sky_svg
 
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium here")
 KINDS = ("run", "audit", "ablation", "ledger", "claim")
+MORE = ("runs", "run without neurons", "claim not run", "sky")
 WINDOWS = {"desktop": (1280, 900), "telephone": (390, 844)}
 MEASURE = """
 const d = frames[0].document, box = (e) => e.getBoundingClientRect();
@@ -31,21 +36,43 @@ document.title = JSON.stringify({wide: d.documentElement.scrollWidth, first, mai
 
 
 @pytest.fixture(scope="module")
+def axe() -> Path:
+    """axe-core, which checks whether a page can be used by everybody."""
+    script = axe_script()
+    if script is None:
+        pytest.skip("axe-core is not installed; `npm install --no-save axe-core`, or set AXE_CORE to its axe.min.js")
+    return script
+
+
+@pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, str]:
     """The text of a page of every kind; the run's has all that a page can have, and a hostile vocabulary."""
     ablation = tmp_path_factory.mktemp("ablation")
     analysis = answer({"relu": noisy(), "gelu": noisy(0.02), HOSTILE: noisy(-0.02)})
     (ablation / "analysis.json").write_text(json.dumps(analysis), encoding="utf-8")
     run = trained / "runs/first"
+    without_neurons = run_page(run)
     write_neuron_files(run)
     add_life(run, layers=2, steps=12)
     audit = tmp_path_factory.mktemp("audit")
     write_audit(audit)
     ledger = claims_pages(made_up_ledger())
+    runs = tmp_path_factory.mktemp("runs")
+    for number in range(3):
+        make_run(runs / f"run{number}", [evaluation(9, 2.0 + number, 0.1 * number)], lr=0.001 * (1 + number))
     return {
         "run": run_page(run), "audit": audit_page(audit), "ablation": ablation_page(ablation),
-        "ledger": ledger["report.html"], "claim": ledger["C1.html"],
+        "ledger": ledger["report.html"], "claim": ledger["C1.html"], "claim not run": ledger["C9.html"],
+        "runs": runs_page(runs, list_runs(runs)), "run without neurons": without_neurons, "sky": _framed(run),
     }  # fmt: skip
+
+
+def _framed(run: Path) -> str:
+    """The picture that `minigpt sky` draws, in the least page around it."""
+    sky = read_sky(run)
+    assert sky is not None
+    picture = sky_svg(sky, heading="first")
+    return f'<!doctype html><html lang="en"><title>sky</title><body><main><h1>A sky</h1>{picture}</main></body></html>'
 
 
 @pytest.mark.parametrize("window", WINDOWS)
@@ -73,3 +100,10 @@ def test_a_page_is_small(kind: str, pages: dict[str, str]) -> None:
     assert len(pages[kind].encode("utf-8")) < 3_000_000
     assert not re.search(r'(?:src|href)="https?:', pages[kind])
     assert "default-src 'none'" in pages[kind]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("kind", [*KINDS, *MORE])
+def test_axe_finds_nothing(kind: str, scheme: str, axe: Path, pages: dict[str, str], tmp_path: Path) -> None:
+    """No rule of axe-core is broken: names, roles, order of headings, contrast in the light and in the dark."""
+    assert violations(pages[kind], axe, scheme, tmp_path) == []
