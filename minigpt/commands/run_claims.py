@@ -14,6 +14,7 @@ from minigpt.base.flags import Parser, add_fields, check_fields, given, read_tom
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
+from minigpt.commands.showing import add_json_or_open, check_open, show
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
 from minigpt.training.config import RunConfig, with_preset
 
@@ -66,6 +67,7 @@ TOPICS = {
     ),
 }
 ACTIONS = tuple(TOPICS)
+_READING = frozenset({"list", "show"})  # they draw no page
 
 
 def add_flags(parser: Parser) -> None:
@@ -85,7 +87,7 @@ def add_flags(parser: Parser) -> None:
     group.add_argument(
         "--out", type=user_path, default=LEDGER, metavar="DIR", help=f"the ledger's directory [{LEDGER}]"
     )
-    group.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_or_open(group, "print one JSON object")
     add_fields(parser, LedgerOptions)
     add_fields(parser, ExecutorOptions)
     add_fields(parser, RunConfig)
@@ -98,6 +100,7 @@ def run(values: argparse.Namespace) -> int:
         raise UsageError(f"unknown action {values.action!r}{hint} allowed: {', '.join(ACTIONS)}")
     if values.action != "run" and (values.all or values.budget is not None or values.dry_run):
         raise UsageError(f"claims {values.action} runs nothing; --all, --budget and --dry-run belong to `claims run`")
+    check_open(values.open, "--dry-run" if values.dry_run else f"claims {values.action}" * (values.action in _READING))
     actions = {"list": _list, "show": _show, "run": _run, "report": _report, "judge": _judge}
     return actions[values.action](values)
 
@@ -140,8 +143,8 @@ def _run(values: argparse.Namespace) -> int:
             run_claims(claims, workshop)
         finally:
             ledger = write_ledger(values.out, workshop.scale, workshop.planner, claims)
-    write_pages(values.out)
-    return _show_verdicts(ledger, {claim.id for claim in claims}, values)
+    page = write_pages(values.out)
+    return _show_verdicts(ledger, {claim.id for claim in claims}, page, values)
 
 
 def _report(values: argparse.Namespace) -> int:
@@ -156,6 +159,7 @@ def _report(values: argparse.Namespace) -> int:
         print(to_json(ledger))
     else:
         print(f"wrote {page}")
+        show(page, values.open)
     return 0
 
 
@@ -171,8 +175,8 @@ def _judge(values: argparse.Namespace) -> int:
     planner = Planner(earlier["scale"]["base"], LedgerOptions.cells_dir, threads=1)
     claims = rejudged(earlier, CLAIMS.values(), planner, family_sizes())
     ledger = seal(values.out, {name: earlier[name] for name in ("scale", "code")}, claims)
-    write_pages(values.out)
-    return _show_verdicts(ledger, set(CLAIMS), values)
+    page = write_pages(values.out)
+    return _show_verdicts(ledger, set(CLAIMS), page, values)
 
 
 def _chosen(values: argparse.Namespace) -> list[Claim]:
@@ -275,7 +279,7 @@ def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
     return 0
 
 
-def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Namespace) -> int:
+def _show_verdicts(ledger: dict[str, Any], ran: set[str], page: Path, values: argparse.Namespace) -> int:
     from minigpt.report.claims_texts import terminal_list
 
     shown = {**ledger, "claims": [entry for entry in ledger["claims"] if entry["id"] in ran]}
@@ -283,5 +287,5 @@ def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Names
         print(to_json(shown))
     else:
         print(terminal_list(shown))
-        print(f"look:  {values.out / 'report.html'}")
+        show(page, values.open)
     return 0

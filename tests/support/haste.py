@@ -11,5 +11,5 @@ from minigpt.commands import train_model
 
 def spare_time(patch: pytest.MonkeyPatch) -> None:
     """Flush nothing to the device and show nothing of a finished run."""
-    patch.setattr(train_model, "_show_result", lambda directory, summary: None)
+    patch.setattr(train_model, "_show_result", lambda *shown: None)
     patch.setattr(os, "fsync", lambda descriptor: None)
