@@ -15,7 +15,7 @@ from minigpt.base.health_columns import glossary_markdown
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
-from minigpt.commands.inspect_run import write_report
+from minigpt.commands.draw_runs import write_report
 from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, add_threads, check_threads
 from minigpt.commands.showing import add_json_or_open, show
 

@@ -14,6 +14,7 @@ from minigpt.base.flags import Parser, add_fields, check_fields, given, read_tom
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.base.tables import Column, Table
+from minigpt.commands.draw_runs import PAGE, write_cell_pages
 from minigpt.commands.showing import add_json_or_open, check_open, show
 from minigpt.experiments.arms import EVAL_TOKENS, AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from minigpt.experiments.processes import Executor
     from minigpt.training.interrupts import StopFlag
 
-PAGE = "report.html"
 INTRODUCTION = Introduction(
     usage="--activations A,B,… [--seeds N] [--vary FLAG=A,B …] [--flag VALUE …]",
     examples=(
@@ -82,8 +82,8 @@ def run(values: argparse.Namespace) -> int:
     return 0
 
 
-def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
-    """Draw the page of an ablation and write its tables; returns the page's path."""
+def write_pages(directory: Path, analysis: dict[str, Any], again: bool = False) -> Path:
+    """Draw an ablation and its cells, these `again` even if they have a page, and write its tables; returns its page."""
     from minigpt.report import ablation_page, ablation_texts
 
     remove_stale_temporaries(directory)
@@ -99,6 +99,10 @@ def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     for name, figure in ablation_texts.figure_files(analysis).items():
         write_text(directory / name, figure)
     page = directory / PAGE
+    if not page.is_file():
+        write_text(page, ablation_page.ablation_page(directory))  # each cell leads to it, if it is there
+    trained = [cell for cell in analysis["cells"] if cell["status"] != "pending"]
+    write_cell_pages((directory / cell["directory"] for cell in trained), again)
     write_text(page, ablation_page.ablation_page(directory))
     return page
 

@@ -14,6 +14,7 @@ from minigpt.base.flags import Parser, add_fields, check_fields, given, read_tom
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
+from minigpt.commands.draw_runs import PAGE, write_cell_pages
 from minigpt.commands.showing import add_json_or_open, check_open, show
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
 from minigpt.training.config import RunConfig, with_preset
@@ -259,14 +260,24 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
 def write_pages(directory: Path, site: Path | None = None) -> Path:
     """Draw all files of a ledger beside it, or only its HTML into a site; returns the first page."""
     from minigpt.claims.ledger import read_ledger
+    from minigpt.report.breadcrumbs import addresses, cells_of_ledger
     from minigpt.report.claims_page import claims_pages
 
-    target = site or directory
-    for name, content in claims_pages(read_ledger(directory)).items():
-        if site is None or name.endswith(".html"):
-            make_directory((target / name).parent)
-            write_text(target / name, content)
-    return target / "report.html"
+    ledger = read_ledger(directory)
+    if site is not None:
+        return _written(site, {name: page for name, page in claims_pages(ledger).items() if name.endswith(".html")})
+    cells = cells_of_ledger(ledger, directory)
+    if cells and not (directory / PAGE).is_file():
+        _written(directory, claims_pages(ledger))  # each training leads to it, if it is there
+    write_cell_pages(cells.values())
+    return _written(directory, claims_pages(ledger, addresses(cells, directory)))
+
+
+def _written(directory: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        make_directory((directory / name).parent)
+        write_text(directory / name, content)
+    return directory / PAGE
 
 
 def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:

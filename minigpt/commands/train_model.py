@@ -16,7 +16,7 @@ from minigpt.base.flags import Parser, add_fields, given, path_text, read_toml, 
 from minigpt.base.help_text import Introduction
 from minigpt.base.invocation import typed
 from minigpt.base.tables import terminal_width
-from minigpt.commands.inspect_run import write_report
+from minigpt.commands.draw_runs import write_report
 from minigpt.commands.showing import add_open_flag, check_open, show
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 from minigpt.training.ranks import Ranks, joined

@@ -15,6 +15,7 @@ from minigpt.base import formats
 from minigpt.base.formats import MISSING
 from minigpt.base.health_columns import ABLATION, BY_KEY, TRUSTED_TOKENS, figures
 from minigpt.base.tables import Column, Table, listing, lookup
+from minigpt.report.breadcrumbs import PAGE
 
 Record = dict[str, Any]
 WARNING = "⚠"
@@ -292,8 +293,11 @@ def cells_table(analysis: Record) -> Table:
 
 
 def _link(cell: Record) -> str | None:
-    path = cell["directory"].rstrip("/")
-    return f"{path}/{'report.html' if cell.get('page') else ''}" if _RELATIVE_PATH.fullmatch(path) else None
+    """On a page to the training's page, if it has one; in Markdown to its folder."""
+    path, page = cell["directory"].rstrip("/"), cell.get("page")
+    if page is False or not _RELATIVE_PATH.fullmatch(path):
+        return None
+    return f"{path}/{PAGE if page else ''}"
 
 
 def stale_table(analysis: Record) -> Table:
