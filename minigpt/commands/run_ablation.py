@@ -83,7 +83,7 @@ def run(values: argparse.Namespace) -> int:
 
 
 def write_pages(directory: Path, analysis: dict[str, Any], again: bool = False) -> Path:
-    """Draw an ablation and its cells, these `again` even if they have a page, and write its tables; returns its page."""
+    """Draw an ablation and its cells, these `again` if they have a page, and write its tables; returns its page."""
     from minigpt.report import ablation_page, ablation_texts
 
     remove_stale_temporaries(directory)
