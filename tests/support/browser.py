@@ -49,6 +49,11 @@ def _run(page: Path, *flags: str, address: str) -> subprocess.CompletedProcess[s
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
 
 
+def as_on_paper(text: str) -> str:
+    """The page with what its style says of print put on the screen, and without what it says of small screens."""
+    return text.replace("@media print", "@media all").replace("@media screen", "@media print")
+
+
 def width_on_a_phone(text: str, pixels: int, folder: Path) -> int:
     """How wide a page becomes in a frame of this width."""
     measure = "document.title = 'wide: ' + frames[0].document.documentElement.scrollWidth"
@@ -70,13 +75,18 @@ def axe_script() -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def in_scheme(scheme: str) -> str:
+    """The flag by which pages are shown in a colour scheme."""
+    return f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}"
+
+
 def violations(text: str, axe: Path, scheme: str, folder: Path) -> list[str]:
     """What axe-core finds in a page shown in a colour scheme: a line for each rule with the elements that break it."""
     (folder / "page").mkdir()
     page = folder / "page/judged.html"
     judging = f"<script>{axe.read_text(encoding='utf-8')}</script><script>{_ASK_AXE}</script></body>"
     page.write_text(_POLICY.sub("", text).replace("</body>", judging), encoding="utf-8")  # the policy admits no script
-    flags = (f"--blink-settings=preferredColorScheme={SCHEMES[scheme]}", "--virtual-time-budget=20000")
+    flags = (in_scheme(scheme), "--virtual-time-budget=20000")
     title = re.search(r"<title>(.*?)</title>", opened(page, "", "--window-size=1280,900", *flags), re.DOTALL)
     assert title is not None
     seen: dict[str, Any] = json.loads(unescape(title[1]))
