@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -33,19 +34,34 @@ def links(page: Path) -> set[str]:
     return {urlsplit(address).path for address in found if address and not address.startswith(("#", "data:"))}
 
 
+def dead_links(place: Path) -> list[tuple[str, str]]:
+    """Every address on a page below a place that is not that of a file."""
+    pages = place.rglob("*.html")
+    return [(page.name, to) for page in pages for to in links(page) if not (page.parent / unquote(to)).is_file()]
+
+
 def test_no_link_is_dead(minigpt: Command, place: Path) -> None:
-    """Whatever is drawn, in whichever order: every address is that of a file, also when a training is gone again."""
-    for command in ("report runs/claims", "runs runs/cells", "report runs/ablation", "report runs/claims"):
+    """Whatever is drawn, in whichever order, and when a training and an ablation are gone."""
+    drawing = ("report runs/claims", "runs runs/cells", "report runs/ablation", "report runs/claims")
+    for command in drawing:
         assert minigpt(command) == 0
-        pages = list(place.rglob("*.html"))
-        dead = [(page.name, to) for page in pages for to in links(page) if not (page.parent / unquote(to)).is_file()]
-        assert dead == []
-    assert len(pages) == 7
-    next((place / "cells").glob("*/report.html")).unlink()
-    assert minigpt("report runs/claims --site site") == 2
+        assert dead_links(place) == []
+    assert len(list(place.rglob("*.html"))) == 7
+    first, second = sorted((place / "cells").iterdir())[:2]
+    shutil.rmtree(second)
+    for command in drawing:
+        assert minigpt(command) == 0
+    assert dead_links(place) == []
+    shutil.rmtree(place / "ablation")
+    assert minigpt(f"report {first}") == 0
+    assert dead_links(place) == []
+
+
+def test_a_site_is_closed(minigpt: Command, place: Path) -> None:
+    """Its pages lead to each other alone: the trainings are not published with it."""
     assert minigpt("report runs --site site") == 0
-    site = place.parent / "site"
-    assert {to for page in site.rglob("*.html") for to in links(page)} == {"report.html", "C1.html", "C9.html"}
+    pages = list((place.parent / "site").rglob("*.html"))
+    assert {to for page in pages for to in links(page)} == {"report.html", "C1.html", "C9.html"}
 
 
 def test_up_and_down(minigpt: Command, place: Path) -> None:

@@ -1,6 +1,6 @@
 """How colours look to people who see no red or no green, and how far apart they are to an eye.
 
-Source: Machado, Oliveira and Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency", 2009:
+Source: Machado, Oliveira, Fernandes, "A Physiologically-based Model for Simulation of Color Vision Deficiency", 2009:
 matrices of severity 1.0, which act on linear RGB. Distances are Euclidean in CIE Lab (D65), as of 1976; about 2.3 is
 the least that anybody notices side by side.
 """
