@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from browser import BROWSER, SCHEMES, as_on_paper, axe_script, in_scheme, opened, printed, violations
 from made_up_cells import answer, noisy
-from made_up_ledger import made_up_ledger
+from made_up_ledger import SEEDS, made_up_ledger
 from made_up_runs import evaluation, make_run
 from neuron_files import HOSTILE, add_life, write_audit, write_neuron_files
 
@@ -68,7 +68,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory, trained: Path) -> dict[str, 
     add_life(run, layers=2, steps=12)
     audit = tmp_path_factory.mktemp("audit")
     write_audit(audit)
-    ledger = claims_pages(made_up_ledger())
+    trainings = {f"relu-{seed}": f"../cells/{seed}/report.html" for seed in SEEDS}
+    ledger = claims_pages(made_up_ledger(), trainings)
     runs = tmp_path_factory.mktemp("runs")
     for number in range(FIRST_TICKED + 1):
         make_run(runs / f"run{number}", [evaluation(9, 2.0 + number, 0.1 * number)], lr=0.001 * (1 + number))
