@@ -16,7 +16,7 @@ from minigpt.base.help_text import Introduction
 from minigpt.base.storage import lock_directory, remove_tree, to_json, write_text
 from minigpt.base.tables import Column, Table, terminal_width, wrapped
 from minigpt.commands.run_flags import add_device, add_threads, check_threads
-from minigpt.commands.showing import add_open_flag, show
+from minigpt.commands.showing import add_json_or_open, show
 
 PAGE = "audit.html"
 AUDITS = Path("audits")
@@ -92,8 +92,7 @@ def add_flags(parser: Parser) -> None:
     output = parser.add_argument_group("output")
     output.add_argument("--out", type=user_path, metavar="DIR", help="where it goes [audits/NAME]")
     output.add_argument("--overwrite", action="store_true", help="replace an audit that is there")
-    output.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    add_open_flag(parser)
+    add_json_or_open(output, "print the figures as one JSON object")
 
 
 def run(values: argparse.Namespace) -> int:

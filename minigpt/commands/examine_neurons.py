@@ -15,9 +15,9 @@ from minigpt.base.health_columns import glossary_markdown
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
-from minigpt.commands.inspect_run import write_report
+from minigpt.commands.draw_runs import write_report
 from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, add_threads, check_threads
-from minigpt.commands.showing import add_open_flag, show
+from minigpt.commands.showing import add_json_or_open, show
 
 
 def add_neurons_flags(parser: Parser) -> None:
@@ -36,9 +36,7 @@ def add_neurons_flags(parser: Parser) -> None:
     add_checkpoint(parser)
     add_device(parser)
     add_threads(parser)
-    add_open_flag(parser)
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print the figures as one JSON object")
+    form = add_json_or_open(parser, "print the figures as one JSON object")
     form.add_argument("--glossary", action="store_true", help="print what each figure means, as Markdown, and end")
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.base.help_text import Introduction
-from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
+from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
+from minigpt.commands.draw_runs import write_report
 from minigpt.commands.run_flags import add_checkpoint, add_device, add_run
 from minigpt.commands.showing import add_open_flag, show
 
@@ -132,17 +132,8 @@ def _write_page(directory: Path) -> Path:
     if (directory / LEDGER_FILE).is_file():
         return run_claims.write_pages(directory)
     if (directory / record.PLAN).is_file():
-        return _write_ablation(directory, record.analyse_directory(directory))
+        return run_ablation.write_pages(directory, record.analyse_directory(directory), again=True)
     return write_report(directory)
-
-
-def _write_ablation(directory: Path, analysis: dict[str, Any]) -> Path:
-    """Draw an ablation, and before it the page of each of its cells, to which it leads."""
-    for cell in analysis["cells"]:
-        run = directory / cell["directory"]
-        if cell["status"] != "pending" and (run / "metrics.jsonl").is_file():
-            write_report(run)
-    return run_ablation.write_pages(directory, analysis)
 
 
 def _write_site(source: Path, site: Path) -> list[Path]:
@@ -153,20 +144,12 @@ def _write_site(source: Path, site: Path) -> list[Path]:
     ledgers = sorted(path.parent for path in source.glob(f"*/{LEDGER_FILE}"))
     ablations = sorted(path.parent for path in source.glob(f"*/{ANALYSIS}"))
     pages = [run_claims.write_pages(path, site / path.name) for path in ledgers]
-    pages += [_write(site / path.name / "report.html", ablation_page(path)) for path in ablations]
+    pages += [_write(site / path.name / "report.html", ablation_page(path, alone=True)) for path in ablations]
     if not pages:
         raise UsageError(
             f"no folder of {source} holds a ledger or an ablation; write `minigpt report docs --site site`"
         )
     return pages
-
-
-def write_report(run: Path) -> Path:
-    """Draw the page of a run into its directory and return its path."""
-    from minigpt.report.run_page import run_page
-
-    remove_stale_temporaries(run)
-    return _write(run / "report.html", run_page(run))
 
 
 def _write(path: Path, page: str) -> Path:

@@ -11,7 +11,7 @@ from minigpt.base.errors import StorageError
 from minigpt.base.flags import Parser, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import to_json, write_text
-from minigpt.commands.showing import add_open_flag, show
+from minigpt.commands.showing import add_json_or_open, show
 
 if TYPE_CHECKING:
     from minigpt.report.run_list import ListedRun
@@ -28,9 +28,7 @@ def add_flags(parser: Parser) -> None:
     parser.add_argument(
         "folder", nargs="?", type=user_path, default=RUNS, metavar="FOLDER", help=f"folder that holds runs [{RUNS}]"
     )
-    form = parser.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="print one JSON object and write no page")
-    add_open_flag(form)
+    add_json_or_open(parser, "print one JSON object and write no page")
 
 
 def run(values: argparse.Namespace) -> int:

@@ -14,6 +14,8 @@ from minigpt.base.flags import Parser, add_fields, check_fields, given, read_tom
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.base.tables import Column, Table
+from minigpt.commands.draw_runs import PAGE, write_cell_pages
+from minigpt.commands.showing import add_json_or_open, check_open, show
 from minigpt.experiments.arms import EVAL_TOKENS, AblationOptions, Question, VariedFlags, ask, check_size
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
 from minigpt.training.config import RunConfig, with_preset
@@ -54,12 +56,13 @@ def add_flags(parser: Parser) -> None:
     group.add_argument("--join", action="store_true", help="only help where another host has begun, on a shared folder")
     group.add_argument("--dry-run", action="store_true", help="list the cells with the time to expect, train nothing")
     group.add_argument("--yes", action="store_true", help="train more than 1000 cells")
-    group.add_argument("--json", action="store_true", help="print the answer as one JSON object")
+    add_json_or_open(group, "print the answer as one JSON object")
     add_fields(parser, RunConfig)
 
 
 def run(values: argparse.Namespace) -> int:
     """Train what is missing, answer, and draw the page; returns 0."""
+    check_open(values.open, "--dry-run" if values.dry_run else "")
     question, where = _question(values)
     check_size(question, values.yes)
     where.check_may_time("--dry-run", values.dry_run)
@@ -75,12 +78,12 @@ def run(values: argparse.Namespace) -> int:
         _train(question, where, directory, values.join)
         answer = record.analyse_directory(directory)
         write_pages(directory, answer)
-    _show_answer(directory, answer, values.json)
+    _show_answer(directory, answer, values)
     return 0
 
 
-def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
-    """Draw the page of an ablation and write its tables; returns the page's path."""
+def write_pages(directory: Path, analysis: dict[str, Any], again: bool = False) -> Path:
+    """Draw an ablation and its cells, these `again` if they have a page, and write its tables; returns its page."""
     from minigpt.report import ablation_page, ablation_texts
 
     remove_stale_temporaries(directory)
@@ -95,7 +98,11 @@ def write_pages(directory: Path, analysis: dict[str, Any]) -> Path:
     make_directory(directory / "figures")
     for name, figure in ablation_texts.figure_files(analysis).items():
         write_text(directory / name, figure)
-    page = directory / "report.html"
+    page = directory / PAGE
+    if not page.is_file():
+        write_text(page, ablation_page.ablation_page(directory))  # each cell leads to it, if it is there
+    trained = [cell for cell in analysis["cells"] if cell["status"] != "pending"]
+    write_cell_pages((directory / cell["directory"] for cell in trained), again)
     write_text(page, ablation_page.ablation_page(directory))
     return page
 
@@ -176,11 +183,11 @@ def _cells_table(cells: Sequence[dict[str, Any]]) -> Table:
     return Table("", columns, cells)
 
 
-def _show_answer(directory: Path, analysis: dict[str, Any], as_json: bool) -> None:
-    if as_json:
+def _show_answer(directory: Path, analysis: dict[str, Any], values: argparse.Namespace) -> None:
+    if values.json:
         print(to_json({**analysis, "directory": str(directory)}))
         return
     from minigpt.report.ablation_texts import terminal_table
 
     print(terminal_table(analysis))
-    print(f"look:  {directory / 'report.html'}")
+    show(directory / PAGE, values.open)

@@ -14,6 +14,8 @@ from minigpt.base.flags import Parser, add_fields, check_fields, given, read_tom
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
+from minigpt.commands.draw_runs import PAGE, write_cell_pages
+from minigpt.commands.showing import add_json_or_open, check_open, show
 from minigpt.experiments.executor_options import ExecutorOptions, take_out
 from minigpt.training.config import RunConfig, with_preset
 
@@ -66,6 +68,7 @@ TOPICS = {
     ),
 }
 ACTIONS = tuple(TOPICS)
+_READING = frozenset({"list", "show"})  # they draw no page
 
 
 def add_flags(parser: Parser) -> None:
@@ -85,7 +88,7 @@ def add_flags(parser: Parser) -> None:
     group.add_argument(
         "--out", type=user_path, default=LEDGER, metavar="DIR", help=f"the ledger's directory [{LEDGER}]"
     )
-    group.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_or_open(group, "print one JSON object")
     add_fields(parser, LedgerOptions)
     add_fields(parser, ExecutorOptions)
     add_fields(parser, RunConfig)
@@ -98,6 +101,7 @@ def run(values: argparse.Namespace) -> int:
         raise UsageError(f"unknown action {values.action!r}{hint} allowed: {', '.join(ACTIONS)}")
     if values.action != "run" and (values.all or values.budget is not None or values.dry_run):
         raise UsageError(f"claims {values.action} runs nothing; --all, --budget and --dry-run belong to `claims run`")
+    check_open(values.open, "--dry-run" if values.dry_run else f"claims {values.action}" * (values.action in _READING))
     actions = {"list": _list, "show": _show, "run": _run, "report": _report, "judge": _judge}
     return actions[values.action](values)
 
@@ -140,8 +144,8 @@ def _run(values: argparse.Namespace) -> int:
             run_claims(claims, workshop)
         finally:
             ledger = write_ledger(values.out, workshop.scale, workshop.planner, claims)
-    write_pages(values.out)
-    return _show_verdicts(ledger, {claim.id for claim in claims}, values)
+    page = write_pages(values.out)
+    return _show_verdicts(ledger, {claim.id for claim in claims}, page, values)
 
 
 def _report(values: argparse.Namespace) -> int:
@@ -156,6 +160,7 @@ def _report(values: argparse.Namespace) -> int:
         print(to_json(ledger))
     else:
         print(f"wrote {page}")
+        show(page, values.open)
     return 0
 
 
@@ -171,8 +176,8 @@ def _judge(values: argparse.Namespace) -> int:
     planner = Planner(earlier["scale"]["base"], LedgerOptions.cells_dir, threads=1)
     claims = rejudged(earlier, CLAIMS.values(), planner, family_sizes())
     ledger = seal(values.out, {name: earlier[name] for name in ("scale", "code")}, claims)
-    write_pages(values.out)
-    return _show_verdicts(ledger, set(CLAIMS), values)
+    page = write_pages(values.out)
+    return _show_verdicts(ledger, set(CLAIMS), page, values)
 
 
 def _chosen(values: argparse.Namespace) -> list[Claim]:
@@ -255,14 +260,24 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
 def write_pages(directory: Path, site: Path | None = None) -> Path:
     """Draw all files of a ledger beside it, or only its HTML into a site; returns the first page."""
     from minigpt.claims.ledger import read_ledger
+    from minigpt.report.breadcrumbs import addresses, cells_of_ledger
     from minigpt.report.claims_page import claims_pages
 
-    target = site or directory
-    for name, content in claims_pages(read_ledger(directory)).items():
-        if site is None or name.endswith(".html"):
-            make_directory((target / name).parent)
-            write_text(target / name, content)
-    return target / "report.html"
+    ledger = read_ledger(directory)
+    if site is not None:
+        return _written(site, {name: page for name, page in claims_pages(ledger).items() if name.endswith(".html")})
+    cells = cells_of_ledger(ledger, directory)
+    if cells and not (directory / PAGE).is_file():
+        _written(directory, claims_pages(ledger))  # each training leads to it, if it is there
+    write_cell_pages(cells.values())
+    return _written(directory, claims_pages(ledger, addresses(cells, directory)))
+
+
+def _written(directory: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        make_directory((directory / name).parent)
+        write_text(directory / name, content)
+    return directory / PAGE
 
 
 def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
@@ -275,7 +290,7 @@ def _show_estimate(seconds: dict[str, float], as_json: bool) -> int:
     return 0
 
 
-def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Namespace) -> int:
+def _show_verdicts(ledger: dict[str, Any], ran: set[str], page: Path, values: argparse.Namespace) -> int:
     from minigpt.report.claims_texts import terminal_list
 
     shown = {**ledger, "claims": [entry for entry in ledger["claims"] if entry["id"] in ran]}
@@ -283,5 +298,5 @@ def _show_verdicts(ledger: dict[str, Any], ran: set[str], values: argparse.Names
         print(to_json(shown))
     else:
         print(terminal_list(shown))
-        print(f"look:  {values.out / 'report.html'}")
+        show(page, values.open)
     return 0

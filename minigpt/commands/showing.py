@@ -6,10 +6,26 @@ import argparse
 import webbrowser
 from pathlib import Path
 
+from minigpt.base.errors import UsageError
+
 
 def add_open_flag(parser: argparse._ActionsContainer) -> None:
     """Whether to open what was drawn."""
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser.add_argument("--open", action="store_true", help="open what was drawn in the browser")
+
+
+def add_json_or_open(parser: argparse._ActionsContainer, json_help: str) -> argparse._MutuallyExclusiveGroup:
+    """For a program or for a person: the answer as JSON, or the page in a browser; returns the group, to add to it."""
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help=json_help)
+    add_open_flag(form)
+    return form
+
+
+def check_open(opens: bool, without_page: str) -> None:
+    """Raise `UsageError` if a page shall be opened where `without_page`, if it was asked for, draws none."""
+    if opens and without_page:
+        raise UsageError(f"--open needs a page; got {without_page}, which draws none; leave out one of them")
 
 
 def show(page: Path, opens: bool = False) -> None:

@@ -16,7 +16,8 @@ from minigpt.base.flags import Parser, add_fields, given, path_text, read_toml, 
 from minigpt.base.help_text import Introduction
 from minigpt.base.invocation import typed
 from minigpt.base.tables import terminal_width
-from minigpt.commands.inspect_run import write_report
+from minigpt.commands.draw_runs import write_report
+from minigpt.commands.showing import add_open_flag, check_open, show
 from minigpt.training.config import FREE_ON_RESUME, RunConfig, with_preset
 from minigpt.training.ranks import Ranks, joined
 
@@ -57,6 +58,7 @@ def add_flags(parser: Parser) -> None:
         help="continue a run: RUN, else --out, else the newest",
     )
     group.add_argument("--overwrite", action="store_true", help="replace the run at --out")
+    add_open_flag(group)
 
 
 def run(values: argparse.Namespace) -> int:
@@ -86,11 +88,14 @@ def _train(values: argparse.Namespace, ranks: Ranks) -> int:
             longer = run_directory.longer_training(directory, config, 2 * config.steps)
             print(f"{directory} is finished; it has {summary['steps']} steps; use --overwrite or another --out")
             print(f"to train its weights further, as a new run: {longer}")
+            if values.open:
+                show(write_report(directory), values.open)
             return 0
     else:
         config = complete(config)
     if config.dtype == "bfloat16" and runtime.fastest_dtype(runtime.resolve_device(config.device)) != "bfloat16":
         print(f"note: {EMULATION}", file=sys.stderr)
+    check_open(values.open, "" if config.eval_every else "--eval-every 0")
     with run_place(directory, config, ranks) as place:
         return _train_in(place, config, values, ranks)
 
@@ -100,7 +105,7 @@ def _train_in(directory: Path, config: RunConfig, values: argparse.Namespace, ra
 
     summary = train(config, directory, resume=values.resume is not None, overwrite=values.overwrite, ranks=ranks)
     if ranks.leads:
-        _show_result(directory, summary)
+        _show_result(directory, summary, values.open)
     return 0
 
 
@@ -144,7 +149,7 @@ def _resumed_config(directory: Path, asked: dict[str, Any], config: RunConfig, e
     return dataclasses.replace(stored, **free)
 
 
-def _show_result(directory: Path, summary: dict[str, Any]) -> None:
+def _show_result(directory: Path, summary: dict[str, Any], opens: bool) -> None:
     """Print the table by layer, a sample of text, where everything is and what to try next."""
     from minigpt.neurons.health import from_record
     from minigpt.text.tokenizers import without_open_space
@@ -160,7 +165,7 @@ def _show_result(directory: Path, summary: dict[str, Any]) -> None:
     quoted = shlex.quote(str(directory))
     print(f"\n{summary['steps']:,} steps in {formats.elapsed(summary['seconds'])}; everything is in {directory}/")
     if record is not None:
-        print(f"look:  {write_report(directory)}")
+        show(write_report(directory), opens)
     suggested = shlex.quote(without_open_space(opened.tokenizer, PROMPT))
     prompt = "" if opened.tokenizer.unknown(PROMPT) else f" --prompt {suggested}"
     print(f"next:  {typed('sample')} {quoted}{prompt}")

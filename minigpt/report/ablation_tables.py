@@ -15,6 +15,7 @@ from minigpt.base import formats
 from minigpt.base.formats import MISSING
 from minigpt.base.health_columns import ABLATION, BY_KEY, TRUSTED_TOKENS, figures
 from minigpt.base.tables import Column, Table, listing, lookup
+from minigpt.report.breadcrumbs import PAGE
 
 Record = dict[str, Any]
 WARNING = "⚠"
@@ -212,7 +213,7 @@ def sensitivity_table(analysis: Record) -> Table:
         Column("mean loss, nats", "mean", formats.fixed),
         Column("lowest to highest", lambda point: formats.value_range(point["low"], point["high"])),
         Column("diverged", "diverged"),
-        Column.words("", lambda point: "chosen" if point["chosen"] else ""),
+        Column.words("choice", lambda point: "chosen" if point["chosen"] else ""),
     )
     return Table("Loss at every learning rate", columns, analysis["sensitivity"], folded=True)
 
@@ -292,8 +293,11 @@ def cells_table(analysis: Record) -> Table:
 
 
 def _link(cell: Record) -> str | None:
-    path = cell["directory"].rstrip("/")
-    return f"{path}/{'report.html' if cell.get('page') else ''}" if _RELATIVE_PATH.fullmatch(path) else None
+    """On a page to the training's page, if it has one; in Markdown to its folder."""
+    path, page = cell["directory"].rstrip("/"), cell.get("page")
+    if page is False or not _RELATIVE_PATH.fullmatch(path):
+        return None
+    return f"{path}/{PAGE if page else ''}"
 
 
 def stale_table(analysis: Record) -> Table:
@@ -317,7 +321,7 @@ def settings_table(analysis: Record) -> Table:
     columns = (
         Column.name("flag", itemgetter(0)),
         Column.words("value", itemgetter(1)),
-        Column.words("", itemgetter(2)),
+        Column.words("where", itemgetter(2)),
     )
     return Table("Settings that differ from the defaults", columns, (*varied, *shared))
 

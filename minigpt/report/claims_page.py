@@ -5,6 +5,9 @@ The overview with a row for each claim is `report.html`, and as Markdown `README
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from markupsafe import Markup
 
 from minigpt.base import formats
@@ -17,8 +20,8 @@ from minigpt.report.figures import standing_alone
 _OVERVIEW, _CLAIM = "claims_page.html.jinja", "claim_page.html.jinja"
 
 
-def claims_pages(ledger: Record) -> dict[str, str]:
-    """Return the content of every file by its name beside the ledger."""
+def claims_pages(ledger: Record, trainings: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+    """Return the content of every file by its name beside the ledger; `trainings` are addresses of pages of cells."""
     ledger = words.made_visible(ledger)
     entries, base = ledger["claims"], ledger["scale"]["base"]
     files = {"report.html": _overview(ledger), "README.md": overview_markdown(ledger)}
@@ -31,11 +34,25 @@ def claims_pages(ledger: Record) -> dict[str, str]:
         first = dose or drawn.get(claim)
         crumbs = [("the ledger of claims", f"report.html#{claim}")]
         files[f"{claim}.html"] = _render(
-            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=first, dose=dose, crumbs=crumbs
-        )
+            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=first, dose=dose, crumbs=crumbs,
+            trainings=_by_arm(entry, trainings),
+        )  # fmt: skip
         files[f"{claim}.md"] = claim_markdown(entry, neighbours)
         files |= {f"{FIGURES}/{name}.svg": standing_alone(figure) for name, figure in drawn.items()}
     return files
+
+
+def _by_arm(entry: Record, trainings: Mapping[str, str]) -> dict[str, list[tuple[int, str]]]:
+    """Of each arm the seeds whose trainings have a page, and where."""
+    found = {
+        arm["name"]: [
+            (seed, trainings[cell])
+            for seed, cell in zip(entry["seeds"], arm["cells"], strict=True)
+            if cell in trainings
+        ]
+        for arm in entry.get("arms", ())
+    }
+    return {arm: seeds for arm, seeds in found.items() if seeds}
 
 
 def _figures(entry: Record) -> dict[str, Markup]:

@@ -7,22 +7,20 @@ The only scripts are the sky's and the neuron explorer's, which the page's own p
 
 from __future__ import annotations
 
-import contextlib
 import json
-import re
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import quote
 
 from minigpt.base import formats
-from minigpt.base.errors import CheckpointError, StorageError
+from minigpt.base.errors import CheckpointError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.log_schema import log_problems
 from minigpt.base.reading import read_bytes
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
 from minigpt.report.anatomy_words import lives
+from minigpt.report.breadcrumbs import crumbs_of_run
 from minigpt.report.explorer_page import explorer_data
 from minigpt.report.figures import Record, loss_curves
 from minigpt.report.layer_sections import layer_sections
@@ -31,8 +29,6 @@ from minigpt.report.sky_data import Sky, frames_of_log, read_layers, sky_of_log
 from minigpt.report.sky_drawing import shown_sky
 
 _FORMAT = 1
-_MOST_SEARCHED, _MOST_CRUMBS = 50, 3
-_CELL = re.compile(r"[0-9a-f]{16}")  # the name of a cell, a hash; other names may be an arm's
 
 
 def run_page(run: Path) -> str:
@@ -56,7 +52,7 @@ def run_page(run: Path) -> str:
         "run_page.html.jinja",
         scripts=scripts,
         name=run.absolute().name,
-        crumbs=_crumbs(run),
+        crumbs=crumbs_of_run(run),
         config=_read_json(run / "config.json"),
         machine=_read_json(run / "environment.json"),
         summary=_read_json(run / "summary.json") if (run / "summary.json").exists() else None,
@@ -94,23 +90,6 @@ def _sky(run: Path, records: list[Record]) -> Sky | None:
         return sky_of_log(records)
     layers = read_layers(table)
     return Sky(layers, frames_of_log(records, [len(layer.codes) for layer in layers]))
-
-
-def _crumbs(run: Path) -> list[tuple[str, str]]:
-    """The pages of the ablations and ledgers beside the folder of this run that name it as a cell of theirs."""
-    name, place = run.absolute().name, run.absolute().parent.parent
-    if not _CELL.fullmatch(name):
-        return []
-    files = [path for file in ("*/analysis.json", "*/ledger.json") for path in sorted(place.glob(file))]
-    naming = [path for path in files[:_MOST_SEARCHED] if _holds(path, name.encode())]
-    return [(path.parent.name, f"../../{quote(path.parent.name)}/report.html") for path in naming[:_MOST_CRUMBS]]
-
-
-def _holds(path: Path, name: bytes) -> bool:
-    """Whether a file can be read and names a cell."""
-    with contextlib.suppress(CheckpointError, StorageError):
-        return name in read_bytes(path, CheckpointError)
-    return False
 
 
 def _deaths(records: list[Record], evaluations: list[Record]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from ablation_examples import EFFECTS, Record, analysis_of
-from html_whitelist import BROWSER, Page, opened, width_on_a_phone
+from browser import BROWSER, opened, width_on_a_phone
+from html_whitelist import Page
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
@@ -103,15 +104,18 @@ def test_every_number_of_the_comparisons_is_shown(example: str, tmp_path: Path) 
 
 
 def test_the_page_needs_nothing_from_outside(tmp_path: Path) -> None:
-    """No script, and links only within the page and to the cells; the page forbids the rest to itself."""
+    """No script, and links only within the page and to cells that have a page; the page forbids the rest to itself."""
     analysis = EXAMPLES["usual"]()
-    analysis["cells"][0]["directory"] = "javascript:alert(1)"
-    analysis["cells"][1]["directory"] = "//elsewhere.example/cells"
+    directories = ["javascript:alert(1)", "a//elsewhere.example", "cells/a", "cells/b"]
+    for cell, directory in zip(analysis["cells"], directories, strict=False):
+        cell["directory"] = directory
+    for directory in directories[:3]:
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / "report.html").touch()
     text = ablation_page(written(analysis, tmp_path))
     page = Page(text)
     links = set(page.values("href", "src", "xlink:href"))
-    cells = {f"{cell['directory']}/" for cell in analysis["cells"][2:]}
-    assert {link for link in links if link and not link.startswith("#")} == cells
+    assert {link for link in links if link and not link.startswith("#")} == {"cells/a/report.html"}
     anchors = set(page.values("id"))
     assert {str(link)[1:] for link in links if link and link.startswith("#")} <= anchors
     assert "default-src 'none'; base-uri 'none'; form-action 'none'; style-src 'unsafe-inline'" in text

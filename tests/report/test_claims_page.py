@@ -9,7 +9,8 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from html_whitelist import BROWSER, TAGS, Page, opened, width_on_a_phone
+from browser import BROWSER, opened, width_on_a_phone
+from html_whitelist import TAGS, Page
 from made_up_ledger import HOSTILE, Record, judged_entry, made_up_claim, made_up_ledger
 
 from minigpt.claims import judging

@@ -342,5 +342,7 @@ def test_a_cell_leads_to_what_names_it(tiny_run: Path) -> None:
         (place / folder).mkdir()
     (place / "ablation/analysis.json").write_text('{"arms": ["relu"], "cells": [{"id": "0123456789abcdef"}]}')
     (place / "other/analysis.json").mkdir()
+    assert '<nav class="crumbs"' not in run_page(cell)  # its page is not drawn yet
+    (place / "ablation/report.html").touch()
     assert '<a href="../../ablation/report.html">ablation</a></nav>' in run_page(cell)
     assert '<nav class="crumbs"' not in run_page(cell.rename(cell.parent / "relu"))

@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from html_whitelist import BROWSER, opened
+from browser import BROWSER, opened
 from neuron_files import HOSTILE, add_life, write_neuron_files
 
 from minigpt.report.run_page import read_sky, run_page

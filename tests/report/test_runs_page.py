@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from html_whitelist import ATTRIBUTES, BROWSER, TAGS, Page, opened, width_on_a_phone
+from browser import BROWSER, opened, width_on_a_phone
+from html_whitelist import ATTRIBUTES, TAGS, Page
 from made_up_runs import evaluation, make_run, train_step
 
 from minigpt.base.errors import CheckpointError, UsageError

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-import re
-import shutil
-import subprocess
-from html import escape
 from html.parser import HTMLParser
-from pathlib import Path
 from urllib.parse import unquote
 
 TAGS = frozenset({
@@ -27,7 +22,6 @@ ATTRIBUTES = frozenset({
 # A page with a sky or a neuron explorer: scripts and their data, and the controls that they fill.
 EXPLORER_TAGS = TAGS | {"script", "noscript", "label", "select", "option", "button", "input", "output"}
 EXPLORER_ATTRIBUTES = ATTRIBUTES | {"type", "hidden", "value", "aria-live", "min", "max", "step"}
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 class Page(HTMLParser):
@@ -82,23 +76,3 @@ class Page(HTMLParser):
         assert {name for name, _ in self.attributes} <= (EXPLORER_ATTRIBUTES if explorer else ATTRIBUTES)
         ids = self.values("id")
         assert len(ids) == len(set(ids))
-
-
-def opened(page: Path, fragment: str = "") -> str:
-    """The document as a headless Chromium has it; a word on its console is a failure."""
-    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
-    command += ["--disable-background-networking", "--disable-component-update", "--enable-logging=stderr"]
-    command += [f"--user-data-dir={page.parent.parent / 'profile'}", "--dump-dom", page.as_uri() + fragment]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
-    assert not re.findall(r"CONSOLE.*", done.stderr)
-    return done.stdout
-
-
-def width_on_a_phone(text: str, pixels: int, folder: Path) -> int:
-    """How wide a page becomes in a frame of this width."""
-    measure = "document.title = 'wide: ' + frames[0].document.documentElement.scrollWidth"
-    frame = f'<iframe width="{pixels}" height="800" srcdoc="{escape(text)}"></iframe>'
-    (folder / "phone.html").write_text(f'<!doctype html><body onload="{measure}">{frame}</body>', encoding="utf-8")
-    width = re.search(r"<title>wide: (\d+)", opened(folder / "phone.html"))
-    assert width is not None
-    return int(width[1])
