@@ -115,8 +115,9 @@ def _of_the_first_token(record: Mapping[str, Any], layers: Sequence[Mapping[str,
     narrow = min(layers, key=lambda layer: layer["effective_width"])
     there = without[narrow["layer"]]
     dead = sum(layer["chao1"]["never"] for layer in without)
+    silent = f"{dead:,} never fired" if dead else "all fired"
     return [
-        f"Without the first token of each window, on which models often park attention, {dead:,} never fired, and that "
+        f"Without the first token of each window, on which models often park attention, {silent}, and that "
         f"layer's effective width is {formats.fixed(there['effective_width'], 1)}."
     ]
 
