@@ -71,7 +71,9 @@ def is_gone(owner: Owner) -> bool:
     if not _is_number_taken(owner.pid):
         return True
     now = _start_of(str(owner.pid)) if _sees_own_namespace() else ""
-    return bool(owner.started and now) and owner.started != now
+    if not now:
+        return not _is_number_taken(owner.pid)  # whoever had the number may have ended between the two looks
+    return bool(owner.started) and owner.started != now
 
 
 def _host_name() -> str:

@@ -14,10 +14,24 @@ from minigpt.base import storage
 
 PACKAGE = Path(__file__).parents[1]
 BEGINNINGS = ("training/loop.py", "training/cohort.py")
-_STORING = ("errors", "flags", "locks", "log_schema", "plugins", "reading", "storage", "strict_json", "version")
+_STORING = (
+    "errors",
+    "flags",
+    "locks",
+    "log_schema",
+    "owners",
+    "plugins",
+    "reading",
+    "soft_locks",
+    "storage",
+    "strict_json",
+)
+_TELLING = ("formats", "health_columns", "help_text", "invocation", "tables", "version")
 _SHOWING = ("checkpoints", "code_version", "compilers", "interrupts", "presets", "tensorboard", "terminal")
 WITHOUT_INFLUENCE = frozenset(
-    [f"base/{name}.py" for name in _STORING] + [f"training/{name}.py" for name in _SHOWING] + ["text/progress.py"]
+    [f"base/{name}.py" for name in (*_STORING, *_TELLING)]
+    + [f"training/{name}.py" for name in _SHOWING]
+    + ["text/progress.py"]
 )
 
 

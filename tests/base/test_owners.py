@@ -51,6 +51,13 @@ def test_any_host_name_makes_a_file_name(monkeypatch: pytest.MonkeyPatch, name: 
     assert owners.parse(str(owners.this_process())) == owners.this_process()
 
 
+def test_a_number_that_is_free_again_a_moment_later_is_free(monkeypatch: pytest.MonkeyPatch):
+    """Another process may have the number at the first look and be gone at the next: its file would stay for ever."""
+    dead, taken = dead_process(), iter([True, False])
+    monkeypatch.setattr(owners, "_is_number_taken", lambda pid: next(taken))
+    assert owners.is_gone(dead)
+
+
 def test_only_who_is_at_the_same_place_knows_of_a_death(monkeypatch: pytest.MonkeyPatch):
     """Number, boot and namespace together name a process: one alone may be equal on every host."""
     me, dead = owners.this_process(), dead_process()
