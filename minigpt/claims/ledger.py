@@ -160,7 +160,9 @@ def _holds(claim: Claim, earlier: Record, scale: Scale, planner: Planner) -> boo
         {k: v for k, v in base.items() if k not in _OF_THE_MACHINE} for base in (earlier["base"], scale.base)
     )
     alike = before == now and is_same_question(claim, earlier, planner)
-    return alike and (not is_path(now.get("corpus", RunConfig.corpus)) or earlier["text"] == _base_text(scale, planner))
+    return alike and (
+        not is_path(now.get("corpus", RunConfig.corpus)) or earlier.get("text") == _base_text(scale, planner)
+    )
 
 
 def _base_text(scale: Scale, planner: Planner) -> str:

@@ -106,6 +106,8 @@ def _in_packs(tasks: Sequence[Task], size: int) -> list[Task]:
 
     A GPU is slow to begin with: a process needs longer for that than for a measurement.
     """
+    if size == 1:
+        return list(tasks)
     todo = [task for task in tasks if not task.is_done()]
     return [one_after_the_other(todo[first : first + size]) for first in range(0, len(todo), size)]
 

@@ -155,16 +155,18 @@ def forecasts_sentence(ledger: Record) -> str:
 
 def total_cost(ledger: Record) -> float:
     """Core-seconds of all claims that were judged; trainings and measurements that claims share count once."""
-    costs = {name: float(cost) for entry in _judged(ledger) for name, cost in entry["cost"]["each"].items()}
-    return sum(costs.values())
+    return sum(_costs(ledger).values())
 
 
 def cost_sentence(ledger: Record) -> str:
-    """The cost of all verdicts, and how many trainings they took."""
-    judged = _judged(ledger)
-    trainings = len({cell for entry in judged for arm in entry["arms"] for cell in arm["cells"]})
-    counted = f"{formats.counted(len(judged), 'verdict')} from {formats.counted(trainings, 'training')}"
+    """The cost of all verdicts, and how many trainings they took, those included that chose and were not judged."""
+    trainings = sum("-" not in name for name in _costs(ledger))  # a measurement's name is that of its cell and its own
+    counted = f"{formats.counted(len(_judged(ledger)), 'verdict')} from {formats.counted(trainings, 'training')}"
     return f"Cost: {words.core_seconds(total_cost(ledger))} for {counted}; shared trainings count once."
+
+
+def _costs(ledger: Record) -> dict[str, float]:
+    return {name: float(cost) for entry in _judged(ledger) for name, cost in entry["cost"]["each"].items()}
 
 
 def scale_sentence(ledger: Record) -> str:

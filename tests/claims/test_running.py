@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-from child_processes import Start, await_that, needs_fork
-from conftest import TINY_MODEL, Capture, Command
+from child_processes import Start, await_that, begin_child, needs_fork
+from conftest import TINY_MODEL, Capture, Command, write_small_text
 
 BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 10 --log-every 5 --seeds 2 --cells-dir cells --out ledger"
 SCALE = f"{BASE} --steps 20"
@@ -29,10 +32,21 @@ def finished(place: Path) -> set[Path]:
     return set((place / "cells").glob("*/summary.json"))
 
 
+@pytest.fixture(scope="module")
+def finished_ledger(fork_server: Callable[[dict[str, Any]], Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A place with a ledger in which two claims were run."""
+    place = tmp_path_factory.mktemp("ledger")
+    write_small_text(place)
+    assert begin_child(fork_server, place, f"claims run {CLAIMS} {SCALE}").wait() == 0, (
+        place / "child.err"
+    ).read_text()
+    return place
+
+
 @pytest.fixture
-def run_ledger(start: Start, workplace: Path) -> Path:
-    """A ledger in which two claims were run."""
-    assert start(f"claims run {CLAIMS} {SCALE}").wait() == 0, (workplace / "child.err").read_text()
+def run_ledger(finished_ledger: Path, workplace: Path) -> Path:
+    """The same in the workplace, to be changed."""
+    shutil.copytree(finished_ledger, workplace, dirs_exist_ok=True)
     return workplace
 
 

@@ -104,7 +104,7 @@ def _arm(claim: Claim, name: str, losses: Sequence[float]) -> Record:
         "losses": finished,
         "dead": [None if loss is None else 0.01 for loss in finished],
         "diverged": finished.count(None),
-        "cells": [f"{name}-{seed}" for seed in SEEDS[: len(losses)]],
+        "cells": [f"{name}{seed}" for seed in SEEDS[: len(losses)]],
         "command": f"python train.py --seed {SEEDS[0]} --activation {name}",
     }
 
