@@ -74,8 +74,7 @@ __all__ = [
     "write_text",
 ]
 
-# Earlier a number was all that named the owner.
-_TEMPORARY = re.compile(rf"\..+\.((?P<owner>{owners.PATTERN})\.[0-9a-f]{{8}}|\d+)\.tmp")
+_TEMPORARY = re.compile(rf"\..+\.(?P<owner>{owners.PATTERN})\.[0-9a-f]{{8}}\.tmp")
 # After so long nobody, on whichever host and by whichever clock, is still writing a file.
 _ABANDONED_SECONDS = 7 * 24 * 3600.0
 _DIRECTORIES_UNFLUSHED = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
@@ -274,7 +273,7 @@ def remove_stale_temporaries(directory: Path) -> None:
     """Delete temporary files that nobody writes any more; those of live processes and of other hosts stay."""
     for path in directory.glob(".*.tmp"):
         match = _TEMPORARY.fullmatch(path.name)
-        if match and _is_abandoned(path, owners.parse(match["owner"] or "")):
+        if match and _is_abandoned(path, owners.parse(match["owner"])):
             path.unlink(missing_ok=True)
 
 

@@ -129,6 +129,21 @@ def test_temporaries_of_the_dead_go_and_those_of_the_living_stay(tmp_path: Path)
     assert list(tmp_path.iterdir()) == [alive]
 
 
+@pytest.mark.parametrize("token", ["0123abcd", "01234567", "abcdefab", "00000000"])
+def test_whatever_the_random_part_of_a_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, token: str) -> None:
+    """One in 43 is of digits alone; such a temporary of a dead process was once taken for nobody's, and stayed."""
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    dead = replace(owners.this_process(), pid=process.pid)
+    with monkeypatch.context() as patch:
+        patch.setattr(owners, "this_process", lambda: dead)
+        patch.setattr(os, "urandom", lambda size: bytes.fromhex(token))
+        storage.AtomicFile(tmp_path / "model.7.safetensors")
+    assert len(list(tmp_path.iterdir())) == 1
+    storage.remove_stale_temporaries(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
 HOLD = """
 import sys, time
 from pathlib import Path
