@@ -48,6 +48,7 @@ def run_neurons(values: argparse.Namespace) -> int:
     if values.tokens is not None and values.tokens < 1:
         raise UsageError(f"tokens must be a positive whole number; got {values.tokens}; leave it out for 1,048,576")
     check_threads(values.threads)
+    from minigpt.report.run_answer import answer
     from minigpt.training import runtime
     from minigpt.training.diagnose_run import diagnose_run, write
     from minigpt.training.inference import open_run
@@ -62,7 +63,7 @@ def run_neurons(values: argparse.Namespace) -> int:
     if values.json:
         print(to_json({**read_json(written[0], CheckpointError), "run": str(opened.directory)}))
         return 0
-    print(f"{opened.directory}, {diagnosis_text(record)}")
+    print(diagnosis_text(opened.directory, record, answer(record, [])))
     print(
         f"wrote {', '.join(path.name for path in written)} into {opened.directory}"
         f" in {formats.duration(record['seconds'])}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -84,52 +85,46 @@ def health_table(layers: list[LayerHealth]) -> str:
     return Table("", columns, layers, (f"{counted} {legend(shown)}",)).terminal()
 
 
-def diagnosis_text(record: dict[str, Any]) -> str:
-    """What `neurons.json` holds, as tables by layer, each with what its columns mean below."""
-    parts = [_counted_on(record)]
-    parts += [table.terminal() for table in _neuron_tables(record)]
-    lines = [*_model_sentences(record["model"]), *_missing(record["layers"])]
-    parts.append("\n".join(wrapped(line, terminal_width()) for line in lines))
-    return "\n\n".join(parts)
+def diagnosis_text(run: Path, record: dict[str, Any], answer: Sequence[str]) -> str:
+    """What `neurons.json` holds: the answer in words, then tables, each with what its columns mean below."""
+    width = terminal_width()
+    parts = [*_counted_on(run, record), *([" ".join(answer)] if answer else [])]
+    missing = [wrapped(line, width) for line in _missing(record["layers"])]
+    tables = [table.terminal() for table in _neuron_tables(record)]
+    return "\n\n".join([*(wrapped(part, width) for part in parts), *tables, *filter(None, ["\n".join(missing)])])
 
 
-def _counted_on(record: dict[str, Any]) -> str:
+def _counted_on(run: Path, record: dict[str, Any]) -> list[str]:
     tokens = f"{record['tokens']:,} tokens in {record['sequences']:,} sequences"
-    line = f"step {record['step']}, on {tokens} of {record['corpus']} ({record['split']})"
+    line = f"{run}, step {record['step']}, on {tokens} of {record['corpus']} ({record['split']})"
     if record["tokens"] >= TRUSTED_TOKENS:
-        return line
-    return f"{line}\n! fewer than {TRUSTED_TOKENS:,} tokens: every figure that carries the mark is only a hint"
+        return [line]
+    return [line, f"! fewer than {TRUSTED_TOKENS:,} tokens: every figure that carries the mark is only a hint"]
 
 
 def _neuron_tables(record: dict[str, Any]) -> Iterable[Table]:
     mark = "" if record["tokens"] >= TRUSTED_TOKENS else "!"
     first: tuple[Column, ...] = (_ACTIVATION, _NEURONS)
     for question, shown in health_columns.by_question(NEURONS).items():
-        layers = record["layers"]
+        layers, notes = record["layers"], (legend(shown),)
         if question == EXPENDABLE:
             layers = [*layers, {**record["model"], "layer": "all"}]
+            notes = (f"{notes[0]} all: from all layers at once, within the same limit.",)
         columns = (_LAYER, *first, *(figure.column(mark=mark) for figure in shown))
-        yield Table(question, columns, layers, (legend(shown),))
+        yield Table(question, columns, layers, notes)
         first = ()
+    if record["model"]["least_active_zeroed"]:
+        yield _least_active_table(record["model"]["least_active_zeroed"])
 
 
-def _model_sentences(model: dict[str, Any]) -> list[str]:
-    done, points = model["dead_zeroed"], model["least_active_zeroed"]
-    sentences = [
-        f"the {done['neurons']:,} dead neurons set to 0: perplexity {_perplexity(done['perplexity_before'])} before, "
-        f"{_perplexity(done['perplexity_after'])} after; largest change of a logit "
-        f"{formats.short(done['largest_logit_change'])}"
-        if done["neurons"]
-        else "no dead neuron to set to 0"
-    ]
-    if points:
-        shown = [
-            f"{formats.percent(point['share'])}: {_perplexity(point['perplexity'])} "
-            f"({_perplexity(point['random_perplexity'])})"
-            for point in points
-        ]
-        sentences.append(f"perplexity with the least active set to 0 (with as many random ones): {', '.join(shown)}")
-    return sentences
+def _least_active_table(points: Sequence[dict[str, Any]]) -> Table:
+    columns = (
+        Column("share", "share", formats.percent),
+        Column("perplexity", "perplexity", _perplexity),
+        Column("random ones", "random_perplexity", _perplexity),
+    )
+    note = "Perplexity with this share of all neurons at 0: those that do least beside their layer's, or random ones."
+    return Table("What would it cost?", columns, points, (note,))
 
 
 def _perplexity(value: float | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -64,6 +65,15 @@ def test_it_prints_tables_and_leaves_three_files(command, place: Path):
     assert "".join(passage["tokens"]) in (place / "text.txt").read_text()
     for part in ("proven", "expendable", "trapped", f"{record['tokens']:,} tokens", "wrote neurons.json"):
         assert part in output
+
+
+def test_the_answer_comes_first(command):
+    """A sentence says what was found before any table; shares of all neurons at 0 are a table too, not a line."""
+    _, output, _ = command("neurons run")
+    before_tables = output.partition("Dead, and how sure is that?")[0]
+    assert re.search(r"(No neuron is dead|of the neurons are dead)", before_tables)
+    assert re.search(r"What would it cost\?\n +share +perplexity +random ones\n", output)
+    assert max(map(len, output.splitlines()[:-2])) <= 80
 
 
 def test_few_tokens_are_marked_on_every_percentage(command, monkeypatch: pytest.MonkeyPatch):
