@@ -24,6 +24,7 @@ from conftest import Command
 
 from minigpt.activations import list_activations
 from minigpt.base.flags import Parser
+from minigpt.claims.scale import LedgerOptions
 from minigpt.cli import COMMANDS
 from minigpt.commands.train_model import configured
 from minigpt.training.config import RunConfig, check
@@ -164,6 +165,15 @@ def test_what_is_known_is_the_ledgers() -> None:
         assert listed[1].split(", ") == named
     assert "43 statements" in section
     assert all(f"C{number}" in claims for number in range(1, 44))
+
+
+def test_what_is_published_names_no_place_of_a_machine() -> None:
+    """A reader's commands, and `claims run` on a copy of the ledger, would look for trainings where there are none."""
+    ledger = json.loads((ROOT / "docs/claims/ledger.json").read_text("utf-8"))
+    assert ledger["scale"]["options"]["cells_dir"] == LedgerOptions.cells_dir
+    commands = [arm["command"] for entry in ledger["claims"] for arm in entry.get("arms", ())]
+    assert len(commands) > 100
+    assert not [command for command in commands if any(Path(word).is_absolute() for word in shlex.split(command))]
 
 
 def test_the_map_is_the_tree() -> None:
