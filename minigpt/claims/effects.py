@@ -88,3 +88,8 @@ def chosen(evidence: Evidence, candidates: Sequence[str], best: bool = True) -> 
     assert evidence.choosing, "the claim declares no seeds that choose"
     means = {arm: math.fsum(evidence.loss(arm, seed) for seed in evidence.choosing) for arm in candidates}
     return (min if best else max)(candidates, key=lambda arm: means[arm])
+
+
+def loss_of_chosen(candidates: Sequence[str], best: bool = True) -> tuple[str, Effect]:
+    """The loss of the candidate that separate seeds choose, as a finding takes it."""
+    return "nats", lambda evidence, seed: evidence.loss(chosen(evidence, candidates, best), seed)

@@ -157,7 +157,9 @@ def _finding(claim: Claim, evidence: Evidence, seeds: Sequence[int]) -> str | No
 
 
 def _number(mean: float, unit: str) -> str:
-    return formats.percent(mean) if unit == "share" else formats.fixed(mean, 2 if abs(mean) >= 1 else 3)
+    if unit == "share":
+        return formats.percent(mean)
+    return formats.fixed(mean, 2 if abs(mean) >= 1 else 3 if abs(mean) >= 0.01 else 4)
 
 
 def _series(series: Series, evidence: Evidence, seeds: Sequence[int]) -> Record:

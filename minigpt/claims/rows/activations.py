@@ -15,6 +15,7 @@ from minigpt.claims.effects import (
     health,
     loss,
     loss_of,
+    loss_of_chosen,
     measured,
     not_worse,
     worse,
@@ -30,6 +31,7 @@ NEGATIVE = ("gelu", "silu", "elu", "leaky_relu:0.5")
 LONG = Times(2)
 TIMED = ("gelu", "silu", "swiglu")
 ALL = ("relu", *INSTEAD, "leaky_relu:0.5", "elu", "relu2", "reglu", "tanh", "sigmoid", "identity")
+_OTHERS = ALL[1:]
 LEAST_IMPACT = 0.05  # nats: 5 % perplexity
 LEAST_LONGER = 0.02
 MOST_NOISE = LEAST_LONGER / 2
@@ -79,7 +81,7 @@ def steps_to_reach(evidence: Evidence, arm: str, seed: int, target: float) -> fl
 
 def _slower(evidence: Evidence, seed: int) -> float:
     """Share of its steps that ReLU can spare to reach what the worst other activation, chosen elsewhere, ends with."""
-    worst = chosen(evidence, [spec for spec in ALL if spec != "relu"], best=False)
+    worst = chosen(evidence, _OTHERS, best=False)
     return 1 - steps_to_reach(evidence, "relu", seed, evidence.loss(worst, seed))
 
 
@@ -252,6 +254,8 @@ C8 = Claim(
             lambda evidence, seed: MOST_NOISE - abs(evidence.figure("relu", seed, "speed", "again/longer")),
         ),
     ),
+    finding="A step takes {gelu} longer with GELU than with ReLU, {silu} with SiLU, {swiglu} with SwiGLU.",
+    numbers={spec: ("share", _relu_is_faster(spec)) for spec in TIMED},
     tables=(
         ArmFigures(
             "Milliseconds a step",
@@ -280,6 +284,8 @@ C9 = Claim(
     conditions=(Condition("worst less best of twelve", "nats", LEAST_IMPACT, _extremes),),
     gates=(*_TRAINED, loses(TOO_SLOW, "relu", LEAST_IMPACT)),
     choosing=2,
+    finding="Of twelve activations the best ended at {best} nats, the worst at {worst}.",
+    numbers={"best": loss_of_chosen(ALL), "worst": loss_of_chosen(ALL, best=False)},
     tables=(ArmFigures("Loss and neurons", _NEURONS),),
 )
 
@@ -308,6 +314,11 @@ C10 = Claim(
         ),
     ),
     choosing=2,
+    finding="With the worst activation a GPT ended at {worst} nats; ReLU was there after {needed} of the steps.",
+    numbers={
+        "worst": loss_of_chosen(_OTHERS, best=False),
+        "needed": ("share", lambda evidence, seed: 1 - _slower(evidence, seed)),
+    },
     tables=(
         ArmFigures(
             "Share of its steps after which ReLU is as good", {"reached by ReLU after": _relu_needs, "loss": loss}
@@ -338,6 +349,8 @@ C11 = Claim(
     gates=(trained("all relu"), trained("all gelu", text="all relu"), loses("all identity", "all relu")),
     looks=(8, 16),
     choosing=2,
+    finding="Loss {uniform} nats with the better of ReLU and GELU in all layers, {mix} with the best mix.",
+    numbers={"uniform": loss_of_chosen(UNIFORM), "mix": loss_of_chosen(MIXES)},
     tables=(ArmFigures("Loss", {"loss": loss}),),
 )
 

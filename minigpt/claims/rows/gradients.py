@@ -186,6 +186,10 @@ def highest_survived(evidence: Evidence, spec: str, seed: int) -> float:
     return math.log10(max(survived)) if survived else math.log10(min(RATES.values())) - HALF_A_DECADE
 
 
+def _survived_by(spec: str) -> Effect:
+    return lambda evidence, seed: highest_survived(evidence, spec, seed)
+
+
 def _sooner(spec: str) -> Effect:
     return lambda evidence, seed: highest_survived(evidence, "relu", seed) - highest_survived(evidence, spec, seed)
 
@@ -236,6 +240,11 @@ C14 = Claim(
         control("activations that the lowest rate leaves whole", "share", 1.0, _left_whole_by(LOWEST)),
         control("activations that the highest rate breaks", "share", 1.0, _broken_by(HIGHEST)),
     ),
+    finding=(
+        "The highest rate that did not break a training, in decades above the base's: {relu} with ReLU, {relu2} with "
+        "ReLU², {glu} with GLU, {gelu} with GELU."
+    ),
+    numbers={spec: ("decades", _survived_by(spec)) for spec in ("relu", *EXPLOSIVE)},
     series=(
         Series(
             "Trainings that broke down",

@@ -87,6 +87,8 @@ C29 = Claim(
         ),
     ),
     conditions=(Condition("extra loss on a strange text, smallest pair", "nats", CLEARLY_WORSE, _least_loss_abroad),),
+    finding="The least that a model of one kind of text is behind the native on another is {least} nats a byte.",
+    numbers={"least": ("nats", _least_loss_abroad)},
     tables=(
         ArmFigures(
             "Loss, nats a byte: trained on (rows), predicting (columns)",
@@ -118,6 +120,12 @@ C31 = Claim(
     conditions=(
         Condition("extra loss with 20,000 tokens", "nats", TOO_LITTLE_TEXT, worse("20,000 tokens", "all tokens")),
     ),
+    finding="Loss {whole} nats with all the text, {some} with 100,000 tokens of it, {little} with 20,000.",
+    numbers={
+        "whole": loss_of("all tokens"),
+        "some": loss_of("100,000 tokens"),
+        "little": loss_of("20,000 tokens"),
+    },
     series=(
         Series("Loss by amount of text", "tokens", "loss, nats", {"ReLU": tuple(AMOUNTS.items())}, loss, log_x=True),
     ),
@@ -165,6 +173,16 @@ C32 = Claim(
             lambda evidence, seed: _excess_of_greed(evidence, "ReLU", seed),
         ),
     ),
+    finding=(
+        "Three chosen characters raise the loss by {chosen} nats with ReLU and {gelu} with GELU, three random ones by "
+        "{random} and {gelu_random}."
+    ),
+    numbers={
+        "chosen": ("nats", figure("ReLU", "swaps", "greedy")),
+        "random": ("nats", figure("ReLU", "swaps", "random")),
+        "gelu": ("nats", figure("GELU", "swaps", "greedy")),
+        "gelu_random": ("nats", figure("GELU", "swaps", "random")),
+    },
     tables=(
         ArmFigures(
             "Rise of the loss, nats",
@@ -296,6 +314,11 @@ C39 = Claim(
         Condition(f"ReLU behind the best rival, {task}", "nats", DELTA, _behind_the_best(task)) for task in TASKS
     ),
     rule="any",
+    finding=(
+        "ReLU is behind the best of three rivals by {prose} nats on prose, {toy} on a toy language, {code} on code, "
+        "{professions} on professions."
+    ),
+    numbers={task.split()[0]: ("nats", _behind_the_best(task)) for task in TASKS},
     tables=(
         ArmFigures("Losses", {"loss, nats": loss}),
         ArmFigures(

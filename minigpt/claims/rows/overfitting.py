@@ -31,6 +31,13 @@ LEAST_ACCURACY = 0.1
 LEAST_LEARNT = 0.5  # accuracy at which a task counts as learnt
 
 _gap, _accuracy = measured("gap", "gap"), measured("accuracy", "accuracy")
+
+
+def _gap_of(arm: str) -> tuple[str, Effect]:
+    """An arm's gap, as a finding takes it."""
+    return "nats", figure(arm, "gap", "gap")
+
+
 _FITTING = {
     "loss on the text trained on": measured("gap", "train"),
     "on new text": measured("gap", "val"),
@@ -75,6 +82,11 @@ C21 = Claim(
         Condition("dropout 0.2 lowers the loss", "nats", DELTA, worse(PLAIN, "dropout 0.2")),
         Condition("BatchNorm narrows the gap", "nats", LEAST_GAP, beyond(_gap, PLAIN, BATCHNORM)),
     ),
+    finding=(
+        "The gap between new text and the 40,000 tokens trained on is {plain} nats, with dropout 0.2 {dropout}, with "
+        "BatchNorm {batchnorm}."
+    ),
+    numbers={"plain": _gap_of(PLAIN), "dropout": _gap_of("dropout 0.2"), "batchnorm": _gap_of(BATCHNORM)},
     series=(
         Series("Gap by dropout", "dropout", "gap, nats", {"relu": tuple(DROPOUTS.items())}, _gap),
         Series("Loss by dropout", "dropout", "loss, nats", {"relu": tuple(DROPOUTS.items())}, loss),
@@ -88,6 +100,11 @@ C21 = Claim(
         ),
     ),
 )
+
+
+def _gap_of_chosen(candidates: Sequence[str]) -> tuple[str, Effect]:
+    """The gap with the strength whose loss is lowest on separate seeds."""
+    return "nats", lambda evidence, seed: _gap(evidence, chosen(evidence, candidates), seed)
 
 
 def _best_narrows(candidates: Sequence[str]) -> Effect:
@@ -120,6 +137,11 @@ C22 = Claim(
         Condition("L2 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L2))),
         Condition("L1 narrows the gap", "nats", LEAST_GAP, _best_narrows(tuple(L1))),
     ),
+    finding=(
+        "The gap between new text and the 40,000 tokens trained on is {plain} nats, with the better weight decay {l2}, "
+        "with the best L1 {l1}."
+    ),
+    numbers={"plain": _gap_of(PLAIN), "l2": _gap_of_chosen(tuple(L2)), "l1": _gap_of_chosen(tuple(L1))},
     series=(
         Series(
             "Dead neurons by L1",
@@ -205,6 +227,12 @@ C23 = Claim(
         Condition("too late: last loss above the best", "nats", DELTA, _too_late),
         Condition("too early: loss after a tenth of the steps above the best", "nats", DELTA, _too_early),
     ),
+    finding="Loss {best} nats at the best step, {last} at the end, {early} after a tenth of the steps.",
+    numbers={
+        "best": ("nats", _best),
+        "last": ("nats", lambda evidence, seed: _best(evidence, seed) + _too_late(evidence, seed)),
+        "early": ("nats", lambda evidence, seed: _best(evidence, seed) + _too_early(evidence, seed)),
+    },
     tables=(
         ArmFigures(
             "What patience costs: best loss seen before it stops, less the lowest of all",
@@ -265,6 +293,17 @@ C27 = Claim(
             beyond(_accuracy, "two steps, 4 layers", "two steps, 1 layer"),
         ),
     ),
+    finding=(
+        "The gap between new text and the 40,000 tokens trained on is {shallow} nats with 1 layer, {plain} with 4, "
+        "{deep} with 16 of as many parameters; two look-ups are right in {one} of cases with 1 layer, {four} with 4."
+    ),
+    numbers={
+        "shallow": _gap_of(SHALLOW),
+        "plain": _gap_of(PLAIN),
+        "deep": _gap_of(DEEP),
+        "one": ("share", figure("two steps, 1 layer", "accuracy", "accuracy")),
+        "four": ("share", figure("two steps, 4 layers", "accuracy", "accuracy")),
+    },
     series=(
         Series(
             "Gap by depth",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from minigpt.claims.claim import ArmFigures, Claim, Condition, Gate, Series
-from minigpt.claims.effects import activation, beyond, measured, slope
+from minigpt.claims.effects import activation, beyond, figure, measured, slope
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control
 from minigpt.experiments.arms import Arm, Times
@@ -71,6 +71,15 @@ C37 = Claim(
         ),
     ),
     rule="any",
+    finding=(
+        "The usual pronoun, 90 % in the text, gets {relu} with ReLU, {gelu} with GELU, {killed} with ReLU and a "
+        "quarter of its neurons zeroed."
+    ),
+    numbers={
+        "relu": ("share", figure("ReLU", "pronouns", "share")),
+        "gelu": ("share", figure("GELU", "pronouns", "share")),
+        "killed": ("share", figure("ReLU", "pronouns", "share_killed")),
+    },
     tables=(
         ArmFigures(
             "The usual pronoun, 0.9 in the text",
@@ -105,6 +114,14 @@ C38 = Claim(
     measurements=dict.fromkeys(RATIOS, ("pronouns",)),
     gates=(_learnt("50 : 50", 50), _learnt("90 : 10", 90)),
     conditions=(Condition("slope of the model's log-odds, beyond 1", "ratio", STEEPER, _amplification),),
+    finding=(
+        "The model's log-odds of the usual pronoun grow {slope} times as fast as the text's; of 90 % in the text it "
+        "makes {ninety}."
+    ),
+    numbers={
+        "slope": ("ratio", lambda evidence, seed: 1 + _amplification(evidence, seed)),
+        "ninety": ("share", figure("90 : 10", "pronouns", "share")),
+    },
     series=(
         Series(
             "Log-odds of the usual pronoun",

@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Condition, Effect, Series
-from minigpt.claims.effects import SLOW_RATE, TOO_SLOW, chosen, figure, health, loss, loss_of, measured, worse
+from minigpt.claims.effects import (
+    SLOW_RATE,
+    TOO_SLOW,
+    chosen,
+    figure,
+    health,
+    loss,
+    loss_of,
+    loss_of_chosen,
+    measured,
+    worse,
+)
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import inside, loses, trained
 from minigpt.claims.rows.death import dose
@@ -73,6 +84,8 @@ C17 = Claim(
         Condition("lowest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(LOWEST, tuple(RATES))),
         Condition("highest rate: loss above the best rate's", "nats", DELTA, _worse_than_best(HIGHEST, tuple(RATES))),
     ),
+    finding="Loss {best} nats at the best rate, {low} at a sixteenth of the base's, {high} at 25 times it.",
+    numbers={"best": loss_of_chosen(tuple(RATES)), "low": loss_of(LOWEST), "high": loss_of(HIGHEST)},
     series=(
         Series("Loss by rate", "multiple of the base rate", "loss, nats", _by(RATES), loss, log_x=True),
         Series(
@@ -112,6 +125,8 @@ C18 = Claim(
     ),
     choosing=2,
     conditions=(Condition("best SGD's loss, less that of the best momentum", "nats", DELTA, _momentum_gains),),
+    finding="Loss {sgd} nats with SGD at the best of six rates, {momentum} with momentum at the best of six.",
+    numbers={"sgd": loss_of_chosen(tuple(SGD_RATES)), "momentum": loss_of_chosen(tuple(MOMENTUM_RATES))},
     series=(
         Series(
             "Loss by rate",
@@ -162,6 +177,8 @@ C19 = Claim(
         Condition(f"best momentum's loss, less that of {arm}", "nats", DELTA, _better_than_momentum(arm))
         for arm in ("Adam", "AdamW")
     ),
+    finding="Loss {adam} nats with Adam, {adamw} with AdamW, {momentum} with momentum at the best of six rates.",
+    numbers={"adam": loss_of("Adam"), "adamw": loss_of("AdamW"), "momentum": loss_of_chosen(tuple(MOMENTUM_RATES))},
     series=(
         Series(
             "Dead neurons by β2, at a high constant rate",
@@ -202,6 +219,14 @@ C20 = Claim(
         Condition("fall of the noise", "decades", LEAST_NOISIER, figure("relu", "gradient_noise", "fall")),
         Condition("large batches: loss above the middle ones'", "nats", DELTA, worse("batch x4", "batch x1")),
     ),
+    finding=(
+        "From as many tokens, loss {small} nats with a third of the base's batch, {middle} with all of it, {large} "
+        "with four times it; from 4 to 64 windows the gradient's variance falls by {fall} decades."
+    ),
+    numbers={
+        **{name: loss_of(arm) for name, arm in zip(("small", "middle", "large"), BATCHES, strict=True)},
+        "fall": ("decades", figure("relu", "gradient_noise", "fall")),
+    },
     series=(Series("Loss by batch", "multiple of the base batch", "loss, nats", _by(BATCHES), loss, log_x=True),),
     tables=(
         ArmFigures("As many tokens in other batches", _NEURONS, tuple(BATCHES)),

@@ -105,6 +105,8 @@ C24 = Claim(
             lambda evidence, seed: _optimism(evidence, seed, len(NOISY)),
         ),
     ),
+    finding="The winner of eight on 4,096 tokens looks {flattery} nats better there, beyond what all do, than it is.",
+    numbers={"flattery": ("nats", lambda evidence, seed: _optimism(evidence, seed, len(NOISY)))},
     series=(
         Series(
             "Optimism by the number of candidates",
@@ -142,6 +144,11 @@ C25 = Claim(
             lambda evidence, seed: _choice_regret(evidence, "1k", seed) - _choice_regret(evidence, "64k", seed),
         ),
     ),
+    finding="A choice among eight costs {little} nats on 1,024 tokens of validation text, {much} on 65,536.",
+    numbers={
+        name: ("nats", lambda evidence, seed, size=size: _choice_regret(evidence, size, seed))
+        for name, size in (("little", "1k"), ("much", "64k"))
+    },
     series=(
         Series(
             "Regret by the text that is chosen on",
