@@ -146,8 +146,8 @@ C25 = Claim(
     ),
     finding="A choice among eight costs {little} nats on 1,024 tokens of validation text, {much} on 65,536.",
     numbers={
-        name: ("nats", lambda evidence, seed, size=size: _choice_regret(evidence, size, seed))
-        for name, size in (("little", "1k"), ("much", "64k"))
+        "little": ("nats", lambda evidence, seed: _choice_regret(evidence, "1k", seed)),
+        "much": ("nats", lambda evidence, seed: _choice_regret(evidence, "64k", seed)),
     },
     series=(
         Series(
