@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from minigpt.claims import entries, judging
-from minigpt.claims.claim import Claim, Gate, Plan
+from minigpt.claims.claim import Claim, Gate, Plan, Series
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.ledger import is_same_question
 from minigpt.claims.measurements.prediction import MOST_COUNTED, ngram_losses
@@ -49,8 +49,17 @@ def _entry(claim: Claim, earlier: Record | None, planner: Planner, family_size: 
         "finding": earlier.get("finding"),
         "gates": _gates(claim, earlier, planner),
         "conditions": conditions,
+        "series": _retitled(earlier["series"], claim.series),
         **dataclasses.asdict(judging.combine(judged, claim.rule, looks)),
     }
+
+
+def _retitled(stored: list[Record], pictures: Sequence[Series]) -> list[Record]:
+    """The stored pictures, with the titles and axes that the catalogue gives them now."""
+    if len(stored) != len(pictures):
+        return stored
+    told = ({"title": picture.title, "x": picture.x, "y": picture.y} for picture in pictures)
+    return [{**each, **words} for each, words in zip(stored, told, strict=True)]
 
 
 def _plan(earlier: Record) -> Plan:

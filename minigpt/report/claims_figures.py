@@ -56,8 +56,11 @@ def effects(entry: Record) -> Markup:
     return figures.draw(f"{entry['id']}-effects", title, (_WIDTH, 0.2 + 1.2 * len(conditions)), paint)
 
 
-def series(entry: Record, index: int) -> Markup:
-    """One of the pictures that a claim asks for: a value over a quantity, a line for each name."""
+def series(entry: Record, index: int, base: Record) -> Markup:
+    """One of the pictures that a claim asks for: a value over a quantity, a line for each name.
+
+    A quantity that is a multiple of the base's rate says what that is.
+    """
     from matplotlib.ticker import PercentFormatter
 
     picture = entry["series"][index]
@@ -67,9 +70,11 @@ def series(entry: Record, index: int) -> Markup:
         for number, line in enumerate(picture["lines"]):
             _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
         _label_quantity(axes, picture)
+        axes.set_xlabel(_with_rate(picture["x"], base))
         axes.set_ylabel(picture["y"])
         if words.is_share(picture["y"]):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+            axes.set_ylim(bottom=0)
         axes.grid()
         if len(picture["lines"]) > 1:
             drawing.legend(loc="outside lower center", ncols=2 if len(picture["lines"]) < 7 else 3)
@@ -78,50 +83,14 @@ def series(entry: Record, index: int) -> Markup:
     return figures.draw(f"{entry['id']}-series-{index}", picture["title"], (_SERIES_WIDTH, height), paint)
 
 
-# Loss and death over the same dose
-
-
-def dose_pair(entry: Record) -> tuple[Record, Record] | None:
-    """The pictures of dead shares and of losses over the same quantity, if a claim has both."""
-    across: dict[str, dict[str, Record]] = {}
-    for picture in entry.get("series", ()):
+def dose_pair(entry: Record) -> tuple[int, int] | None:
+    """The numbers of the pictures of dead shares and of losses over the same quantity, if a claim has both."""
+    across: dict[str, dict[str, int]] = {}
+    for number, picture in enumerate(entry.get("series", ())):
         what = "dead" if words.is_dead_share(picture["y"]) else "loss" if picture["y"].startswith("loss") else ""
-        across.setdefault(picture["x"], {}).setdefault(what, picture)
+        across.setdefault(picture["x"], {}).setdefault(what, number)
     pairs = [(found["dead"], found["loss"]) for found in across.values() if {"dead", "loss"} <= found.keys()]
     return pairs[0] if pairs else None
-
-
-def dose_response(entry: Record, base: Record) -> Markup | None:
-    """Dead share above, loss below, over one axis that says what the dose is; None without both."""
-    from matplotlib.ticker import PercentFormatter
-
-    pair = dose_pair(entry)
-    if pair is None:
-        return None
-
-    def paint(drawing: Any) -> None:
-        panels = drawing.subplots(2, 1, sharex=True)
-        for axes, picture, label in zip(panels, pair, ("dead neurons", "loss, nats per token"), strict=True):
-            for number, line in enumerate(picture["lines"]):
-                _draw_line(axes, line, _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)])
-            _label_quantity(axes, picture)
-            axes.set_ylabel(label)
-            axes.grid()
-        panels[0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        panels[0].set_ylim(bottom=0)
-        panels[0].set_xlabel("")
-        panels[1].set_xlabel(dose_label(pair[0]["x"], base))
-        if len(pair[0]["lines"]) > 1:
-            panels[0].legend()
-
-    title = f"{entry['id']}: dead neurons and loss over {pair[0]['x']}"
-    return figures.draw(f"{entry['id']}-dose", title, (_SERIES_WIDTH, 4.6), paint)
-
-
-def dose_label(quantity: str, base: Record) -> str:
-    """What a dose is a multiple of, where the ledger says it."""
-    rate = base.get("lr")
-    return f"learning rate (× base rate {rate:g})" if quantity == "multiple of the base rate" and rate else quantity
 
 
 # All claims in one picture
@@ -259,7 +228,10 @@ def _label_quantity(axes: Any, picture: Record) -> None:
     if 0 < len(values) <= _MOST_TICKS:
         axes.set_xticks(values, [f"{x:g}" for x in values])
         axes.minorticks_off()
-    axes.set_xlabel(picture["x"])
+
+
+def _with_rate(quantity: str, base: Record) -> str:
+    return quantity.replace("the base rate", f"the base rate {base['lr']:g}") if "lr" in base else quantity
 
 
 def _wrapped(name: str, width: int = _NAME_WIDTH) -> str:

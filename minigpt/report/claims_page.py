@@ -29,12 +29,10 @@ def claims_pages(ledger: Record, trainings: Mapping[str, str] = MappingProxyType
         claim = entry["id"]
         neighbours = {f"← {before['id']}": before["id"] for before in entries[:place][-1:]}
         neighbours |= {f"{after['id']} →": after["id"] for after in entries[place + 1 :][:1]}
-        drawn = _figures(entry) if "arms" in entry else {}
-        dose = claims_figures.dose_response(entry, base) if drawn else None
-        first = dose or drawn.get(claim)
+        drawn = _figures(entry, base) if "arms" in entry else {}
         crumbs = [("the ledger of claims", f"report.html#{claim}")]
         files[f"{claim}.html"] = _render(
-            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=first, dose=dose, crumbs=crumbs,
+            _CLAIM, entry=entry, neighbours=neighbours, drawn=drawn, first=_first(entry), crumbs=crumbs,
             trainings=_by_arm(entry, trainings),
         )  # fmt: skip
         files[f"{claim}.md"] = claim_markdown(entry, neighbours)
@@ -55,9 +53,18 @@ def _by_arm(entry: Record, trainings: Mapping[str, str]) -> dict[str, list[tuple
     return {arm: seeds for arm, seeds in found.items() if seeds}
 
 
-def _figures(entry: Record) -> dict[str, Markup]:
+def _first(entry: Record) -> dict[str, str]:
+    """The figures that a page begins with, by name, with their captions: death and loss over a dose, or the effects."""
+    if "arms" not in entry:
+        return {}
+    if pair := claims_figures.dose_pair(entry):
+        return {f"{entry['id']}-{number}": entry["series"][number]["title"] for number in pair}
+    return {entry["id"]: "Effect of each seed against no effect (thin line) and the margin (dashed)"}
+
+
+def _figures(entry: Record, base: Record) -> dict[str, Markup]:
     """The figures of a claim by the name of their file: its effects first, then what it draws."""
-    series = {f"{entry['id']}-{k}": claims_figures.series(entry, k) for k in range(len(entry["series"]))}
+    series = {f"{entry['id']}-{k}": claims_figures.series(entry, k, base) for k in range(len(entry["series"]))}
     return {entry["id"]: claims_figures.effects(entry), **series}
 
 

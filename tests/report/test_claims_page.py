@@ -140,8 +140,8 @@ def test_a_number_is_written_in_its_unit(number: float | None, unit: str, text: 
 def test_shares_are_written_in_per_cent(pages: dict[str, Page]) -> None:
     """In a claim's tables and on the axes of its figures."""
     assert "1 %" in pages["C1.html"].text
-    assert re.search(r"\d%", claims_figures.series(ENTRIES["C1"], 1))
-    assert not re.search(r"\d%", claims_figures.series(ENTRIES["C1"], 0))
+    assert re.search(r"\d%", claims_figures.series(ENTRIES["C1"], 1, {}))
+    assert not re.search(r"\d%", claims_figures.series(ENTRIES["C1"], 0, {}))
 
 
 # Sentences by rule
@@ -311,9 +311,9 @@ def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:
     entry = json.loads(json.dumps(ENTRIES["C1"]))
     points = [{"arm": "relu", "x": x, "values": values} for x, values in ((0.0, [1.0]), (10.0, [None]), (1.0, [2.0]))]
     entry["series"] = [{"title": "t", "x": "x", "y": "y", "log_x": True, "lines": [{"name": "a", "points": points}]}]
-    assert ">10</text>" in claims_figures.series(entry, 0)
+    assert ">10</text>" in claims_figures.series(entry, 0, {})
     entry["series"][0]["lines"][0]["points"] = []
-    assert "<svg" in claims_figures.series(entry, 0)
+    assert "<svg" in claims_figures.series(entry, 0, {})
 
 
 # In a browser

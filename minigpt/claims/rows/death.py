@@ -128,7 +128,7 @@ C1 = Claim(
     },
     series=(
         Series(
-            "Dead neurons by rate",
+            "Dead neurons by rate, held constant without warm-up",
             "multiple of the base rate",
             "dead share",
             {"relu": tuple(DOSES.items())},
@@ -136,7 +136,12 @@ C1 = Claim(
             log_x=True,
         ),
         Series(
-            "Loss by rate", "multiple of the base rate", "loss, nats", {"relu": tuple(DOSES.items())}, loss, log_x=True
+            "Loss by rate, held constant without warm-up",
+            "multiple of the base rate",
+            "loss, nats",
+            {"relu": tuple(DOSES.items())},
+            loss,
+            log_x=True,
         ),
     ),
     tables=(
