@@ -6,7 +6,7 @@ The article: "ReLU Function: AI (Brace For These Hidden GPT Dangers)".
 
 Sections of the article: I opening table, W "What is the ReLU Function", D "Hidden Dangers", A "Exploring Activation
 Functions", N "Non-Linear Functions", G "Gradient Descent", B "Backpropagation", M "Misconceptions"; a number is a row.
-C44 to C46 are derived: from the article's words, and from how Adam works. They join the exploratory family.
+C44 to C47 are derived: from the article's words, and from how Adam works. They join the exploratory family.
 """
 
 from __future__ import annotations

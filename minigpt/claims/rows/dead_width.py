@@ -1,10 +1,10 @@
-"""What dead neurons cost in width, where width binds (C44): killed at birth or half way, beside narrower models."""
+"""What dead neurons cost in width, where it binds (C44) and where it is as usual (C47); killed at birth or half way."""
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Column, Condition, Effect, Gate, Series
 from minigpt.claims.effects import health, loss, loss_of, worse
@@ -12,12 +12,11 @@ from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, loses, trained
 from minigpt.experiments.arms import Arm, Times
 
-# Neurons of a layer in units of the residual stream's width C. A usual GPT has 4.
-WHOLE = (1, 2, 4)
 SHARES = (0.25, 0.5, 0.75)
-WIDTHS = tuple(sorted({whole * (1 - share) for whole in WHOLE for share in (0.0, *SHARES)}))
 BIRTH, MIDDLE = "at birth", "half way"
-JUDGED, HALF = 1, 0.5
+# Neurons of a layer in units of the residual stream's width C. A usual GPT has 4; with 1, width binds.
+BINDING, WIDER, USUAL = 1, 2, 4
+HALF = 0.5
 LEAST_SHARE_OF_NARROWING = 0.5
 NEAR_ENOUGH = 0.15  # of the width, for the narrowing that is known
 
@@ -41,13 +40,18 @@ def begun(arm: str) -> str:
     return f"{arm}: first half"
 
 
-def _arms() -> dict[str, Arm]:
+def rungs(whole: int) -> tuple[float, ...]:
+    """The widths of the healthy models that one of this width is compared with, rising, itself the last."""
+    return tuple(whole * (1 - share) for share in (*reversed(SHARES), 0.0))
+
+
+def _arms(wholes: Sequence[int]) -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
-    for width in WIDTHS:
+    for width in sorted({width for whole in wholes for width in rungs(whole)}):
         size = {"d_ff": Times(width / 4)}
         arms[begun(of_width(width))] = Arm({**size, **_FIRST})
         arms[of_width(width)] = Arm({**size, **_SECOND}, start=begun(of_width(width)))
-    for whole, share in itertools.product(WHOLE, SHARES):
+    for whole, share in itertools.product(wholes, SHARES):
         size, dead = {"d_ff": Times(whole / 4)}, {"init_killed": share}
         at_birth = killed(whole, share, BIRTH)
         arms[begun(at_birth)] = Arm({**size, **_FIRST, **dead})
@@ -91,7 +95,7 @@ def width_with_loss(ladder: Sequence[tuple[float, float]], wanted: float) -> flo
 
 def narrowing(evidence: Evidence, arm: str, whole: int, seed: int) -> float:
     """By which share a healthy model of this width must be narrower to have an arm's loss."""
-    ladder = [(width, evidence.loss(of_width(width), seed)) for width in WIDTHS]
+    ladder = [(width, evidence.loss(of_width(width), seed)) for width in rungs(whole)]
     return 1 - width_with_loss(ladder, evidence.loss(arm, seed)) / whole
 
 
@@ -101,7 +105,7 @@ def _narrowing_by(whole: int, share: float, when: str) -> Effect:
 
 def _per_dead(evidence: Evidence, seed: int) -> float:
     """Narrowing that the neurons killed half way amount to, for each of them: 1 if they cost what missing ones do."""
-    return narrowing(evidence, killed(JUDGED, HALF, MIDDLE), JUDGED, seed) / HALF
+    return narrowing(evidence, killed(BINDING, HALF, MIDDLE), BINDING, seed) / HALF
 
 
 def _by_share(whole: int, when: str) -> Column:
@@ -115,10 +119,60 @@ def _narrowing_of(evidence: Evidence, arm: str, seed: int) -> float:
     return narrowing(evidence, arm, whole, seed)
 
 
-_ARMS = _arms()
-_WHOLE, _HALVED = of_width(JUDGED), of_width(JUDGED * HALF)
-_JUDGED = killed(JUDGED, HALF, MIDDLE)
-_KNOWN = _narrowing_by(JUDGED, HALF, BIRTH)
+# ------------------------------------------------------------------------------------------------------ what is shown
+
+
+def _series(wholes: Sequence[int]) -> tuple[Series, ...]:
+    healthy = {
+        f"up to {whole}" if len(wholes) > 1 else "healthy": tuple((of_width(width), width) for width in rungs(whole))
+        for whole in wholes
+    }
+    across = "neurons of a layer, in widths of the stream"
+    return (
+        Series("Healthy models by width", across, "loss, nats", healthy, loss, log_x=True),
+        *(
+            Series(
+                f"Neurons killed {when}: the narrowing that they amount to",
+                "share killed",
+                "narrowing, share",
+                {f"width {whole}": tuple((killed(whole, share, when), share) for share in SHARES) for whole in wholes},
+                _narrowing_of,
+            )
+            for when in (BIRTH, MIDDLE)
+        ),
+    )
+
+
+def _tables(wholes: Sequence[int], arms: Mapping[str, Arm]) -> tuple[ArmFigures, ...]:
+    return (
+        ArmFigures(
+            "Narrowing, as a share of the width, that a share of dead neurons amounts to",
+            {f"of width {whole}, {when}": _by_share(whole, when) for whole in wholes for when in (BIRTH, MIDDLE)},
+            tuple(map(str, SHARES)),
+        ),
+        ArmFigures(
+            "Loss and neurons",
+            {"loss": loss, "dead share": health("dead_fraction")},
+            tuple(arm for arm in arms if not arm.endswith("first half")),
+        ),
+    )
+
+
+def _as_many_died(arm: str) -> Gate:
+    return Gate(
+        "manipulation check",
+        f"{arm}: dead at the end, beyond the {100 * HALF:g} % killed",
+        "share",
+        -1e-9,
+        lambda evidence, seed: evidence.health(arm, seed, "dead_fraction") - HALF,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------- the rows
+
+_WHOLE, _HALVED, _KILLED = of_width(BINDING), of_width(BINDING * HALF), killed(BINDING, HALF, MIDDLE)
+_KNOWN = _narrowing_by(BINDING, HALF, BIRTH)
+_BINDING_ARMS = _arms((BINDING,))
 
 C44 = Claim(
     id="C44",
@@ -126,30 +180,24 @@ C44 = Claim(
     quote="leading to a loss of information and reduced accuracy",
     statement="Where width binds, neurons that die in mid-training cost a GPT at least half of what missing ones cost.",
     meaning=(
-        "Layers of one, two and four times the residual stream's width; a quarter, half or three quarters of each "
-        "layer's neurons are made dead for ever at birth or half way through training, and models as narrow from birth "
-        "stand beside. True if, of layers as wide as the stream, half killed half way cost at least 0.01 nats and "
-        "amount to a narrowing by at least a quarter. Those killed at birth must be found to amount to one by half."
+        "Layers as wide as the residual stream; a quarter, half or three quarters of each layer's neurons are made "
+        "dead for ever at birth or half way through training, and models as narrow from birth stand beside. True if "
+        "half of them killed half way cost at least 0.01 nats and amount to a narrowing by at least a quarter. Those "
+        "killed at birth must be found to amount to one by half."
     ),
     tag="when provoked",
-    forecast="killed half way costs as much as missing from birth, or somewhat more; nothing that matters at width 4",
+    forecast="killed half way costs as much as missing from birth, or somewhat more",
     expected="SUPPORTED",
-    arms=_ARMS,
+    arms=_BINDING_ARMS,
     measurements={_WHOLE: ("ngrams",)},
     conditions=(
-        Condition("loss with half killed half way, less that with none", "nats", DELTA, worse(_JUDGED, _WHOLE)),
+        Condition("loss with half killed half way, less that with none", "nats", DELTA, worse(_KILLED, _WHOLE)),
         Condition("narrowing for each share killed half way", "ratio", LEAST_SHARE_OF_NARROWING, _per_dead),
     ),
     gates=(
         trained(_WHOLE),
         loses(_HALVED, _WHOLE, 2 * DELTA),
-        Gate(
-            "manipulation check",
-            f"{_JUDGED}: dead at the end, beyond the {100 * HALF:g} % killed",
-            "share",
-            -1e-9,
-            lambda evidence, seed: evidence.health(_JUDGED, seed, "dead_fraction") - HALF,
-        ),
+        _as_many_died(_KILLED),
         control(
             "half killed at birth, which is a narrowing by half: found, beyond 35 %",
             "share",
@@ -170,41 +218,42 @@ C44 = Claim(
     numbers={
         "whole": loss_of(_WHOLE),
         "halved": loss_of(_HALVED),
-        "killed": loss_of(_JUDGED),
-        "narrowing": ("share", _narrowing_by(JUDGED, HALF, MIDDLE)),
+        "killed": loss_of(_KILLED),
+        "narrowing": ("share", _narrowing_by(BINDING, HALF, MIDDLE)),
     },
-    series=(
-        Series(
-            "Healthy models by width",
-            "neurons of a layer, in widths of the stream",
-            "loss, nats",
-            {"healthy": tuple((of_width(width), width) for width in WIDTHS)},
-            loss,
-            log_x=True,
-        ),
-        *(
-            Series(
-                f"Neurons killed {when}: the narrowing that they amount to",
-                "share killed",
-                "narrowing, share",
-                {f"width {whole}": tuple((killed(whole, share, when), share) for share in SHARES) for whole in WHOLE},
-                _narrowing_of,
-            )
-            for when in (BIRTH, MIDDLE)
-        ),
-    ),
-    tables=(
-        ArmFigures(
-            "Narrowing, as a share of the width, that a share of dead neurons amounts to",
-            {f"of width {whole}, {when}": _by_share(whole, when) for whole in WHOLE for when in (BIRTH, MIDDLE)},
-            tuple(map(str, SHARES)),
-        ),
-        ArmFigures(
-            "Loss and neurons",
-            {"loss": loss, "dead share": health("dead_fraction")},
-            tuple(arm for arm in _ARMS if not arm.endswith("first half")),
-        ),
-    ),
+    series=_series((BINDING,)),
+    tables=_tables((BINDING,), _BINDING_ARMS),
 )
 
-CLAIMS = (C44,)
+_FULL, _QUARTERED, _FULL_KILLED = of_width(USUAL), of_width(USUAL / 4), killed(USUAL, HALF, MIDDLE)
+_WIDE_ARMS = _arms((WIDER, USUAL))
+
+C47 = Claim(
+    id="C47",
+    where="I1, I3",
+    quote="leading to a loss of information and reduced accuracy",
+    statement="In layers as wide as usual, half of the neurons dying in mid-training costs a GPT accuracy.",
+    meaning=(
+        "As C44, in layers of four times the residual stream's width, and of twice beside. True if half of each "
+        "layer's neurons killed half way through training cost at least 0.01 nats at four times the width. A quarter "
+        "of that width from birth must cost as much."
+    ),
+    tag="when provoked",
+    forecast="nothing that matters",
+    expected="REFUTED",
+    arms=_WIDE_ARMS,
+    measurements={_FULL: ("ngrams",)},
+    conditions=(
+        Condition("loss with half killed half way, less that with none", "nats", DELTA, worse(_FULL_KILLED, _FULL)),
+    ),
+    gates=(trained(_FULL), loses(_QUARTERED, _FULL), _as_many_died(_FULL_KILLED)),
+    finding=(
+        "Layers of four times the stream's width ended at {full} nats, a quarter as wide at {quartered}; with half of "
+        "their neurons killed half way at {killed}."
+    ),
+    numbers={"full": loss_of(_FULL), "quartered": loss_of(_QUARTERED), "killed": loss_of(_FULL_KILLED)},
+    series=_series((WIDER, USUAL)),
+    tables=_tables((WIDER, USUAL), _WIDE_ARMS),
+)
+
+CLAIMS = (C44, C47)
