@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.base.health_columns import ABLATION, TRUSTED_TOKENS, figures, legend
-from minigpt.base.tables import Table
 from minigpt.report import ablation_tables
 from minigpt.report.ablation_tables import WARNING, Record, few_tokens, final_loss_bounds
+from minigpt.report.sections import Section
 
 VERDICTS = ("better", "worse", "equivalent", "undecided", "no verdict")
 FORMAT = 1
@@ -26,18 +26,6 @@ LINEAR_MARGINS, MOST_MARGINS = 2.0, 15.0
 _MOST_NAMED, _LONGEST_NAMES = 10, 90
 MOST_OVERLAID = 8
 """Up to this many arms share a frame; more get a small frame each."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with sentences, a figure (by its name in `ablation_figures`) with its caption, and tables."""
-
-    anchor: str
-    title: str
-    sentences: tuple[str, ...] = ()
-    figure: str | None = None
-    caption: str = ""
-    tables: tuple[Table, ...] = ()
 
 
 def read_analysis(directory: Path) -> Record:
@@ -117,7 +105,7 @@ def sections(analysis: Record) -> list[Section]:
 
 
 def _differences(analysis: Record) -> Section:
-    section = Section("differences", "Differences, and how sure they are")
+    section = Section("Differences, and how sure they are", anchor="differences")
     if not analysis["comparisons"]:
         return replace(section, sentences=("There is only one arm, so nothing is compared.",))
     margin, family = formats.short(analysis["margin"]), formats.counted(analysis["family"], "comparison")
@@ -130,7 +118,7 @@ def _differences(analysis: Record) -> Section:
     section = replace(section, sentences=sentences, tables=(ablation_tables.comparisons_table(analysis),))
     if not differences_shown(analysis):
         return section
-    return replace(section, figure="forest", caption=_forest_caption(analysis))
+    return replace(section, figures=(("forest", section.title),), caption=_forest_caption(analysis))
 
 
 def _forest_caption(analysis: Record) -> str:
@@ -178,7 +166,7 @@ def _neurons(analysis: Record) -> Section:
         sentences.append(f"{WARNING} Counted on fewer than {TRUSTED_TOKENS:,} tokens: take these as hints.")
     tables = (ablation_tables.arms_table(analysis), ablation_tables.layers_table(analysis))
     title = "Perplexity, and what the neurons do meanwhile"
-    return Section("neurons", title, tuple(sentences), tables=tables)
+    return Section(title, tuple(sentences), tables=tables, anchor="neurons")
 
 
 def drawn_cells(analysis: Record) -> list[Record]:
@@ -211,7 +199,8 @@ def _dead_against_loss(analysis: Record) -> Section | None:
         "If death cost loss, the marks of one arm would rise to the right; between arms the activation itself differs, "
         f"so a slope across arms proves nothing.{missing}"
     )
-    return Section("dead", "Dead neurons against loss", figure="dead_against_loss", caption=caption)
+    title = "Dead neurons against loss"
+    return Section(title, figures=(("dead_against_loss", title),), caption=caption, anchor="dead")
 
 
 def drawn_arms(analysis: Record) -> list[Record]:
@@ -243,8 +232,8 @@ def _curves(analysis: Record) -> Section | None:
         f"{second if len(drawn) > 1 else ''}The first quarter of the training, and arms that diverge, may lie outside "
         f"the frame. Overlapping bands do not make arms equal{_pairing_of_bands(analysis)}."
     )
-    tables = (ablation_tables.curves_table(analysis),)
-    return Section("curves", "Loss over the training", figure="curves", caption=caption, tables=tables)
+    title, tables = "Loss over the training", (ablation_tables.curves_table(analysis),)
+    return Section(title, figures=(("curves", title),), caption=caption, tables=tables, anchor="curves")
 
 
 def _pairing_of_bands(analysis: Record) -> str:
@@ -275,9 +264,10 @@ def _sensitivity(analysis: Record) -> Section | None:
         + ". An arm whose lowest point is at an edge would need a longer grid."
     )
     sentences = () if tuning is None else (_tuning_sentence(tuning),)
-    figure = "sensitivity" if best else None
-    title = "Sensitivity to the learning rate"
-    return Section("sensitivity", title, sentences, figure, caption, (ablation_tables.sensitivity_table(analysis),))
+    title, tables = "Sensitivity to the learning rate", (ablation_tables.sensitivity_table(analysis),)
+    if not best:
+        return Section(title, sentences, tables=tables, anchor="sensitivity")
+    return Section(title, sentences, (("sensitivity", title),), caption, tables, "sensitivity")
 
 
 def _tuning_sentence(tuning: Record) -> str:
@@ -314,7 +304,8 @@ def _noise(analysis: Record) -> Section | None:
     if not sentences:
         return None
     tables = (ablation_tables.power_table(power),) if power is not None else ()
-    return Section("noise", "How much is noise, and what these seeds can show", tuple(sentences), tables=tables)
+    title = "How much is noise, and what these seeds can show"
+    return Section(title, tuple(sentences), tables=tables, anchor="noise")
 
 
 def _fairness(analysis: Record) -> Section:
@@ -332,7 +323,8 @@ def _fairness(analysis: Record) -> Section:
         sentences.append(f"{WARNING} Not all arms saw the same windows: their differences are not paired.")
     sentences.append("Times depend on the machine and on what else it did; nothing else on this page does.")
     tables = (ablation_tables.fairness_table(analysis),)
-    return Section("fairness", "Fairness: what each arm was given, and what it cost", tuple(sentences), tables=tables)
+    title = "Fairness: what each arm was given, and what it cost"
+    return Section(title, tuple(sentences), tables=tables, anchor="fairness")
 
 
 def _cells(analysis: Record) -> Section:
@@ -345,7 +337,7 @@ def _cells(analysis: Record) -> Section:
     if analysis["stale"]:
         sentences.append("Stale cells were trained by another version of the training code and are not used.")
         found.append(ablation_tables.stale_table(analysis))
-    return Section("cells", "Every cell", tuple(sentences), tables=tuple(found))
+    return Section("Every cell", tuple(sentences), tables=tuple(found), anchor="cells")
 
 
 def _provenance(analysis: Record) -> Section:
@@ -358,4 +350,5 @@ def _provenance(analysis: Record) -> Section:
     if analysis["provenance"]["dirty"]:
         sentences.append(f"{WARNING} The code had uncommitted changes: the commit alone does not repeat it.")
     tables = (ablation_tables.provenance_table(analysis), ablation_tables.settings_table(analysis))
-    return Section("provenance", "Where it comes from, and how to repeat it", tuple(sentences), tables=tables)
+    title = "Where it comes from, and how to repeat it"
+    return Section(title, tuple(sentences), tables=tables, anchor="provenance")

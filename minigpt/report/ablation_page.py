@@ -34,5 +34,5 @@ def ablation_page(directory: Path, alone: bool = False) -> str:
         ranking=ranking_table(analysis),
         sections=contents,
         verdicts=VERDICTS,
-        figures={section.figure: FIGURES[section.figure](analysis) for section in contents if section.figure},
+        drawn={name: FIGURES[name](analysis) for section in contents for name, _ in section.figures},
     )

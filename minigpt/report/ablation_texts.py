@@ -14,10 +14,11 @@ from pathlib import Path
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.tables import Column, Table, fenced, plain, ragged_csv
 from minigpt.report import ablation_tables
-from minigpt.report.ablation_contents import Section, read_analysis, sections, subtitle, unfinished, warnings
+from minigpt.report.ablation_contents import read_analysis, sections, subtitle, unfinished, warnings
 from minigpt.report.ablation_figures import FIGURES
 from minigpt.report.ablation_tables import SHARES, WARNING, Record, comparison_name, few_tokens, ordered
 from minigpt.report.figures import standing_alone
+from minigpt.report.sections import figure_file
 
 # Markdown
 
@@ -33,31 +34,15 @@ def ablation_markdown(directory: Path) -> str:
     blocks += [f"> {plain(warning)}" for warning in (unfinished(analysis), *warnings(analysis)) if warning]
     blocks.append("\n".join(f"- {plain(sentence)}" for sentence in analysis["conclusion"]))
     for section in sections(analysis):
-        blocks += _markdown_section(section, analysis)
+        blocks += section.markdown()
     blocks.append(fenced([analysis["command"]]))
     return "\n\n".join(blocks) + "\n"
 
 
 def figure_files(analysis: Record) -> dict[str, str]:
     """The drawings of the page as files beside the Markdown, which shows them."""
-    names = [section.figure for section in sections(analysis) if section.figure is not None]
-    return {_figure_file(name): standing_alone(FIGURES[name](analysis)) for name in names}
-
-
-def _figure_file(name: str) -> str:
-    return f"figures/{name}.svg"
-
-
-def _markdown_section(section: Section, analysis: Record) -> list[str]:
-    blocks = [f"## {plain(section.title)}", *map(plain, section.sentences)]
-    if section.figure is not None:
-        blocks += [f"![{plain(section.title)}]({_figure_file(section.figure)})", plain(section.caption)]
-    for table in section.tables:
-        if table.records:
-            blocks += [f"### {plain(table.title)}", table.markdown()]
-        if table.commands:
-            blocks.append(fenced(table.commands))
-    return blocks
+    names = [name for section in sections(analysis) for name, _ in section.figures]
+    return {figure_file(name): standing_alone(FIGURES[name](analysis)) for name in names}
 
 
 # CSV

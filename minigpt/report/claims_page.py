@@ -13,9 +13,10 @@ from markupsafe import Markup
 from minigpt.base import formats
 from minigpt.report import claims_figures, claims_summary, claims_tables, pages
 from minigpt.report import claims_words as words
-from minigpt.report.claims_texts import FIGURES, claim_markdown, overview_markdown
+from minigpt.report.claims_texts import claim_markdown, overview_markdown
 from minigpt.report.claims_words import Record
 from minigpt.report.figures import standing_alone
+from minigpt.report.sections import figure_file
 
 _OVERVIEW, _CLAIM = "claims_page.html.jinja", "claim_page.html.jinja"
 
@@ -36,7 +37,7 @@ def claims_pages(ledger: Record, trainings: Mapping[str, str] = MappingProxyType
             trainings=_by_arm(entry, trainings),
         )  # fmt: skip
         files[f"{claim}.md"] = claim_markdown(entry, neighbours)
-        files |= {f"{FIGURES}/{name}.svg": standing_alone(figure) for name, figure in drawn.items()}
+        files |= {figure_file(name): standing_alone(figure) for name, figure in drawn.items()}
     return files
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 from typing import Any
@@ -13,6 +12,7 @@ from minigpt.base.formats import MISSING
 from minigpt.base.tables import Column, Table, listing
 from minigpt.report import claims_words as words
 from minigpt.report.claims_words import Record
+from minigpt.report.sections import Section
 
 CAPTIONS = {
     "effects": (
@@ -27,16 +27,6 @@ CAPTIONS = {
 }
 
 
-@dataclass(frozen=True)
-class Section:
-    """A heading with figures, each by the name of its drawing and its title, a caption, and tables."""
-
-    title: str
-    figures: tuple[tuple[str, str], ...] = ()
-    caption: str = ""
-    tables: tuple[Table, ...] = ()
-
-
 def sections(entry: Record) -> list[Section]:
     """What is shown of a claim below its words: only its conditions if it was not run, nothing if it cannot be."""
     if not entry["conditions"]:
@@ -48,8 +38,13 @@ def sections(entry: Record) -> list[Section]:
     series = tuple((f"{claim}-{number}", picture["title"]) for number, picture in enumerate(entry["series"]))
     return [
         *([Section("The gates", tables=(gates_table(entry),))] if entry["gates"] else []),
-        Section("The effects", effects, CAPTIONS["effects"], (conditions_table(entry), seeds_table(entry))),
-        *([Section("In detail", series, CAPTIONS["series"])] if series else []),
+        Section(
+            "The effects",
+            figures=effects,
+            caption=CAPTIONS["effects"],
+            tables=(conditions_table(entry), seeds_table(entry)),
+        ),
+        *([Section("In detail", figures=series, caption=CAPTIONS["series"])] if series else []),
         Section("The arms", tables=arms),
         Section("Provenance and cost", tables=(provenance_table(entry),)),
     ]

@@ -12,8 +12,6 @@ from minigpt.report import claims_tables as tables
 from minigpt.report import claims_words as words
 from minigpt.report.claims_words import Record
 
-FIGURES = "figures"
-"""The folder of the Markdown's figures, beside it."""
 _LONGEST_EFFECT = 50
 _LEAST_STATEMENT = 20
 _LEGEND = "effect: of the deciding condition, if there are several; ✓✗: whether the forecast came true"
@@ -164,20 +162,7 @@ def claim_markdown(entry: Record, neighbours: Mapping[str, str]) -> str:
     said = [(name, said) for name, said in _described(entry) if name != "statement"]
     blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in said))
     for section in tables.sections(entry):
-        blocks += _section_markdown(section)
+        blocks += section.markdown()
     if "command" in entry:
         blocks += ["## To repeat it", words.REPEAT, fenced([entry["command"]])]
     return "\n\n".join(blocks) + "\n"
-
-
-def _section_markdown(section: tables.Section) -> list[str]:
-    blocks = [f"## {plain(section.title)}"]
-    for name, title in section.figures:
-        blocks += [f"**{plain(title)}**", f"![{plain(title)}]({FIGURES}/{name}.svg)"]
-    blocks += [plain(section.caption)] if section.caption else []
-    for table in section.tables:
-        if table.records:
-            blocks += [f"**{plain(table.title)}**", table.markdown()]
-        if table.commands:
-            blocks.append(fenced(table.commands))
-    return blocks
