@@ -15,7 +15,7 @@ from minigpt.experiments.arms import Arm, Times
 SHARES = (0.25, 0.5, 0.75)
 BIRTH, MIDDLE = "at birth", "half way"
 # Neurons of a layer in units of the residual stream's width C. A usual GPT has 4; with 1, width binds.
-BINDING, WIDER, USUAL = 1, 2, 4
+BINDING, USUAL = 1, 4
 HALF = 0.5
 LEAST_SHARE_OF_NARROWING = 0.5
 NEAR_ENOUGH = 0.15  # of the width, for the narrowing that is known
@@ -45,18 +45,19 @@ def rungs(whole: int) -> tuple[float, ...]:
     return tuple(whole * (1 - share) for share in (*reversed(SHARES), 0.0))
 
 
-def _arms(wholes: Sequence[int]) -> dict[str, Arm]:
+def _arms(whole: int, killed_when: Sequence[str]) -> dict[str, Arm]:
     arms: dict[str, Arm] = {}
-    for width in sorted({width for whole in wholes for width in rungs(whole)}):
+    for width in rungs(whole):
         size = {"d_ff": Times(width / 4)}
         arms[begun(of_width(width))] = Arm({**size, **_FIRST})
         arms[of_width(width)] = Arm({**size, **_SECOND}, start=begun(of_width(width)))
-    for whole, share in itertools.product(wholes, SHARES):
-        size, dead = {"d_ff": Times(whole / 4)}, {"init_killed": share}
-        at_birth = killed(whole, share, BIRTH)
-        arms[begun(at_birth)] = Arm({**size, **_FIRST, **dead})
-        arms[at_birth] = Arm({**size, **_SECOND}, start=begun(at_birth))
-        arms[killed(whole, share, MIDDLE)] = Arm({**size, **_SECOND, **dead}, start=begun(of_width(whole)))
+    for share, when in itertools.product(SHARES, killed_when):
+        size, arm, dead = {"d_ff": Times(whole / 4)}, killed(whole, share, when), {"init_killed": share}
+        if when == BIRTH:
+            arms[begun(arm)] = Arm({**size, **_FIRST, **dead})
+            arms[arm] = Arm({**size, **_SECOND}, start=begun(arm))
+        else:
+            arms[arm] = Arm({**size, **_SECOND, **dead}, start=begun(of_width(whole)))
     return arms
 
 
@@ -122,11 +123,8 @@ def _narrowing_of(evidence: Evidence, arm: str, seed: int) -> float:
 # ------------------------------------------------------------------------------------------------------ what is shown
 
 
-def _series(wholes: Sequence[int]) -> tuple[Series, ...]:
-    healthy = {
-        f"up to {whole}" if len(wholes) > 1 else "healthy": tuple((of_width(width), width) for width in rungs(whole))
-        for whole in wholes
-    }
+def _series(whole: int, killed_when: Sequence[str]) -> tuple[Series, ...]:
+    healthy = {"healthy": tuple((of_width(width), width) for width in rungs(whole))}
     across = "neurons of a layer, in widths of the stream"
     return (
         Series("Healthy models by width", across, "loss, nats", healthy, loss, log_x=True),
@@ -135,19 +133,19 @@ def _series(wholes: Sequence[int]) -> tuple[Series, ...]:
                 f"Neurons killed {when}: the narrowing that they amount to",
                 "share killed",
                 "narrowing, share",
-                {f"width {whole}": tuple((killed(whole, share, when), share) for share in SHARES) for whole in wholes},
+                {f"width {whole}": tuple((killed(whole, share, when), share) for share in SHARES)},
                 _narrowing_of,
             )
-            for when in (BIRTH, MIDDLE)
+            for when in killed_when
         ),
     )
 
 
-def _tables(wholes: Sequence[int], arms: Mapping[str, Arm]) -> tuple[ArmFigures, ...]:
+def _tables(whole: int, killed_when: Sequence[str], arms: Mapping[str, Arm]) -> tuple[ArmFigures, ...]:
     return (
         ArmFigures(
             "Narrowing, as a share of the width, that a share of dead neurons amounts to",
-            {f"of width {whole}, {when}": _by_share(whole, when) for whole in wholes for when in (BIRTH, MIDDLE)},
+            {f"of width {whole}, {when}": _by_share(whole, when) for when in killed_when},
             tuple(map(str, SHARES)),
         ),
         ArmFigures(
@@ -172,7 +170,7 @@ def _as_many_died(arm: str) -> Gate:
 
 _WHOLE, _HALVED, _KILLED = of_width(BINDING), of_width(BINDING * HALF), killed(BINDING, HALF, MIDDLE)
 _KNOWN = _narrowing_by(BINDING, HALF, BIRTH)
-_BINDING_ARMS = _arms((BINDING,))
+_BINDING_ARMS = _arms(BINDING, (BIRTH, MIDDLE))
 
 C44 = Claim(
     id="C44",
@@ -221,12 +219,12 @@ C44 = Claim(
         "killed": loss_of(_KILLED),
         "narrowing": ("share", _narrowing_by(BINDING, HALF, MIDDLE)),
     },
-    series=_series((BINDING,)),
-    tables=_tables((BINDING,), _BINDING_ARMS),
+    series=_series(BINDING, (BIRTH, MIDDLE)),
+    tables=_tables(BINDING, (BIRTH, MIDDLE), _BINDING_ARMS),
 )
 
 _FULL, _QUARTERED, _FULL_KILLED = of_width(USUAL), of_width(USUAL / 4), killed(USUAL, HALF, MIDDLE)
-_WIDE_ARMS = _arms((WIDER, USUAL))
+_USUAL_ARMS = _arms(USUAL, (MIDDLE,))
 
 C47 = Claim(
     id="C47",
@@ -234,14 +232,13 @@ C47 = Claim(
     quote="leading to a loss of information and reduced accuracy",
     statement="In layers as wide as usual, half of the neurons dying in mid-training costs a GPT accuracy.",
     meaning=(
-        "As C44, in layers of four times the residual stream's width, and of twice beside. True if half of each "
-        "layer's neurons killed half way through training cost at least 0.01 nats at four times the width. A quarter "
-        "of that width from birth must cost as much."
+        "As C44, in layers of four times the residual stream's width. True if half of each layer's neurons killed half "
+        "way through training cost at least 0.01 nats. A quarter of that width from birth must cost as much."
     ),
     tag="when provoked",
     forecast="nothing that matters",
     expected="REFUTED",
-    arms=_WIDE_ARMS,
+    arms=_USUAL_ARMS,
     measurements={_FULL: ("ngrams",)},
     conditions=(
         Condition("loss with half killed half way, less that with none", "nats", DELTA, worse(_FULL_KILLED, _FULL)),
@@ -252,8 +249,8 @@ C47 = Claim(
         "their neurons killed half way at {killed}."
     ),
     numbers={"full": loss_of(_FULL), "quartered": loss_of(_QUARTERED), "killed": loss_of(_FULL_KILLED)},
-    series=_series((WIDER, USUAL)),
-    tables=_tables((WIDER, USUAL), _WIDE_ARMS),
+    series=_series(USUAL, (MIDDLE,)),
+    tables=_tables(USUAL, (MIDDLE,), _USUAL_ARMS),
 )
 
 CLAIMS = (C44, C47)
