@@ -15,6 +15,8 @@ import pytest
 from child_processes import Start, await_that, begin_child, needs_fork
 from conftest import TINY_MODEL, Capture, Command, write_small_text
 
+from minigpt.claims import catalogue
+
 BASE = f"--corpus text.txt {TINY_MODEL} --eval-every 10 --log-every 5 --seeds 2 --cells-dir cells --out ledger"
 SCALE = f"{BASE} --steps 20"
 CLAIMS = "C6 C7"  # share three of their seven arms; both are measured on the trained cells
@@ -162,7 +164,7 @@ def test_what_cannot_be_asked_is_refused(refused: Command) -> None:
     refused(2, "claims rnu C5", says=("unknown action 'rnu'", "run"))
     refused(2, "claims run", says=("either ids or --all",))
     refused(2, "claims run C5 --all", says=("either ids or --all",))
-    refused(2, "claims run C99", says=("unknown claim 'C99'", "C1 to C46"))
+    refused(2, "claims run C99", says=("unknown claim 'C99'", f"C1 to {list(catalogue.CLAIMS)[-1]}"))
     refused(2, "claims run C42", says=("C42 cannot be run",))
     refused(2, "claims show", says=("takes one id",))
     refused(2, "claims list C5", says=("leave ids out",))
@@ -174,7 +176,7 @@ def test_what_cannot_be_asked_is_refused(refused: Command) -> None:
 def test_without_a_ledger_the_claims_are_listed_all_the_same(minigpt: Command, capsys: Capture) -> None:
     assert minigpt("claims list --json") == 0
     claims = json.loads(capsys.readouterr().out)["claims"]
-    assert [claim["id"] for claim in claims] == [f"C{number}" for number in range(1, 47)]
+    assert [claim["id"] for claim in claims] == list(catalogue.CLAIMS)
     assert {claim["verdict"] for claim in claims} == {None}
     assert minigpt("claims show c5") == 0
     shown = capsys.readouterr().out
