@@ -98,7 +98,8 @@ class Claim:
     rule: whether all conditions must hold, or any one is enough.
     forecast, expected: written before the first run; None where no verdict was forecast, or where the statement was
         turned round once results were known.
-    finding: what was found, in numbers, with the names of `numbers` in braces; empty for a sentence made by rule.
+    finding: what was found, in numbers, with the names of `numbers` in braces; where one of them does not exist, the
+        sentence is made by rule.
     numbers: name -> (unit, value for each seed), averaged over the judged seeds.
     measurements: what is measured on trained cells: arm -> names in `measuring.py`.
     partners: arm -> the arm that a measurement of two models takes beside it.

@@ -74,7 +74,8 @@ def series(entry: Record, index: int, base: Record) -> Markup:
         axes.set_ylabel(picture["y"])
         if words.is_share(picture["y"]):
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-            axes.set_ylim(bottom=0)
+            if _lowest(picture) >= 0:
+                axes.set_ylim(bottom=0)
         axes.grid()
         if len(picture["lines"]) > 1:
             drawing.legend(loc="outside lower center", ncols=2 if len(picture["lines"]) < 7 else 3)
@@ -228,6 +229,11 @@ def _label_quantity(axes: Any, picture: Record) -> None:
     if 0 < len(values) <= _MOST_TICKS:
         axes.set_xticks(values, [f"{x:g}" for x in values])
         axes.minorticks_off()
+
+
+def _lowest(picture: Record) -> float:
+    values = [value for line in picture["lines"] for point in line["points"] for value in point["values"]]
+    return min((value for value in values if value is not None), default=0.0)
 
 
 def _with_rate(quantity: str, base: Record) -> str:

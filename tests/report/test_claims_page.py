@@ -316,6 +316,18 @@ def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:
     assert "<svg" in claims_figures.series(entry, 0, {})
 
 
+@pytest.mark.parametrize(("least", "below_zero"), [(-0.4, True), (0.4, False)])
+def test_a_share_below_zero_is_not_cut_off(least: float, below_zero: bool) -> None:
+    """The axis of a share begins at zero, unless one lies below it, as a narrowing can."""
+    entry = json.loads(json.dumps(ENTRIES["C1"]))
+    points = [{"arm": "relu", "x": x, "values": [value]} for x, value in ((1.0, least), (2.0, 0.6))]
+    lines = [{"name": "a", "points": points}]
+    entry["series"] = [{"title": "t", "x": "x", "y": "narrowing, share", "log_x": False, "lines": lines}]
+    drawn = claims_figures.series(entry, 0, {})
+    assert ("−40%" in drawn) is below_zero
+    assert "0%" in re.findall(r">([^<]*%)<", drawn)
+
+
 # In a browser
 
 
