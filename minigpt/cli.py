@@ -178,13 +178,13 @@ def _run(arguments: list[str], signals: Signals) -> int:
     except MinigptError as error:
         if debug:
             raise
-        return _report(f"error: {error}", error.exit_code)
+        return signals.report(f"error: {error}", error.exit_code)
     except Exception as error:
         if signals.first:  # a library that was loading made something else of our exception
             return signals.report("interrupted", 128 + signals.first)
         if debug:
             raise
-        return _report_unforeseen(error)
+        return _report_unforeseen(error, signals.report)
 
 
 class Signals:
@@ -281,21 +281,21 @@ def _overview() -> str:
     return "\n".join(lines)
 
 
-def _report_unforeseen(error: Exception) -> int:
+def _report_unforeseen(error: Exception, report: Callable[[str, int], int]) -> int:
     """Tell a machine that refuses from a bug of ours."""
     if is_out_of_memory(error):
         advice = "use a smaller model, batch or number of samples"
-        return _report(f"error: out of memory; the machine has none left; {advice}", OutOfMemoryError.exit_code)
+        return report(f"error: out of memory; the machine has none left; {advice}", OutOfMemoryError.exit_code)
     if isinstance(error, OSError):
         place = f" {error.filename!r:.200}" if error.filename is not None else ""
         what = f"the system refused{place}; {error.strerror or error}"
-        return _report(f"error: {what}; check the path and its permissions", StorageError.exit_code)
+        return report(f"error: {what}; check the path and its permissions", StorageError.exit_code)
     if isinstance(error, ModuleNotFoundError) and error.name and error.name.split(".")[0] != "minigpt":
         what = f"{error.name} is not installed for {sys.executable}"
         advice = "activate the environment that minigpt is installed in, or install it there: pip install -e ."
-        return _report(f"error: {what}; {advice}", UsageError.exit_code)
+        return report(f"error: {what}; {advice}", UsageError.exit_code)
     kind = type(error).__name__
-    return _report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
+    return report(f"error: unexpected {kind}: {error}; this is a bug of minigpt; --debug shows where", 1)
 
 
 def _report(line: str, exit_code: int) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +18,7 @@ from conftest import TINY_RUN, Capture, Command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from minigpt import cli
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, read_toml
 from minigpt.cli import COMMANDS, main
@@ -312,3 +315,20 @@ def test_a_python_without_our_dependencies_is_no_bug(refused, monkeypatch: pytes
 
     monkeypatch.setattr(runtime, "resolve", missing)
     refused(2, "train", says=("tqdm is not installed for", "pip install"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGTERM ends a process there at once")
+def test_a_signal_does_not_take_the_place_of_an_error(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Torchrun ends the processes that survive while one of them is about to say what happened."""
+    say = cli._report
+
+    def interrupted(line: str, exit_code: int) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return say(line, exit_code)
+
+    monkeypatch.setattr(cli, "_report", interrupted)
+    assert main(["nonsense"]) == UsageError.exit_code
+    assert capsys.readouterr().err.startswith("error: unknown command 'nonsense'")
+    monkeypatch.setattr(cli, "_dispatch", lambda arguments: 1 // 0)
+    assert main(["train"]) == 1
+    assert capsys.readouterr().err.startswith("error: unexpected ZeroDivisionError")
