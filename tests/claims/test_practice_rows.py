@@ -43,7 +43,7 @@ OVERTRAINED = ("plain", "dropout 0.1", "dropout 0.2", "dropout 0.4")
         ("C24", tuple(selection.NOISY), {"weight_decay", "beta2", "lr", "min_lr"}),
         ("C26", ("relu", "without LayerNorm"), {"norm"}),
         ("C27", ("1 layer", "plain", "16 layers"), {"n_layer", "n_embd"}),
-        ("C27", ("two steps, 1 layer", "two steps, 4 layers"), {"n_layer", "n_embd"}),
+        ("C27", ("1 layer, all the text", "4 layers, all the text"), {"n_layer", "n_embd"}),
     ],
 )
 def test_arms_differ_in_what_they_say_alone(claim: str, arms: tuple[str, ...], flags: set[str]) -> None:
@@ -59,6 +59,7 @@ def test_arms_differ_in_what_they_say_alone(claim: str, arms: tuple[str, ...], f
         (("C21", "plain"), ("C22", "plain")),
         (("C21", "plain"), ("C27", "plain")),
         (("C20", "relu"), ("C26", "relu")),
+        (("C27", "4 layers, all the text"), ("C20", "relu")),
         (("C24", "β2 0.98"), ("C25", "β2 0.98")),
     ],
 )

@@ -6,13 +6,15 @@ import math
 from collections.abc import Sequence
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Column, Condition, Effect, Gate, Series
-from minigpt.claims.effects import beyond, chosen, figure, health, loss, measured, worse
+from minigpt.claims.effects import beyond, chosen, figure, health, loss, loss_of, measured, worse
 from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, trained
 from minigpt.experiments.arms import Arm, Times
 
 PLAIN = "plain"
-OVERTRAINED = {"train_tokens": 40_000}  # so that the base's steps read the text about twenty times
+SCARCE = {"train_tokens": 40_000}
+# The text is read about twenty times. Read twice as often, a model without a remedy ends behind a trigram.
+OVERTRAINED = {**SCARCE, "steps": Times(0.5)}
 LEAST_GAP = 0.05  # nats between loss on the text trained on and on new text
 
 DROPOUTS = {PLAIN: 0.0, "dropout 0.1": 0.1, "dropout 0.2": 0.2, "dropout 0.4": 0.4}
@@ -26,11 +28,9 @@ EARLY_SHARE = 0.1
 PATIENCES = (1, 2, 3, 5)
 
 SHALLOW, DEEP = "1 layer", "16 layers"
-HOP = {"corpus": "task:twohop"}
-LEAST_ACCURACY = 0.1
-LEAST_LEARNT = 0.5  # accuracy at which a task counts as learnt
+SHALLOW_ON_ALL, PLAIN_ON_ALL = "1 layer, all the text", "4 layers, all the text"
 
-_gap, _accuracy = measured("gap", "gap"), measured("accuracy", "accuracy")
+_gap = measured("gap", "gap")
 
 
 def _gap_of(arm: str) -> tuple[str, Effect]:
@@ -211,7 +211,7 @@ C23 = Claim(
     tag="measurable",
     forecast="yes, where the text is read many times",
     expected="SUPPORTED",
-    arms={LONG: Arm({**OVERTRAINED, "steps": Times(2), "eval_every": Times(2), "eval_tokens": 0})},
+    arms={LONG: Arm({**SCARCE, "steps": Times(2), "eval_every": Times(2), "eval_tokens": 0})},
     measurements={LONG: ("ngrams",)},
     gates=(
         Gate(
@@ -254,55 +254,42 @@ C27 = Claim(
     id="C27",
     where="B7",
     quote="if the network is too deep, it can lead to overfitting",
-    statement="Of equally large GPTs, a deeper one overfits more, and a shallow one fails at a task of two steps.",
+    statement="Of equally large GPTs, a deeper one overfits more where text is scarce, and a shallow one learns less.",
     meaning=(
         "1, 4 and 16 layers with equal parameters in them. True if on 40,000 tokens, read over and over, the gap "
         "between new text and the text trained on is at least 0.05 nats wider with 16 layers than with 4, and if on "
-        "a task of two look-ups 4 layers are right at least 0.1 more often than one."
+        "all the text one layer ends at least 0.01 nats above four."
     ),
     tag="measurable",
-    forecast="gap flat; a shallow model fails at two steps",
+    forecast="gap flat; a shallow model learns less",
     expected="REFUTED",
     arms={
         SHALLOW: Arm(_depth(0.25, **OVERTRAINED)),
         PLAIN: Arm(OVERTRAINED),
         DEEP: Arm(_depth(4.0, **OVERTRAINED)),
-        "two steps, 1 layer": Arm(_depth(0.25, **HOP)),
-        "two steps, 4 layers": Arm(HOP),
+        SHALLOW_ON_ALL: Arm(_depth(0.25)),
+        PLAIN_ON_ALL: Arm(),
     },
     measurements={
         **dict.fromkeys((SHALLOW, DEEP), ("gap",)),
         PLAIN: ("gap", "ngrams"),
-        **dict.fromkeys(("two steps, 1 layer", "two steps, 4 layers"), ("accuracy",)),
+        PLAIN_ON_ALL: ("ngrams",),
     },
-    gates=(
-        *_OVERFITS,
-        control(
-            "two look-ups are learnt by 4 layers: accuracy",
-            "share",
-            LEAST_LEARNT,
-            figure("two steps, 4 layers", "accuracy", "accuracy"),
-        ),
-    ),
+    gates=(*_OVERFITS, trained(PLAIN_ON_ALL)),
     conditions=(
         Condition("16 layers widen the gap", "nats", LEAST_GAP, beyond(_gap, DEEP, PLAIN)),
-        Condition(
-            "accuracy of 4 layers, less that of one",
-            "share",
-            LEAST_ACCURACY,
-            beyond(_accuracy, "two steps, 4 layers", "two steps, 1 layer"),
-        ),
+        Condition("one layer: loss above that of four", "nats", DELTA, worse(SHALLOW_ON_ALL, PLAIN_ON_ALL)),
     ),
     finding=(
         "The gap between new text and the 40,000 tokens trained on is {shallow} nats with 1 layer, {plain} with 4, "
-        "{deep} with 16 of as many parameters; two look-ups are right in {one} of cases with 1 layer, {four} with 4."
+        "{deep} with 16 of as many parameters; on all the text 1 layer ends at {one} nats, 4 at {four}."
     ),
     numbers={
         "shallow": _gap_of(SHALLOW),
         "plain": _gap_of(PLAIN),
         "deep": _gap_of(DEEP),
-        "one": ("share", figure("two steps, 1 layer", "accuracy", "accuracy")),
-        "four": ("share", figure("two steps, 4 layers", "accuracy", "accuracy")),
+        "one": loss_of(SHALLOW_ON_ALL),
+        "four": loss_of(PLAIN_ON_ALL),
     },
     series=(
         Series(
@@ -317,9 +304,7 @@ C27 = Claim(
     tables=(
         ArmFigures("Losses on old and new text", _FITTING, (SHALLOW, PLAIN, DEEP)),
         ArmFigures(
-            "A task of two look-ups",
-            {"accuracy": _accuracy, "loss": loss},
-            ("two steps, 1 layer", "two steps, 4 layers"),
+            "On all the text", {"loss": loss, "dead share": health("dead_fraction")}, (SHALLOW_ON_ALL, PLAIN_ON_ALL)
         ),
     ),
 )
