@@ -157,7 +157,7 @@ def test_what_is_known_is_the_ledgers() -> None:
     assert len(quoted) > 3
     for finding, claim in quoted:
         assert finding == claims[claim]["finding"]
-    found = {"SUPPORTED": "Supported", "REFUTED": "Refuted", "INCONCLUSIVE": "Undecided", "VOID": "Void, .*?"}
+    found = {"SUPPORTED": "Supported", "REFUTED": "Refuted", "INCONCLUSIVE": "Inconclusive", "VOID": "Void, .*?"}
     for verdict, word in found.items():
         named = [name for name, entry in claims.items() if entry["status"] == "judged" and entry["verdict"] == verdict]
         listed = re.search(rf"{word}: ((?:C\d+(?:, )?)+)", section)

@@ -114,7 +114,7 @@ HEALTH = (
         _DEAD,
     ),
     HealthColumn("verdicts/certified", "certified", "dead, and the weights prove it", _HOW_MANY, show=formats.count),
-    HealthColumn("verdicts/dead", "dead", "silent on every token, but not proven", _HOW_MANY, show=formats.count),
+    HealthColumn("verdicts/dead", "dead", "h = 0 on every token, but not proven", _HOW_MANY, show=formats.count),
     HealthColumn("verdicts/rare", "rare", f"fire, but {_RARELY}", _HOW_MANY, show=formats.count),
     HealthColumn("verdicts/alive", "alive", "fire more often than that", _HOW_MANY, show=formats.count),
     HealthColumn(

@@ -141,5 +141,7 @@ def _compared(source: Path, found: Imported) -> str:
     if found.logit_change is not None:
         return f"compared with transformers: largest change of a logit {found.logit_change:.1e} of the largest"
     if source.is_dir():
-        return "note: not compared with transformers, which is not installed; pip install 'minigpt[hf]'"
+        return (
+            "note: not compared with transformers, which is not installed; in minigpt's folder: pip install -e '.[hf]'"
+        )
     return "note: the logits were not compared; nanoGPT is no package"

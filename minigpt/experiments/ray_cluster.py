@@ -138,7 +138,7 @@ def _joined(address: str) -> Iterator[None]:
     try:
         import ray
     except ImportError as error:
-        advice = "install it with `pip install 'minigpt[cluster]'`"
+        advice = "install it with `pip install -e '.[cluster]'` in minigpt's folder"
         raise UsageError(f"--executor ray needs the package ray; it is not installed; {advice}") from error
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray will do by default
     _check_that_it_answers(address)

@@ -70,7 +70,7 @@ def require_transformers() -> None:
     try:
         import transformers  # noqa: F401
     except ImportError as reason:
-        raise UsageError(f"this needs transformers; {reason}; pip install 'minigpt[hf]'") from reason
+        raise UsageError(f"this needs transformers; {reason}; in minigpt's folder: pip install -e '.[hf]'") from reason
 
 
 def _weights(model: GPT) -> dict[str, Tensor]:

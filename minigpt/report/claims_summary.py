@@ -6,6 +6,7 @@ Every sentence follows by rule from verdicts; nothing is judged here.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minigpt.base import formats
@@ -25,7 +26,7 @@ PLACES = (
 )
 INTRODUCTION = (
     f"What the article “{ARTICLE}” claims, and what trainings of small GPTs show. "
-    "The rule that decides about a claim was fixed before anything was run."
+    "What decides about a claim is fixed before the trainings that judge it."
 )
 PICTURE = (
     "A row for each judged claim: the effect that decides it, less the margin it had to reach, in half-widths of its "
@@ -78,7 +79,7 @@ def parts(ledger: Record) -> list[Part]:
     return [
         Part("True of ReLU and of GPTs at this scale", true, "No claim is supported so far."),
         Part("Not true at this scale", false, "No claim is refuted so far."),
-        Part("Not known", unknown, "No claim that was run is undecided."),
+        Part("Not known", unknown, "No claim that was run is inconclusive."),
         Part(
             "Void: the trainings or the measure could not have shown it",
             void,
@@ -103,7 +104,7 @@ def _said(entry: Record) -> tuple[str, str, str]:
         failed = "; ".join(words.failure(gate) for gate in entry["gates"] if not gate["passed"])
         return "void", f"{statement} {failed[0].upper()}{failed[1:]}.", remark
     if status == "INCONCLUSIVE":
-        return "unknown", f"Undecided: {statement} {words.seeds_needed(entry)}", remark
+        return "unknown", f"Inconclusive: {statement} {words.seeds_needed(entry)}", remark
     if status == "stale":
         return "untested", f"Stale, found with other code, text, scale or measures and not counted: {statement}", ""
     if status == "incomplete":
@@ -146,27 +147,34 @@ def forecasts(ledger: Record) -> tuple[int, int]:
 
 
 def forecasts_sentence(ledger: Record) -> str:
-    """How good the forecasts were, all of them written before the first run."""
+    """How good the forecasts were, each written before its claim was run; of their words only the verdict is judged."""
     true, judged = forecasts(ledger)
     if not judged:
         return "No forecast has been judged yet."
-    return f"Of {formats.counted(judged, 'forecast')} that could be judged, {true} came true."
+    return f"Of {formats.counted(judged, 'forecast verdict')} that could be judged, {true} came true."
 
 
 def total_cost(ledger: Record) -> float:
     """Core-seconds of all claims that were judged; trainings and measurements that claims share count once."""
-    return sum(_costs(ledger).values())
+    return sum(_costs(_judged(ledger)).values())
 
 
 def cost_sentence(ledger: Record) -> str:
     """The cost of all verdicts, and how many trainings they took, those included that chose and were not judged."""
-    trainings = sum("-" not in name for name in _costs(ledger))  # a measurement's name is that of its cell and its own
+    # The name of a measurement is that of its cell and its own, with a dash between.
+    trainings = sum("-" not in name for name in _costs(_judged(ledger)))
     counted = f"{formats.counted(len(_judged(ledger)), 'verdict')} from {formats.counted(trainings, 'training')}"
-    return f"Cost: {words.core_seconds(total_cost(ledger))} for {counted}; shared trainings count once."
+    on_gpu = sum(_costs([entry for entry in _judged(ledger) if _accelerators(entry)]).values())
+    there = f" ({on_gpu:,.0f} of them on a GPU)" if on_gpu else ""
+    return f"Cost: {words.core_seconds(total_cost(ledger))}{there} for {counted}; shared trainings count once."
 
 
-def _costs(ledger: Record) -> dict[str, float]:
-    return {name: float(cost) for entry in _judged(ledger) for name, cost in entry["cost"]["each"].items()}
+def _costs(entries: Sequence[Record]) -> dict[str, float]:
+    return {name: float(cost) for entry in entries for name, cost in entry["cost"]["each"].items()}
+
+
+def _accelerators(entry: Record) -> list[str]:
+    return [name for name in entry["provenance"].get("accelerator", ()) if name != "None"]
 
 
 def scale_sentence(ledger: Record) -> str:

@@ -109,7 +109,7 @@ def arms_table(entry: Record) -> Table:
         Column.words("starts from", "start"),
         Column("mean loss, nats", lambda arm: mean(arm["losses"]), formats.fixed),
         Column("lowest to highest", "losses", _range),
-        Column("dead", lambda arm: mean(arm["dead"]), formats.percent),
+        Column("dead on validation text", lambda arm: mean(arm["dead"]), formats.percent),
         Column("diverged", "diverged", lambda number: f"{number} DIVERGED" if number else "0"),
         Column("seeds", "losses", lambda losses: str(len(losses))),
     )

@@ -26,7 +26,7 @@ whole, not who wrote it; a file from a stranger is safe because nothing that rea
 - **Watching changes nothing.** Evaluation, logging, sampling and reports draw no random number of the training.
 - **Damage is noticed.** Sizes and hashes are compared before anything is parsed.
 - **Mistakes cost one line.** `error: what; what was got; what to do`, an exit code, and nothing on disk changed.
-- **Stopping is quick.** Ctrl-C and SIGTERM commit a checkpoint within a batch and a save.
+- **Stopping is quick.** Ctrl-C and SIGTERM commit a checkpoint, as a rule within a batch and a save.
 
 """
 

@@ -21,7 +21,7 @@ CLAIMS = {claim.id: claim for claim in (*death.CLAIMS, *activations.CLAIMS)}
     ("claim", "arms", "flags"),
     [
         ("C1", tuple(death.DOSES), {"lr", "min_lr"}),
-        ("C1", ("default recipe", "rate x1"), {"schedule", "warmup_steps", "min_lr"}),
+        ("C1", ("base recipe", "rate x1"), {"schedule", "warmup_steps", "min_lr"}),
         ("C3", ("recycle dead", "recycle random"), {"init_surgery", "recycle"}),
         ("C3", ("as it is", "recycle dead"), {"init_surgery", "recycle", "recycle_every"}),
         ("C3", ("as it is", "memory cleared"), {"init_moments"}),
@@ -69,7 +69,7 @@ def test_the_rise_is_a_slope_over_tenfold_rates() -> None:
     figures = {
         (arm, 1, "deaths"): {"dead_fraction": 0.3 + 0.1 * math.log10(factor)} for arm, factor in death.DOSES.items()
     }
-    figures |= {(death.DEFAULT, 1, "deaths"): {"dead_fraction": 0.02}}
+    figures |= {(death.BASE, 1, "deaths"): {"dead_fraction": 0.02}}
     found = evidence({(arm, 1): 2.0 for arm in CLAIMS["C1"].arms}, figures=figures)
     assert effect(CLAIMS["C1"], found, number=1) == pytest.approx(0.1)
     assert effect(CLAIMS["C1"], found) == pytest.approx(0.02 - death.LEAST_DEAD)

@@ -255,4 +255,4 @@ def test_a_package_that_is_missing(
     """The line says what to install."""
     Path("some.gguf").write_bytes(b"GGUF")
     monkeypatch.setitem(sys.modules, package, None)
-    refused(2, f"audit {place} {RAW}", says=("pip install", "minigpt[hf]" if package == "transformers" else "gguf"))
+    refused(2, f"audit {place} {RAW}", says=("pip install", ".[hf]" if package == "transformers" else "gguf"))

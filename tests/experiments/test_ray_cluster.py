@@ -220,7 +220,7 @@ def test_a_machine_that_sees_something_else_does_nothing(
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(UsageError, match=r"not installed; install it with `pip install 'minigpt\[cluster\]'`"):
+    with pytest.raises(UsageError, match=r"not installed; install it with `pip install -e '\.\[cluster\]'`"):
         ray_executor(ExecutorOptions("ray"), 0, "cpu", Path("logs")).__enter__()
 
 

@@ -172,7 +172,7 @@ C7 = Claim(
         "In trained models all negative hidden values are set to 0, and each neuron is shifted so that its mean is as "
         "before: a bias could make good for the rest. True if this costs GELU and SiLU each at least 0.01 nats. It "
         "shows what trained models rely on, not what models need; the cost without the shift is shown beside, as are "
-        "ELU and Leaky ReLU with slope 0.5."
+        "ELU, which the article names, and Leaky ReLU with slope 0.5."
     ),
     tag="measurable",
     forecast="a clear cost for GELU and SiLU",
@@ -273,8 +273,8 @@ C9 = Claim(
     quote="can have a significant impact on the model’s performance",
     statement="Which of twelve activations a GPT has moves its loss by 0.05 nats or more.",
     meaning=(
-        "Twelve activations at equal parameters, each at its own learning rate. True if the worst ends at least "
-        "0.05 nats (5 % perplexity) above the best, both chosen on separate seeds."
+        "Twelve activations at equal parameters, each at the best learning rate known for it. True if the "
+        "worst ends at least 0.05 nats (5 % perplexity) above the best, both chosen on separate seeds."
     ),
     tag="measurable",
     forecast="a large range because of sigmoid and identity, at most 0.02 nats among ReLU, GELU and SiLU",

@@ -210,8 +210,8 @@ C44 = Claim(
         ),
     ),
     finding=(
-        "Layers as wide as the stream ended at {whole} nats, half as wide at {halved}; with half of their neurons "
-        "killed half way at {killed}, as much as a narrowing by {narrowing}."
+        "MLP layers as wide as the residual stream ended at {whole} nats, half as wide at {halved}; with half of their "
+        "neurons killed half way at {killed}, the loss of layers built {narrowing} narrower."
     ),
     numbers={
         "whole": loss_of(_WHOLE),
@@ -245,8 +245,8 @@ C47 = Claim(
     ),
     gates=(trained(_FULL), loses(_QUARTERED, _FULL), _as_many_died(_FULL_KILLED)),
     finding=(
-        "Layers of four times the stream's width ended at {full} nats, a quarter as wide at {quartered}; with half of "
-        "their neurons killed half way at {killed}."
+        "MLP layers of four times the stream's width ended at {full} nats, a quarter as wide at {quartered}; with half "
+        "of their neurons killed half way at {killed}."
     ),
     numbers={"full": loss_of(_FULL), "quartered": loss_of(_QUARTERED), "killed": loss_of(_FULL_KILLED)},
     series=_series(USUAL, (MIDDLE,)),

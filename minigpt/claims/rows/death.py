@@ -10,7 +10,7 @@ from minigpt.claims.evidence import Evidence
 from minigpt.claims.gates import control, deader, layers_matter, learnt_on, loses, trained
 from minigpt.experiments.arms import Arm, Times
 
-DEFAULT = "default recipe"
+BASE = "base recipe"
 DOSES = {"rate x1/4": 0.25, "rate x1": 1.0, "rate x2.5": 2.5, "rate x7.5": 7.5}
 HIGHEST = "rate x7.5"
 LEAST_DEAD = 0.005
@@ -57,7 +57,7 @@ def _rise(evidence: Evidence, seed: int) -> float:
 
 def _behind_trigram(evidence: Evidence, arm: str, seed: int) -> float:
     """How far a dose's loss is above that of a trigram: above 0, the model is broken."""
-    return evidence.loss(arm, seed) - evidence.figure(DEFAULT, seed, "ngrams", "trigram")
+    return evidence.loss(arm, seed) - evidence.figure(BASE, seed, "ngrams", "trigram")
 
 
 _closed = measured("expendability", "never_positive_fraction")
@@ -85,7 +85,7 @@ C1 = Claim(
     quote="ReLU can cause dead neurons",
     statement="ReLU neurons of a GPT die in training, unprovoked, and more of them at higher learning rates.",
     meaning=(
-        "Share of neurons with h = 0 on each of a million tokens of training text. True if with the default recipe it "
+        "Share of neurons with h = 0 on each of a million tokens of training text. True if with the base recipe it "
         "is above 0.5 %, and if it rises with a constant learning rate without warm-up. Doses that leave a model "
         "behind a trigram have broken it, and are shown as such."
     ),
@@ -93,38 +93,39 @@ C1 = Claim(
     forecast="0 to 20 % dead with the default recipe, 20 to 70 % when provoked",
     expected="SUPPORTED",
     arms={
-        DEFAULT: Arm(),
+        BASE: Arm(),
         **{name: dose(factor) for name, factor in DOSES.items()},
         PLANTED: Arm({"init_killed": PLANTED_SHARE}),
     },
-    measurements={**dict.fromkeys((*DOSES, PLANTED), ("deaths",)), DEFAULT: ("deaths", "ngrams")},
+    measurements={**dict.fromkeys((*DOSES, PLANTED), ("deaths",)), BASE: ("deaths", "ngrams")},
     conditions=(
         Condition(
-            "dead with the default recipe, beyond 0.5 %",
+            "dead with the base recipe, beyond 0.5 %",
             "share",
             0.0,
-            figure(DEFAULT, "deaths", "dead_fraction", LEAST_DEAD),
+            figure(BASE, "deaths", "dead_fraction", LEAST_DEAD),
         ),
         Condition("rise for each tenfold rate", "share", 0.0, _rise),
     ),
     gates=(
-        trained(DEFAULT),
+        trained(BASE),
         control(
-            f"{PLANTED}: dead, more than with the default recipe",
+            f"{PLANTED}: dead, more than with the base recipe",
             "share",
             LEAST_DEAD,
-            beyond(_dead, PLANTED, DEFAULT),
+            beyond(_dead, PLANTED, BASE),
         ),
     ),
     finding=(
-        "{unprovoked} of ReLU neurons died with the default recipe, {provoked} at 7.5 times its rate held constant; "
-        "loss {before} and {after} nats."
+        "{unprovoked} of ReLU neurons died with the ledger's base recipe, {provoked} at 7.5 times its rate held "
+        "constant; loss {before} and {after} nats, a trigram's {counted}."
     ),
     numbers={
-        "unprovoked": ("share", figure(DEFAULT, "deaths", "dead_fraction")),
+        "unprovoked": ("share", figure(BASE, "deaths", "dead_fraction")),
         "provoked": ("share", figure(HIGHEST, "deaths", "dead_fraction")),
-        "before": loss_of(DEFAULT),
+        "before": loss_of(BASE),
         "after": loss_of(HIGHEST),
+        "counted": ("nats", figure(BASE, "ngrams", "trigram")),
     },
     series=(
         Series(
@@ -195,8 +196,8 @@ C2 = Claim(
         ),
     ),
     finding=(
-        "{closed} of ReLU's neurons never open, {inert} are inert, {spared} can be spared; of GELU's {gelu_closed}, "
-        "{gelu_inert} and {gelu_spared}."
+        "On 65,536 tokens {closed} of ReLU's neurons never open, {inert} are inert and {spared} expendable; of GELU's "
+        "{gelu_closed}, {gelu_inert} and {gelu_spared}."
     ),
     numbers={
         f"{prefix}{name}": ("share", figure(arm, "expendability", key))
@@ -300,7 +301,7 @@ C4 = Claim(
     quote="which can reduce the model’s ability to learn",
     statement="A GPT with many dead neurons learns a new text less well, and because of them.",
     meaning=(
-        "Models of narrow layers, trained at a high dose and with the default recipe, then learn Python source instead "
+        "Models of narrow layers, trained at a high dose and with the base recipe, then learn Python source instead "
         "of prose. True if the first ends at least 0.01 nats above the second, and at least 0.01 nats above itself "
         "with its dead neurons recycled before the new text."
     ),

@@ -19,7 +19,8 @@ C36 = Claim(
     statement="Trainings that differ only in their seed end in different minima, some clearly worse than others.",
     meaning=(
         "Two trainings from different seeds; the loss on the straight line between them. True if it rises at least "
-        "0.1 nats above both ends' average, and if the ends lie at least 0.02 nats apart on average."
+        "0.1 nats above both ends' average, and if the ends lie at least 0.02 nats apart on average. Neurons are "
+        "not matched first: a barrier may mean no more than another order of the same neurons."
     ),
     tag="proxy",
     forecast="barriers between the minima, equal losses in them",

@@ -28,13 +28,14 @@ EVEN = "50 : 50"
 
 
 def _learnt(arm: str, percent: int) -> Gate:
-    """The planted ratio is learnt, or nothing can amplify it."""
-    return control(
-        f"{arm}: how far the share of the usual pronoun is within 0.05 of {percent} %",
-        "share",
-        0.0,
-        lambda evidence, seed: NEAR_PLANTED - abs(_share(evidence, arm, seed) - percent / 100),
-    )
+    """The planted ratio is learnt, or nothing can amplify it; to overshoot an uneven one is what is asked for."""
+
+    def found(evidence: Evidence, seed: int) -> float:
+        beyond_planted = _share(evidence, arm, seed) - percent / 100
+        return NEAR_PLANTED + (-abs(beyond_planted) if percent == 50 else beyond_planted)
+
+    name = "within 0.05 of 50 % by" if percent == 50 else f"above {percent - 100 * NEAR_PLANTED:g} % by"
+    return control(f"{arm}: the share of the usual pronoun is {name}", "share", 0.0, found)
 
 
 _share_killed = measured("pronouns", "share_killed")
@@ -44,7 +45,7 @@ C37 = Claim(
     id="C37",
     where="I3",
     quote="can result in biased or inappropriate content",
-    statement="ReLU, or neurons that are dead, make a GPT amplify a bias planted in its text.",
+    statement="ReLU, or neurons that are zeroed, make a GPT amplify a bias planted in its text.",
     meaning=(
         "In the text each profession has its usual pronoun in 90 of 100 sentences. The share of that pronoun where a "
         "model must choose. True if it is at least 0.02 higher with ReLU than with GELU, or after zeroing a random "

@@ -20,9 +20,10 @@ C33 = Claim(
     quote="can be difficult to interpret",
     statement="Fewer neurons of a GPT are detectors of a few characters with GELU and SwiGLU than with ReLU.",
     meaning=(
-        "A proxy: the share of neurons of which 95 % of the places where their input is positive have one of five "
-        "characters. True if ReLU's share is 5 percentage points larger than that of GELU and of SwiGLU. What people "
-        "find hard to interpret is not a figure that a program can take."
+        "A proxy: of the neurons that open often enough to be judged, the share of which 95 % of the places where "
+        "their input is positive have one of five characters. True if ReLU's share is 5 percentage points larger than "
+        "that of GELU and of SwiGLU. What people find hard to interpret is not a figure that a program can take, and "
+        "the article, which says it of all neural networks, compares no activations."
     ),
     tag="proxy",
     forecast="ReLU has more neurons that detect single tokens",
@@ -42,7 +43,10 @@ C33 = Claim(
             figure("relu", "token_detectors", "judged_share"),
         ),
     ),
-    finding="{relu} of ReLU's neurons detect a few characters, {gelu} of GELU's, {swiglu} of SwiGLU's.",
+    finding=(
+        "Of the neurons that open often enough to be judged, {relu} of ReLU's detect a few characters, {gelu} of "
+        "GELU's, {swiglu} of SwiGLU's."
+    ),
     numbers={spec: ("share", figure(spec, "token_detectors", "detector_share")) for spec in ("relu", *OTHERS)},
     tables=(
         ArmFigures(
