@@ -66,6 +66,15 @@ def test_the_prose_holds_for_the_numbers_beside_it() -> None:
     assert counts == sorted(counts, reverse=True)
 
 
+def test_the_verdicts_shown_are_the_ledgers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lesson ends with the ledger as it is published, not as it was when the notebook was executed."""
+    [cell] = [cell for cell in CODE if "ledger.json" in "".join(cell["source"])]
+    monkeypatch.setenv("LESSON_ROOT", str(ROOT))
+    namespace: dict[str, Any] = {"json": json, "os": os, "Path": Path}
+    found = execute_notebook.outputs_of("".join(cell["source"]), "verdicts", namespace, cell["execution_count"])
+    assert found == cell["outputs"]
+
+
 def test_there_are_five_exercises_with_answers() -> None:
     """Each is followed by a cell that answers it."""
     kinds = [(cell["cell_type"], "".join(cell["source"])) for cell in NOTEBOOK["cells"]]
