@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from minigpt.base import version
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from minigpt.interop.audit import audit
     from minigpt.interop.export_hf import export_hf
     from minigpt.interop.trainer_callback import DeadNeuronCallback
@@ -42,57 +44,29 @@ __version__ = version.VERSION
 
 def __getattr__(name: str) -> object:
     """Import one of the library's names; no other text is ever turned into an import."""
+    home: ModuleType
     match name:
-        case "GPT":
-            from minigpt.model import GPT
-
-            return GPT
-        case "GPTConfig":
-            from minigpt.model import GPTConfig
-
-            return GPTConfig
+        case "GPT" | "GPTConfig":
+            from minigpt import model as home
         case "RunConfig":
-            from minigpt.training.config import RunConfig
-
-            return RunConfig
-        case "train":
-            from minigpt.training.library import train
-
-            return train
-        case "load_run":
-            from minigpt.training.library import load_run
-
-            return load_run
-        case "generate":
-            from minigpt.training.library import generate
-
-            return generate
+            from minigpt.training import config as home
+        case "train" | "load_run" | "generate":
+            from minigpt.training import library as home
         case "find_mlps":
-            from minigpt.neurons.find_mlps import find_mlps
-
-            return find_mlps
+            from minigpt.neurons import find_mlps as home
         case "NeuronProbe":
-            from minigpt.neurons.probe import NeuronProbe
-
-            return NeuronProbe
+            from minigpt.neurons import probe as home
         case "LayerHealth":
-            from minigpt.neurons.health import LayerHealth
-
-            return LayerHealth
+            from minigpt.neurons import health as home
         case "audit":
-            from minigpt.interop.audit import audit
-
-            return audit
+            from minigpt.interop import audit as home
         case "DeadNeuronCallback":
-            from minigpt.interop.trainer_callback import DeadNeuronCallback
-
-            return DeadNeuronCallback
+            from minigpt.interop import trainer_callback as home
         case "export_hf":
-            from minigpt.interop.export_hf import export_hf
-
-            return export_hf
+            from minigpt.interop import export_hf as home
         case _:
             raise AttributeError(f"module 'minigpt' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(home, name)
 
 
 def __dir__() -> list[str]:

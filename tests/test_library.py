@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -88,10 +88,11 @@ def test_importing_minigpt_imports_no_more():
 def test_type_checkers_see_each_name():
     """The lazy names are imported for type checkers from where they are found at run time."""
     source = (ROOT / "minigpt/__init__.py").read_text(encoding="utf-8")
-    imports = re.findall(r"^ +from (\S+) import ([\w, ]+)$", source, flags=re.MULTILINE)
-    places = Counter((module, name) for module, names in imports for name in names.split(", "))
-    assert sorted(name for _, name in places) == sorted(NAMES)
-    assert set(places.values()) == {2}
+    imports = re.findall(r"^    from (minigpt\.\S+) import ([\w, ]+)$", source, flags=re.MULTILINE)
+    homes = {name: module for module, names in imports for name in names.split(", ")}
+    assert sorted(homes) == sorted(NAMES)
+    for name, module in homes.items():
+        assert getattr(minigpt, name) is getattr(importlib.import_module(module), name)
     assert (ROOT / "minigpt/py.typed").exists()
 
 
