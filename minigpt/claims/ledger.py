@@ -28,7 +28,6 @@ from minigpt.training.code_version import code_hash
 from minigpt.training.config import RunConfig
 
 FORMAT = 2
-READABLE = (1, FORMAT)  # the first one only to be judged again
 Record = dict[str, Any]
 _WITH_EFFECTS = ("judged", "incomplete", "stale")
 # How a training is computed, and not what is trained.
@@ -36,8 +35,8 @@ _OF_THE_MACHINE = frozenset({"device", "dtype", "threads", "compile", "attention
 Cells = Mapping[tuple[str, int], Cell | None]
 
 
-def read_ledger(directory: Path, formats: Collection[int] = (FORMAT,)) -> Record:
-    """Read `ledger.json`, of the current format unless others will do.
+def read_ledger(directory: Path) -> Record:
+    """Read `ledger.json`.
 
     Raises:
         CheckpointError: there is none, it was altered, or another version wrote it.
@@ -46,8 +45,8 @@ def read_ledger(directory: Path, formats: Collection[int] = (FORMAT,)) -> Record
     if not path.is_file():
         raise CheckpointError(f"no ledger at {directory}; it has no {LEDGER_FILE}; run a claim: minigpt claims run C5")
     ledger = storage.read_sealed(path, CheckpointError)
-    if ledger is None or ledger.get("format") not in formats:
-        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims judge`")
+    if ledger is None or ledger.get("format") != FORMAT:
+        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims report`")
     return ledger
 
 
@@ -149,7 +148,7 @@ def is_same_question(claim: Claim, earlier: Record, planner: Planner) -> bool:
     seed = earlier["seeds"][0]
     arms = {name: settings_of(arm, planner.configuration(arm, seed)) for name, arm in claim.arms.items()}
     same_arms = all(arms.get(arm["name"]) == arm["settings"] for arm in earlier["arms"])
-    return conditions == stored and claim.choosing == earlier.get("plan", {"choosing": 0})["choosing"] and same_arms
+    return conditions == stored and claim.choosing == earlier["plan"]["choosing"] and same_arms
 
 
 def _holds(claim: Claim, earlier: Record, scale: Scale, planner: Planner) -> bool:
@@ -267,10 +266,8 @@ def _command(claim: Claim, scale: Scale) -> str:
 
 
 def _earlier_entries(directory: Path) -> dict[str, Record]:
-    """The entries on disk; those that do not name their base and code have those of the ledger."""
+    """The entries on disk, by claim."""
     try:
-        ledger = read_ledger(directory)
+        return {entry["id"]: entry for entry in read_ledger(directory)["claims"]}
     except CheckpointError:
         return {}
-    common = {"base": ledger["scale"]["base"], "code": ledger["code"]}
-    return {entry["id"]: common | entry for entry in ledger["claims"]}

@@ -33,20 +33,19 @@ def rejudged(ledger: Record, claims: Iterable[Claim], planner: Planner, sizes: M
 def _entry(claim: Claim, earlier: Record | None, planner: Planner, family_size: int) -> Record:
     if earlier is None or "arms" not in earlier or not claim.can_run:
         return entries.describe(claim)
-    plan = _plan(earlier)
+    plan = Plan(tuple(earlier["plan"]["looks"]), earlier["plan"]["choosing"])
     looks = len(plan.looks)
     alphas = judging.strictest_alphas(claim.family, family_size, earlier["rule"], len(earlier["conditions"]), looks)
     conditions = [_condition(stored, alphas) for stored in earlier["conditions"]]
     described = entries.describe(claim, plan)
     if earlier["status"] == "stale" or not is_same_question(claim, earlier, planner):
         told = {"gates": described["gates"], "plan": described["plan"], "conditions": conditions}
-        return {"finding": None, **earlier, **told, "status": "stale"}
+        return {**earlier, **told, "status": "stale"}
     judged = [judging.JudgedCondition(**{name: stored[name] for name in _FIGURES}) for stored in conditions]
     return {
         **earlier,
         **described,
         "status": "judged" if len(earlier["seeds"]) in plan.looks else "incomplete",
-        "finding": earlier.get("finding"),
         "gates": _gates(claim, earlier, planner),
         "conditions": conditions,
         "series": _retitled(earlier["series"], claim.series),
@@ -62,17 +61,11 @@ def _retitled(stored: list[Record], pictures: Sequence[Series]) -> list[Record]:
     return [{**each, **words} for each, words in zip(stored, told, strict=True)]
 
 
-def _plan(earlier: Record) -> Plan:
-    """The plan that the claim was run by; before there were plans, the seeds that it declared."""
-    plan = earlier.get("plan", {"looks": [earlier["seeds_declared"]], "choosing": 0})
-    return Plan(tuple(plan["looks"]), plan["choosing"])
-
-
 def _condition(stored: Record, alphas: tuple[float, float]) -> Record:
     """A condition judged again; as it was where an effect was infinite, of which JSON keeps no sign."""
     effects = {each["seed"]: each["effect"] for each in stored["effects"]}
     if None in effects.values():
-        return {**dict.fromkeys(("p_below",), 1.0), "clears": False, **stored}
+        return stored
     found = judging.judge_condition(effects, stored["margin"])
     return {
         **{name: stored[name] for name in ("name", "unit", "margin", "effects")},
@@ -85,7 +78,7 @@ def _condition(stored: Record, alphas: tuple[float, float]) -> Record:
 
 
 def _gates(claim: Claim, earlier: Record, planner: Planner) -> list[Record]:
-    stored = {gate["name"]: gate for gate in earlier.get("gates", ()) if "values" in gate}
+    stored = {gate["name"]: gate for gate in earlier["gates"]}
     unknown = any(gate.name not in stored for gate in claim.gates)
     evidence = Evidence(_results(earlier), _counted(claim, earlier, planner) if unknown else {})
     return [_gate(gate, stored.get(gate.name), evidence, earlier["seeds"]) for gate in claim.gates]

@@ -167,12 +167,12 @@ def _report(values: argparse.Namespace) -> int:
 def _judge(values: argparse.Namespace) -> int:
     """Judge the stored values again, at the scale that they have, and draw the pages."""
     from minigpt.claims.catalogue import CLAIMS
-    from minigpt.claims.ledger import READABLE, family_sizes, read_ledger, seal
+    from minigpt.claims.ledger import family_sizes, read_ledger, seal
     from minigpt.claims.rejudging import rejudged
     from minigpt.experiments.arms_to_cells import Planner
 
     _none_named(values)
-    earlier = read_ledger(values.out, READABLE)
+    earlier = read_ledger(values.out)
     planner = Planner(earlier["scale"]["base"], LedgerOptions.cells_dir, threads=1)
     claims = rejudged(earlier, CLAIMS.values(), planner, family_sizes())
     ledger = seal(values.out, {name: earlier[name] for name in ("scale", "code")}, claims)
