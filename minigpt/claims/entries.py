@@ -17,6 +17,7 @@ from minigpt.claims.evidence import Evidence
 from minigpt.claims.judging import finite
 
 Record = dict[str, Any]
+_JUDGED = tuple(field.name for field in dataclasses.fields(judging.JudgedCondition))
 
 
 def describe(claim: Claim, plan: Plan | None = None) -> Record:
@@ -37,30 +38,40 @@ def describe(claim: Claim, plan: Plan | None = None) -> Record:
         "plan": {"looks": list(plan.looks), "choosing": plan.choosing},
         "status": "not run" if claim.can_run else "not measured",
         "verdict": None,
-        "conditions": [{"name": c.name, "unit": c.unit, "margin": c.margin} for c in claim.conditions],
+        "conditions": [_described_condition(condition) for condition in claim.conditions],
         "gates": [_described_gate(gate) for gate in claim.gates],
     }
 
 
 def judged(claim: Claim, evidence: Evidence, seeds: Sequence[int], plan: Plan, family_size: int) -> Record:
-    """A claim's entry without its verdict, which needs the family: gates, conditions, pictures, tables.
-
-    Its status is "incomplete" before the seeds of the first look are there: a peek decides nothing.
-    """
+    """A claim's entry without its verdict, which needs the family: gates, conditions, pictures, tables."""
     looks = len(plan.looks)
     alphas = judging.strictest_alphas(claim.family, family_size, claim.rule, len(claim.conditions), looks)
-    conditions = [_condition(condition, evidence, seeds, alphas) for condition in claim.conditions]
-    together = judging.combine([found for _, found in conditions], claim.rule, looks)
+    conditions = [
+        judged_condition(_described_condition(c), {seed: c.effect(evidence, seed) for seed in seeds}, alphas)
+        for c in claim.conditions
+    ]
     return {
         **describe(claim, plan),
-        "status": "judged" if len(seeds) in plan.looks else "incomplete",
         "seeds": list(seeds),
         "finding": _finding(claim, evidence, seeds),
         "gates": [judged_gate(gate, {seed: gate.value(evidence, seed) for seed in seeds}) for gate in claim.gates],
-        "conditions": [record for record, _ in conditions],
-        **dataclasses.asdict(together),
+        **concluded(claim, plan, seeds, conditions),
         "series": [_series(series, evidence, seeds) for series in claim.series],
         "tables": [_arm_figures(figures, claim, evidence, seeds) for figures in claim.tables],
+    }
+
+
+def concluded(claim: Claim, plan: Plan, seeds: Sequence[int], conditions: Sequence[Record]) -> Record:
+    """What the judged conditions of a claim say, by themselves and together.
+
+    The status is "incomplete" before the seeds of the first look are there: a peek decides nothing.
+    """
+    found = [judging.JudgedCondition(**{name: condition[name] for name in _JUDGED}) for condition in conditions]
+    return {
+        "status": "judged" if len(seeds) in plan.looks else "incomplete",
+        "conditions": conditions,
+        **dataclasses.asdict(judging.combine(found, claim.rule, len(plan.looks))),
     }
 
 
@@ -126,20 +137,19 @@ def judged_gate(gate: Gate, values: Mapping[int, float]) -> Record:
     }
 
 
-def _condition(
-    condition: Condition, evidence: Evidence, seeds: Sequence[int], alphas: tuple[float, float]
-) -> tuple[Record, judging.JudgedCondition]:
-    effects = {seed: condition.effect(evidence, seed) for seed in seeds}
-    found = judging.judge_condition(effects, condition.margin)
-    record = {
-        "name": condition.name,
-        "unit": condition.unit,
-        "margin": condition.margin,
+def _described_condition(condition: Condition) -> Record:
+    return {"name": condition.name, "unit": condition.unit, "margin": condition.margin}
+
+
+def judged_condition(described: Record, effects: Mapping[int, float], alphas: tuple[float, float]) -> Record:
+    """A condition with its effects by seed, and what they say by themselves."""
+    found = judging.judge_condition(effects, described["margin"])
+    return {
+        **described,
         "effects": [{"seed": seed, "effect": finite(effect)} for seed, effect in effects.items()],
         **dataclasses.asdict(found),
-        "seeds_to_decide": judging.seeds_to_decide(found, condition.margin, alphas),
+        "seeds_to_decide": judging.seeds_to_decide(found, described["margin"], alphas),
     }
-    return record, found
 
 
 # ------------------------------------------------------------------------------------------------ what the pages draw

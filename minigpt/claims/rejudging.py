@@ -6,7 +6,6 @@ arms. A gate whose figures the ledger does not hold counts as not measured, and 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +19,6 @@ from minigpt.claims.measurements.prediction import MOST_COUNTED, ngram_losses
 from minigpt.experiments.arms_to_cells import Planner
 
 Record = dict[str, Any]
-_FIGURES = tuple(field.name for field in dataclasses.fields(judging.JudgedCondition))
 
 
 def rejudged(ledger: Record, claims: Iterable[Claim], planner: Planner, sizes: Mapping[str, int]) -> list[Record]:
@@ -34,22 +32,20 @@ def _entry(claim: Claim, earlier: Record | None, planner: Planner, family_size: 
     if earlier is None or "arms" not in earlier or not claim.can_run:
         return entries.describe(claim)
     plan = Plan(tuple(earlier["plan"]["looks"]), earlier["plan"]["choosing"])
-    looks = len(plan.looks)
-    alphas = judging.strictest_alphas(claim.family, family_size, earlier["rule"], len(earlier["conditions"]), looks)
+    alphas = judging.strictest_alphas(
+        claim.family, family_size, earlier["rule"], len(earlier["conditions"]), len(plan.looks)
+    )
     conditions = [_condition(stored, alphas) for stored in earlier["conditions"]]
     described = entries.describe(claim, plan)
     if earlier["status"] == "stale" or not is_same_question(claim, earlier, planner):
         told = {"gates": described["gates"], "plan": described["plan"], "conditions": conditions}
         return {**earlier, **told, "status": "stale"}
-    judged = [judging.JudgedCondition(**{name: stored[name] for name in _FIGURES}) for stored in conditions]
     return {
         **earlier,
         **described,
-        "status": "judged" if len(earlier["seeds"]) in plan.looks else "incomplete",
         "gates": _gates(claim, earlier, planner),
-        "conditions": conditions,
+        **entries.concluded(claim, plan, earlier["seeds"], conditions),
         "series": _retitled(earlier["series"], claim.series),
-        **dataclasses.asdict(judging.combine(judged, claim.rule, looks)),
     }
 
 
@@ -66,12 +62,7 @@ def _condition(stored: Record, alphas: tuple[float, float]) -> Record:
     effects = {each["seed"]: each["effect"] for each in stored["effects"]}
     if None in effects.values():
         return stored
-    found = judging.judge_condition(effects, stored["margin"])
-    return {
-        **{name: stored[name] for name in ("name", "unit", "margin", "effects")},
-        **dataclasses.asdict(found),
-        "seeds_to_decide": judging.seeds_to_decide(found, stored["margin"], alphas),
-    }
+    return entries.judged_condition(stored, effects, alphas)
 
 
 # --------------------------------------------------------------------------------------------------------------- gates
