@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from minigpt.claims.claim import DELTA, Effect, Gate
@@ -57,9 +56,5 @@ def control(name: str, unit: str, least: float, value: Effect) -> Gate:
 
 def loses(arm: str, reference: str, least: float = DELTA) -> Gate:
     """An arm that is known to be worse is found to be worse."""
-
-    def more(evidence: Evidence, seed: int) -> float:
-        lost = evidence.loss(arm, seed) - evidence.loss(reference, seed)
-        return lost if math.isfinite(lost) else math.nan
-
-    return control(f"{arm}, known to be worse than {reference}: its loss above", "nats", least, more)
+    name = f"{arm}, known to be worse than {reference}: its loss above"
+    return control(name, "nats", least, worse(arm, reference))

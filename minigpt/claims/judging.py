@@ -132,7 +132,7 @@ def decide(p_adjusted: float, p_below_adjusted: float, meets: bool, alpha: float
 
 def passes(values: Sequence[float], least: float) -> bool:
     """Whether a gate is passed: its mean is at least `least`, and no seed is without a value."""
-    return bool(values) and math.fsum(values) / len(values) >= least if all(map(math.isfinite, values)) else False
+    return bool(values) and all(map(math.isfinite, values)) and math.fsum(values) / len(values) >= least
 
 
 # ------------------------------------------------------------------------------------------------ how many would decide

@@ -44,11 +44,6 @@ def named_cell(arm: str, config: RunConfig, data: str, cells_dir: str, purpose: 
     return Cell(arm, purpose, config, identity | parent_identity(config), Path(cells_dir))
 
 
-def tokens_per_step(config: RunConfig) -> int:
-    """Tokens that one update learns from."""
-    return config.batch_size * config.grad_accumulation * config.block_size
-
-
 # ------------------------------------------------------------------------------------- arms that start from each other
 
 
@@ -196,7 +191,7 @@ def describe_arm(arm: ResolvedArm, reference: ResolvedArm) -> dict[str, Any]:
             "d_ff": list(arm.widths),
             "flops_per_token": arm.flops_per_token,
             "steps": arm.config.steps,
-            "tokens": arm.config.steps * tokens_per_step(arm.config),
+            "tokens": arm.config.steps * arm.config.tokens_per_step,
             "same_windows": _windows(arm) == _windows(reference),
             "same_start": _shared_start(arm, reference),
         },
@@ -251,7 +246,7 @@ def _compiling_repays(question: Question, arms: list[ResolvedArm]) -> bool:
     On a CPU each architecture is compiled once for all its cells (`compile_once.py`); elsewhere every cell compiles,
     and has to repay that itself.
     """
-    flops = [arm.flops_per_token * tokens_per_step(arm.config) for arm in arms]
+    flops = [arm.flops_per_token * arm.config.tokens_per_step for arm in arms]
     if arms[0].config.device != "cpu":
         chosen = [runtime.resolve_compile(arm.config, each) for arm, each in zip(arms, flops, strict=True)]
         return all(config.compile == "on" for config in chosen)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minigpt.base import storage
 from minigpt.base.errors import StorageError
-from minigpt.experiments.arms_to_cells import ResolvedArm, tokens_per_step
+from minigpt.experiments.arms_to_cells import ResolvedArm
 from minigpt.experiments.processes import Executor, Job
 from minigpt.experiments.run_jobs import Task, run_all
 from minigpt.training.config import RunConfig
@@ -77,12 +77,12 @@ def measure_together(config: RunConfig, flops_per_token: int, executor: Executor
         run_all(tasks, executor, stop, "short trainings")
         found = [storage.read_json(result, StorageError) for result in results]
     step, evaluated = (statistics.fmean(one[name] for one in found) for name in ("step", "evaluated_token"))
-    return Pace(step, evaluated, tokens_per_step(config), flops_per_token)
+    return Pace(step, evaluated, config.tokens_per_step, flops_per_token)
 
 
 def cell_seconds(config: RunConfig, flops_per_token: int, pace: Pace, val_tokens: int) -> float:
     """Expected duration of a cell, by the operations that it takes and the pace at which another was measured."""
-    trained = config.steps * tokens_per_step(config)
+    trained = config.steps * config.tokens_per_step
     evaluations = math.ceil(config.steps / config.eval_every) if config.eval_every else 0
     on_the_way = evaluations * min(val_tokens, config.eval_tokens or val_tokens)
     seconds = trained * pace.step / pace.tokens_per_step + (on_the_way + val_tokens) * pace.evaluated_token
