@@ -22,7 +22,7 @@ from minigpt.base.errors import DivergedError, UsageError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.interop.audit_answer import answer, published
 from minigpt.interop.audit_table import audit_table
-from minigpt.interop.audit_text import AuditText, read_text
+from minigpt.interop.audit_text import AuditOptions, AuditText, read_text
 from minigpt.interop.count_sites import PARTIAL, Tally, count_sites, write_partial
 from minigpt.interop.open_model import OpenedModel, open_model
 from minigpt.interop.open_module import open_module
@@ -40,6 +40,8 @@ from minigpt.neurons.site_probe import known_activation
 from minigpt.neurons.slopes import undefined_slope
 from minigpt.training import runtime
 
+__all__ = ["RECORD", "TABLE", "Audit", "AuditOptions", "audit", "write"]
+
 FORMAT_VERSION = 1
 RECORD, TABLE = "audit.json", "audit.csv"
 LONGEST_CONTEXT = 2048  # tokens of a window unless another number is asked for
@@ -47,29 +49,6 @@ _BATCH_TOKENS = {"cpu": 4_096, "cuda": 65_536, "mps": 16_384}
 _ROUNDINGS = 64  # by which another last token may change what comes before it
 NO_Z = "z could not be told from what the activation reads"
 _TRACED = (1, 16)  # windows and tokens that show where the neurons are
-
-
-@dataclass(frozen=True)
-class AuditOptions:
-    """What is counted on, and how; None and 0 leave the choice to the model or the machine.
-
-    position_0   `include`, `exclude` or `both`: whether the first token of a window counts
-    slopes       whether slopes are taken too, which takes longer
-    expendable   tokens that are predicted to find which neurons could go; 0 for not
-    """
-
-    texts: tuple[str, ...] = ()
-    split: str | None = None
-    text_field: str | None = None
-    tokens: int | None = None
-    context: int = 0
-    dtype: str = "float32"
-    position_0: str = "include"
-    slopes: bool = False
-    expendable: int = 0
-    tokenizer: str | None = None
-    device: str = "auto"
-    batch_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -117,9 +96,7 @@ def _audit(opened: OpenedModel, options: AuditOptions, out: Path | None, ids: Te
     context = options.context or min(opened.context, LONGEST_CONTEXT)
     if context > opened.context:
         raise UsageError(f"context is too large; got {context}; {opened.name} was made for {opened.context}")
-    text = read_text(
-        opened, options.texts, options.split, options.text_field, options.tokens, context, options.expendable, ids
-    )
+    text = read_text(opened, options, context, ids)
     example = next(text.batches(_TRACED[0]))[:, : _TRACED[1]].to(device)
     _refuse_not_finite(opened, example)
     _refuse_looking_ahead(opened, example)

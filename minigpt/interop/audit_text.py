@@ -29,6 +29,29 @@ LOSS_CONTEXT = 512
 
 
 @dataclass(frozen=True)
+class AuditOptions:
+    """What is counted on, and how; None and 0 leave the choice to the model or the machine.
+
+    position_0   `include`, `exclude` or `both`: whether the first token of a window counts
+    slopes       whether slopes are taken too, which takes longer
+    expendable   tokens that are predicted to find which neurons could go; 0 for not
+    """
+
+    texts: tuple[str, ...] = ()
+    split: str | None = None
+    text_field: str | None = None
+    tokens: int | None = None
+    context: int = 0
+    dtype: str = "float32"
+    position_0: str = "include"
+    slopes: bool = False
+    expendable: int = 0
+    tokenizer: str | None = None
+    device: str = "auto"
+    batch_tokens: int = 0
+
+
+@dataclass(frozen=True)
 class AuditText:
     """Windows of `context` ids, `start` at the beginning of each, and where they come from.
 
@@ -67,29 +90,21 @@ class AuditText:
         return torch.cat([start, inputs], dim=1)
 
 
-def read_text(
-    opened: OpenedModel,
-    specs: Sequence[str],
-    split: str | None,
-    text_field: str | None,
-    tokens: int | None,
-    context: int,
-    held_out: int = 0,
-    given: Tensor | None = None,
-) -> AuditText:
-    """Read what is to be counted on: about `tokens` ids of the corpora `specs`, one after the other.
+def read_text(opened: OpenedModel, options: AuditOptions, context: int, given: Tensor | None = None) -> AuditText:
+    """Read what is to be counted on: about `tokens` ids of the texts, one after the other, in windows of `context`.
 
-    Besides, about `held_out` ids are held out; no more than half of a short text. Ids (N,) that are `given` take the
+    Besides, about `expendable` ids are held out; no more than half of a short text. Ids (N,) that are `given` take the
     place of a text.
 
-    No `specs` means the run's own text, or the default corpus. `split` None is the whole text, since nothing is trained
-    on it; for a run of ours val, as `minigpt neurons` does, or train if more `tokens` are asked for than val has.
+    No texts mean the run's own, or the default corpus. `split` None is the whole text, since nothing is trained on it;
+    for a run of ours val, as `minigpt neurons` does, or train if more `tokens` are asked for than val has.
 
     Raises:
         DataError: there is no tokenizer, an id is outside the vocabulary, or the text is shorter than one context.
         UsageError: options that do not fit together.
     """
-    wanted = tokens or DEFAULT_TOKENS
+    specs, split, text_field = options.texts, options.split, options.text_field
+    wanted, held_out = options.tokens or DEFAULT_TOKENS, options.expendable
     start = opened.tokenizer.window_start if isinstance(opened.tokenizer, TheirTokenizer) else ()
     spare = min(context, LOSS_CONTEXT) - len(start)
     limit = wanted + context + 1 + (held_out + spare if held_out else 0)
@@ -103,7 +118,7 @@ def read_text(
             raise UsageError("raw ids are one file without parts and fields; got more; leave the other options out")
         chosen, ids = "all", _raw_ids(Path(specs[0]), opened.vocab_size)[:limit]
     else:
-        chosen, ids = _encoded(opened, specs, _parts(opened, split, tokens), text_field, limit)
+        chosen, ids = _encoded(opened, specs, _parts(opened, split, options.tokens), text_field, limit)
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < opened.vocab_size:
         wrong = int(ids.max() if ids.max() >= opened.vocab_size else ids.min())
         raise DataError(f"{corpus} has id {wrong}; {opened.name} knows {opened.vocab_size:,}; give its own --tokenizer")

@@ -199,19 +199,24 @@ def read_partial(path: Path, identity: dict[str, Any]) -> Tally | None:
         with safe_open(path, "pt") as file:
             state = json.loads(file.metadata()["state"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (it is no mapping)
-        changed = sorted(key for key in identity if state["identity"].get(key) != identity[key])
         parts = {
             part: [_restored(numbers, _under(f"{part}/{index}/", tensors)) for index, numbers in enumerate(known)]
             for part, known in state["parts"].items()
         }
+        check_identity(path, "audit", state["identity"], identity)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError) as reason:
         raise CheckpointError(f"{path} is damaged; {reason}; --overwrite begins again") from reason
+    return Tally(state["batches"], state["seconds"], parts)
+
+
+def check_identity(path: Path, what: str, stored: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+    """Raise `CheckpointError` if what was left unfinished at `path` is of another model, text or setting."""
+    changed = sorted(key for key in identity if stored.get(key) != identity[key])
     if changed:
         raise CheckpointError(
-            f"{path.parent} holds an unfinished audit with another {', '.join(changed)}; "
+            f"{path.parent} holds an unfinished {what} with another {', '.join(changed)}; "
             "repeat its command, or begin again with --overwrite"
         )
-    return Tally(state["batches"], state["seconds"], parts)
 
 
 def _vectors(found: LayerStatistics) -> dict[str, Tensor]:

@@ -22,6 +22,7 @@ from minigpt.base import formats, storage
 from minigpt.base.errors import CheckpointError, StopRequestedError
 from minigpt.base.reading import read_json
 from minigpt.interop.audit_text import AuditText
+from minigpt.interop.count_sites import check_identity
 from minigpt.interop.open_model import OpenedModel
 from minigpt.neurons.expendable import FULL, Effort, Expendable, search
 from minigpt.neurons.knockout import SequenceLosses
@@ -110,16 +111,11 @@ def _read_partial(path: Path, identity: dict[str, Any]) -> dict[str, Expendable]
         return {}
     record = read_json(path, CheckpointError)
     try:
-        changed = sorted(key for key in identity if record["identity"].get(key) != identity[key])
         found = {
             name: Expendable(**{**one, "random": tuple(one["random"]), "random_rise": tuple(one["random_rise"])})
             for name, one in record["found"].items()
         }
+        check_identity(path, "search", record["identity"], identity)
     except (KeyError, TypeError, AttributeError) as reason:
         raise CheckpointError(f"{path} is damaged; {reason!r}; --overwrite begins again") from reason
-    if changed:
-        raise CheckpointError(
-            f"{path.parent} holds an unfinished search with another {', '.join(changed)}; "
-            "repeat its command, or begin again with --overwrite"
-        )
     return found
