@@ -8,12 +8,12 @@ import shlex
 from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, path_text, user_path
+from minigpt.base.flags import Parser, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.invocation import typed
 from minigpt.base.storage import to_json
 from minigpt.base.tables import Column, Table
-from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, check_seed
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_moved_corpus, add_run, check_seed, open_given
 
 if TYPE_CHECKING:
     from minigpt.training.operate_on_run import Operation, Outcome
@@ -49,9 +49,7 @@ def add_flags(parser: Parser) -> None:
         help="cut out what never fires and fold in what is constant, or only what the weights prove dead [none]",
     )
     parser.add_argument("--out", type=user_path, required=True, metavar="DIR", help="where the new run is written")
-    parser.add_argument(
-        "--corpus", type=path_text, metavar="PATH", help="where the run's text is, if it was moved [as trained]"
-    )
+    add_moved_corpus(parser)
     parser.add_argument(
         "--split", default="train", choices=("train", "val"), help="part of the corpus to probe [train]"
     )
@@ -70,11 +68,9 @@ def run(values: argparse.Namespace) -> int:
         raise UsageError(f"tokens must be 0 (all) or a positive whole number; got {values.tokens}")
     if values.seed is not None:
         check_seed(values.seed)
-    from minigpt.training.inference import open_run
     from minigpt.training.operate_on_run import Operation, operate
-    from minigpt.training.run_directory import newest_run
 
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device, values.corpus)
+    opened = open_given(values, values.device, values.corpus)
     seed = opened.config.seed if values.seed is None else values.seed
     operation = Operation(values.recycle, values.prune, values.split, values.tokens, seed)
     outcome = operate(opened, values.out, operation)

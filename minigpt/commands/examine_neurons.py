@@ -16,7 +16,7 @@ from minigpt.base.help_text import Introduction
 from minigpt.base.storage import read_json, to_json
 from minigpt.base.tables import Column, Table
 from minigpt.commands.draw_runs import write_report
-from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, add_threads, check_threads
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_run, add_threads, check_threads, open_given
 from minigpt.commands.showing import add_json_or_open, show
 
 
@@ -51,12 +51,10 @@ def run_neurons(values: argparse.Namespace) -> int:
     from minigpt.report.run_answer import answer
     from minigpt.training import runtime
     from minigpt.training.diagnose_run import diagnose_run, write
-    from minigpt.training.inference import open_run
-    from minigpt.training.run_directory import newest_run
     from minigpt.training.terminal import diagnosis_text
 
     runtime.set_up_process(values.threads)
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device)
+    opened = open_given(values, values.device)
     record, found = diagnose_run(opened, values.corpus, values.split, values.tokens or 0)
     written = write(opened, record, found)
     page = _redrawn(opened.directory)

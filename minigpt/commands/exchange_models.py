@@ -13,7 +13,7 @@ from minigpt.base.flags import Parser, expanded, path_text, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.invocation import typed
 from minigpt.base.storage import to_json
-from minigpt.commands.run_flags import add_checkpoint, add_run
+from minigpt.commands.run_flags import add_checkpoint, add_run, open_given
 
 if TYPE_CHECKING:
     from minigpt.interop.import_model import Imported, ImportSettings
@@ -45,10 +45,8 @@ def run_export(values: argparse.Namespace) -> int:
         raise UsageError(f"unknown format {kind!r}; allowed: {', '.join(FORMATS)}; write --to hf FOLDER")
     from minigpt.interop.correspondence import class_for
     from minigpt.interop.export_hf import export_hf
-    from minigpt.training.inference import open_run
-    from minigpt.training.run_directory import newest_run
 
-    opened = open_run(values.run or newest_run(), values.checkpoint, "cpu")
+    opened = open_given(values, "cpu")
     change = export_hf(opened.model, opened.tokenizer, folder, overwrite=values.overwrite)
     architecture, step = class_for(opened.model.config).architecture, opened.checkpoint.step
     if values.json:

@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, path_text, user_path
+from minigpt.base.flags import Parser, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
 from minigpt.commands.draw_runs import write_report
-from minigpt.commands.run_flags import add_checkpoint, add_device, add_run
+from minigpt.commands.run_flags import add_checkpoint, add_device, add_moved_corpus, add_run, open_given
 from minigpt.commands.showing import add_open_flag, show
 
 DOCS = Path("docs")
@@ -28,9 +28,7 @@ def add_evaluate_flags(parser: Parser) -> None:
         examples=(("", "the newest run"), ("--split test", "on the part kept for the end; the run records it"))
     )
     add_run(parser)
-    parser.add_argument(
-        "--corpus", type=path_text, metavar="PATH", help="where the run's text is, if it was moved [as trained]"
-    )
+    add_moved_corpus(parser)
     parser.add_argument("--split", default="val", choices=("train", "val", "test"), help="part of the corpus [val]")
     parser.add_argument("--eval-tokens", type=int, default=0, metavar="N", help="at most N tokens; 0: all [0]")
     add_checkpoint(parser)
@@ -42,11 +40,10 @@ def run_evaluate(values: argparse.Namespace) -> int:
     """Print loss, perplexity, bits per byte and the health of every layer; returns 0."""
     if values.eval_tokens < 0:
         raise UsageError(f"eval-tokens must be 0 (all) or a positive whole number; got {values.eval_tokens}")
-    from minigpt.training.inference import evaluate_run, open_run
-    from minigpt.training.run_directory import newest_run
+    from minigpt.training.inference import evaluate_run
     from minigpt.training.terminal import evaluation_line, health_table
 
-    opened = open_run(values.run or newest_run(), values.checkpoint, values.device, values.corpus)
+    opened = open_given(values, values.device, values.corpus)
     if values.split == "test":
         _warn_of_openings(opened.directory)
     evaluation = evaluate_run(opened, values.split, values.eval_tokens)

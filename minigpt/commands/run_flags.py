@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, user_path
+from minigpt.base.flags import Parser, path_text, user_path
 from minigpt.training.config import MOST_THREADS
+
+if TYPE_CHECKING:
+    from minigpt.training.inference import OpenedRun
 
 
 def add_run(parser: Parser) -> None:
@@ -17,6 +21,20 @@ def add_run(parser: Parser) -> None:
 def add_checkpoint(parser: Parser) -> None:
     """Which checkpoint of the run."""
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="last, best or a step [last]")
+
+
+def add_moved_corpus(parser: Parser) -> None:
+    """Where the run's text is by now."""
+    help_ = "where the run's text is, if it was moved [as trained]"
+    parser.add_argument("--corpus", type=path_text, metavar="PATH", help=help_)
+
+
+def open_given(values: argparse.Namespace, device: str, corpus: str | None = None) -> OpenedRun:
+    """Open the run and the checkpoint that the flags name, or the newest run."""
+    from minigpt.training.inference import open_run
+    from minigpt.training.run_directory import newest_run
+
+    return open_run(values.run or newest_run(), values.checkpoint, device, corpus)
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
