@@ -17,12 +17,13 @@ import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import Field, field, fields
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, NoReturn, TypeVar, get_args, get_origin, get_type_hints
 
 from minigpt.base.errors import UsageError, did_you_mean
 from minigpt.base.help_text import Defaults, Introduction, help_text
 from minigpt.base.reading import read_bytes
 
+Kind = TypeVar("Kind")
 _MOST_TOML = 1 << 20  # bytes
 _DEEPEST_TOML = 100
 _BOOLEANS = {"true": True, "on": True, "yes": True, "1": True, "false": False, "off": False, "no": False, "0": False}
@@ -231,6 +232,13 @@ def _options(item: Field[Any], hint: Any) -> dict[str, Any]:
 def given(values: argparse.Namespace, kind: type) -> dict[str, Any]:
     """The fields of `kind` for which a flag was given."""
     return {item.name: getattr(values, item.name) for item in fields(kind) if hasattr(values, item.name)}
+
+
+def taken_out(chosen: dict[str, Any], kind: type[Kind]) -> Kind:
+    """The fields of `kind` among values that were chosen, which then hold them no longer; checked."""
+    taken = kind(**{name: chosen.pop(name) for name in get_type_hints(kind) if name in chosen})
+    check_fields(taken)
+    return taken
 
 
 def read_toml(path: Path, *kinds: type) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from minigpt.base import formats, streams
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
+from minigpt.base.flags import Parser, add_fields, given, read_toml, taken_out, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, remove_stale_temporaries, to_json, write_text
 from minigpt.base.tables import Column, Table
@@ -120,11 +120,8 @@ def _question(values: argparse.Namespace) -> tuple[Question, ExecutorOptions]:
         varied[key] = choices
     chosen = from_file | given(values, AblationOptions) | given(values, ExecutorOptions) | given(values, RunConfig)
     where = take_out(chosen)
-    options = {name: value for name, value in chosen.items() if name in AblationOptions.__dataclass_fields__}
-    asked = {name: value for name, value in chosen.items() if name not in options}
-    checked = AblationOptions(**options)
-    check_fields(checked)
-    return ask(asked, checked, varied), where
+    options = taken_out(chosen, AblationOptions)
+    return ask(chosen, options, varied), where
 
 
 def _train(question: Question, where: ExecutorOptions, directory: Path, join: bool) -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minigpt.base import streams
 from minigpt.base.errors import CheckpointError, UsageError, did_you_mean
-from minigpt.base.flags import Parser, add_fields, check_fields, given, read_toml, user_path
+from minigpt.base.flags import Parser, add_fields, given, read_toml, taken_out, user_path
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER, LEDGER_FILE, LedgerOptions, Scale
@@ -153,7 +153,7 @@ def _report(values: argparse.Namespace) -> int:
     from minigpt.experiments.arms_to_cells import Planner
 
     _none_named(values)
-    scale = _scale(values)
+    scale, _ = _asked(values)
     ledger = write_ledger(values.out, scale, Planner(scale.base, scale.options.cells_dir, threads=1))
     page = write_pages(values.out)
     if values.json:
@@ -211,32 +211,19 @@ def _ledger_or_plan(values: argparse.Namespace) -> dict[str, Any]:
     return {"claims": [describe(claim) for claim in CLAIMS.values()]}
 
 
-def _scale(values: argparse.Namespace) -> Scale:
-    """The scale that the flags describe; without any, that of the ledger on disk."""
+def _asked(values: argparse.Namespace) -> tuple[Scale, ExecutorOptions]:
+    """The scale that the flags describe, or without any that of the ledger on disk, and what executes the work."""
     from minigpt.claims.ledger import read_ledger, scale_of
 
-    from_file = read_toml(values.config, *_KINDS) if values.config else {}
-    take_out(from_file)
-    chosen = from_file | given(values, LedgerOptions) | given(values, RunConfig)
-    options = {name: value for name, value in chosen.items() if name in LedgerOptions.__dataclass_fields__}
-    asked = {name: value for name, value in chosen.items() if name not in options}
-    checked = LedgerOptions(**options)
-    check_fields(checked)
+    chosen = read_toml(values.config, *_KINDS) if values.config else {}
+    for kind in _KINDS:
+        chosen |= given(values, kind)
+    where = take_out(chosen)
     if not chosen:
-        try:
-            return scale_of(read_ledger(values.out))
-        except CheckpointError:
-            pass
-    return Scale(asked, checked)
-
-
-def _where(values: argparse.Namespace) -> ExecutorOptions:
-    """What executes the work."""
-    from_file = read_toml(values.config, *_KINDS) if values.config else {}
-    where = take_out(from_file | given(values, ExecutorOptions))
-    where.check_may_time("--dry-run", values.dry_run)
-    where.check_may_time("--budget", values.budget is not None)
-    return where
+        with suppress(CheckpointError):
+            return scale_of(read_ledger(values.out)), where
+    options = taken_out(chosen, LedgerOptions)
+    return Scale(chosen, options), where
 
 
 @contextmanager
@@ -247,7 +234,9 @@ def _workshop(values: argparse.Namespace) -> Iterator[Workshop]:
     from minigpt.experiments.record import logs
     from minigpt.training.interrupts import stop_on_signals
 
-    scale, where = _scale(values), _where(values)
+    scale, where = _asked(values)
+    where.check_may_time("--dry-run", values.dry_run)
+    where.check_may_time("--budget", values.budget is not None)
     device = scale.base.get("device", RunConfig.device)
     with (
         executor_of(where, scale.options.workers, device, logs(values.out)) as (executor, threads),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from minigpt.base.errors import UsageError
-from minigpt.base.flags import check_fields, flag
+from minigpt.base.flags import flag, taken_out
 
 LOCAL, RAY = "local", "ray"
 # Ray's own word for the cluster that this machine belongs to.
@@ -56,10 +56,6 @@ def take_out(chosen: dict[str, Any]) -> ExecutorOptions:
     Raises:
         UsageError: a value is not allowed.
     """
-    options = ExecutorOptions(**{name: chosen.pop(name) for name in list(chosen) if name in _NAMES})
-    check_fields(options)
+    options = taken_out(chosen, ExecutorOptions)
     options.check()
     return options
-
-
-_NAMES = ExecutorOptions.__dataclass_fields__
