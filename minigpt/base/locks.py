@@ -16,7 +16,7 @@ from pathlib import Path
 
 from minigpt.base import owners, soft_locks
 from minigpt.base.errors import LockedError, StorageError
-from minigpt.base.reading import BINARY, NOFOLLOW, NONBLOCK, read_bytes
+from minigpt.base.reading import BINARY, NOFOLLOW, NONBLOCK
 
 LOCK_NAME = ".lock"
 HOLDER_NAME = ".lock-holder"
@@ -65,6 +65,15 @@ def check_unlocked(directory: Path) -> None:
         soft_locks.check(directory)
     finally:
         os.close(descriptor)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether another process holds `directory`; changes nothing on disk."""
+    try:
+        check_unlocked(directory)
+    except LockedError:
+        return True
+    return False
 
 
 def remove(directory: Path) -> None:
@@ -120,7 +129,7 @@ def _lock(descriptor: int, directory: Path) -> bool:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in _HELD:
-            holder = owners.parse(_holder(directory / HOLDER_NAME))
+            holder = owners.parse(soft_locks.text_of(directory / HOLDER_NAME))
             who = holder.in_words if holder else "another process"
             raise LockedError(f"{directory} is in use; {who} holds it; wait for it or choose another --out") from None
         if error.errno in _UNSUPPORTED:
@@ -167,9 +176,3 @@ def _write_holder(path: Path) -> None:
         os.write(descriptor, str(owners.this_process()).encode())
     finally:
         os.close(descriptor)
-
-
-def _holder(path: Path) -> str:
-    with contextlib.suppress(StorageError):
-        return read_bytes(path, StorageError, limit=1000).decode("utf-8", "replace")
-    return ""

@@ -36,14 +36,14 @@ def held(directory: Path) -> Iterator[None]:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if _content(path) == mine:
+            if text_of(path) == mine:
                 os.unlink(path)
 
 
 def check(directory: Path) -> None:
     """Raise `LockedError` if a process has, or may have, the directory by a file; change nothing on disk."""
     path = directory / NAME
-    if path.is_file() and not _is_dead(_content(path)):
+    if path.is_file() and not _is_dead(text_of(path)):
         raise _locked(directory, path)
 
 
@@ -64,13 +64,13 @@ def _make(path: Path, content: str) -> bool:
 def _replace_dead(directory: Path, mine: str) -> None:
     """Take the place of a lock whose holder is gone."""
     path = directory / NAME
-    seen = _content(path)
+    seen = text_of(path)
     if not _is_dead(seen):
         raise _locked(directory, path)
     claim = directory / f"{NAME}-{seen.partition(' ')[2]}"
     if not _make(claim, mine):
         raise _locked(directory, claim)
-    if _content(path) != seen:  # another had the claim before, and has used it
+    if text_of(path) != seen:  # another had the claim before, and has used it
         os.unlink(claim)
         raise _locked(directory, path)
     os.replace(claim, path)
@@ -82,13 +82,14 @@ def _is_dead(content: str) -> bool:
     return holder is not None and token.isalnum() and owners.is_gone(holder)
 
 
-def _content(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """What a lock says of its holder; nothing if it cannot be read."""
     with contextlib.suppress(StorageError):
         return read_bytes(path, StorageError, limit=1000).decode("utf-8", "replace")
     return ""
 
 
 def _locked(directory: Path, path: Path) -> LockedError:
-    holder = owners.parse(_content(path).partition(" ")[0])
+    holder = owners.parse(text_of(path).partition(" ")[0])
     who = holder.in_words if holder else "another process"
     return LockedError(f"{directory} is in use; {who} holds it; wait for it; if it is dead, delete {path}")

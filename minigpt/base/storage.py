@@ -21,7 +21,7 @@ from typing import Any
 
 from minigpt.base import locks, owners
 from minigpt.base.errors import LockedError, StorageError
-from minigpt.base.locks import HOLDER_NAME, LOCK_NAME, check_unlocked
+from minigpt.base.locks import HOLDER_NAME, LOCK_NAME, check_unlocked, is_held
 from minigpt.base.reading import (
     BINARY,
     NOFOLLOW,
@@ -46,6 +46,7 @@ __all__ = [
     "claimed_directory",
     "flush",
     "free_bytes",
+    "is_held",
     "is_leftover",
     "json_document",
     "json_hash",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from minigpt.base import storage
-from minigpt.base.errors import CheckpointError, LockedError, MinigptError, StopRequestedError
+from minigpt.base.errors import CheckpointError, MinigptError, StopRequestedError
 from minigpt.claims.claim import Claim
 from minigpt.claims.measurements import (
     calibration_of_loss,
@@ -109,11 +109,7 @@ def take(ledger: Path, cells: Sequence[Cell], name: str) -> None:
 
 def is_taken(ledger: Path, cells: Sequence[Cell], name: str) -> bool:
     """Whether some process is measuring this at the moment."""
-    try:
-        storage.check_unlocked(_working_place(ledger, cells, name))
-    except LockedError:
-        return True
-    return False
+    return storage.is_held(_working_place(ledger, cells, name))
 
 
 def _measure(ledger: Path, cells: Sequence[Cell], name: str) -> None:

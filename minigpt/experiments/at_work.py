@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from minigpt.base import owners, storage
-from minigpt.base.errors import CheckpointError, LockedError, MinigptError, StorageError, UsageError
+from minigpt.base.errors import CheckpointError, MinigptError, StorageError, UsageError
 
 FOLDER = "at-work"
 WORK = "work.json"
@@ -66,9 +66,7 @@ def _others(own: Path, task: str) -> Iterator[tuple[str, tuple[dict[str, str], P
     for work in sorted(own.parent.glob(f"*/{WORK}")):
         if work.parent == own:
             continue
-        try:
-            storage.check_unlocked(work.parent)
-        except LockedError:
+        if storage.is_held(work.parent):
             with contextlib.suppress(MinigptError):
                 stated = storage.read_sealed(work, CheckpointError)
                 owner = owners.parse(work.parent.name.rpartition(".")[0])

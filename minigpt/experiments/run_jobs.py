@@ -110,7 +110,7 @@ def _training(cell: Cell) -> Task:
         short=f"{cell.arm} s{cell.config.seed}",
         is_done=lambda: read_result(cell.directory) is not None,
         share_done=lambda: share_done(cell),
-        is_taken=lambda: _is_locked(cell),
+        is_taken=lambda: storage.is_held(cell.directory),
     )
 
 
@@ -142,14 +142,6 @@ def _as_one(how: str, tasks: Sequence[Task], job: Job) -> Task:
         share_done=lambda: sum(task.is_done() or task.share_done() for task in tasks) / len(tasks),
         is_taken=lambda: any(task.is_taken() for task in tasks),
     )
-
-
-def _is_locked(cell: Cell) -> bool:
-    try:
-        storage.check_unlocked(cell.directory)
-    except LockedError:
-        return True
-    return False
 
 
 def _start_some(queue: _Queue, executor: Executor) -> None:

@@ -65,7 +65,7 @@ def test_of_several_breakers_one_wins(tmp_path: Path, dead: Owner, seed: int, mo
     """
     turns = Turns(seed)
     monkeypatch.setattr(soft_locks, "os", turns.of(os))
-    monkeypatch.setattr(soft_locks, "_content", turns.before(soft_locks._content))
+    monkeypatch.setattr(soft_locks, "text_of", turns.before(soft_locks.text_of))
     holders, won = [], []
 
     def compete() -> None:
