@@ -15,7 +15,7 @@ from minigpt.base.help_text import Introduction
 from minigpt.base.storage import make_directory, to_json, write_text
 from minigpt.claims.scale import LEDGER_FILE
 from minigpt.commands import run_ablation, run_claims
-from minigpt.commands.draw_runs import write_report
+from minigpt.commands.draw_runs import PAGE, write_report
 from minigpt.commands.run_flags import add_checkpoint, add_device, add_moved_corpus, add_run, open_given
 from minigpt.commands.showing import add_open_flag, show
 
@@ -141,7 +141,7 @@ def _write_site(source: Path, site: Path) -> list[Path]:
     ledgers = sorted(path.parent for path in source.glob(f"*/{LEDGER_FILE}"))
     ablations = sorted(path.parent for path in source.glob(f"*/{ANALYSIS}"))
     pages = [run_claims.write_pages(path, site / path.name) for path in ledgers]
-    pages += [_write(site / path.name / "report.html", ablation_page(path, alone=True)) for path in ablations]
+    pages += [_write(site / path.name / PAGE, ablation_page(path, alone=True)) for path in ablations]
     if not pages:
         raise UsageError(
             f"no folder of {source} holds a ledger or an ablation; write `minigpt report docs --site site`"

@@ -31,7 +31,7 @@ from minigpt.training.run_directory import config_hash
 
 
 def run_ablation(
-    question: Question, directory: Path, executor: Executor, threads: int, stop: StopFlag, join: bool = False
+    question: Question, directory: Path, executor: Executor, threads: int, stop: StopFlag, join: bool
 ) -> None:
     """Train what is not trained yet; afterwards `record.analyse_directory` has the answer.
 

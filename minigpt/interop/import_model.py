@@ -51,7 +51,7 @@ class Imported:
     logit_change: float | None
 
 
-def import_hf(folder: Path, out: Path, settings: ImportSettings, overwrite: bool = False) -> Imported:
+def import_hf(folder: Path, out: Path, settings: ImportSettings, overwrite: bool) -> Imported:
     """Write the model in a Hugging Face folder as a run.
 
     Raises:
@@ -63,7 +63,7 @@ def import_hf(folder: Path, out: Path, settings: ImportSettings, overwrite: bool
     return _write(read_hf_folder(folder), folder, out, settings)
 
 
-def import_nanogpt(file: Path, out: Path, settings: ImportSettings, overwrite: bool = False) -> Imported:
+def import_nanogpt(file: Path, out: Path, settings: ImportSettings, overwrite: bool) -> Imported:
     """Write the model in a checkpoint of nanoGPT as a run; raises as `import_hf` does."""
     run_directory.refuse_occupied(out, resume=False, overwrite=overwrite or run_directory.is_unfinished(out))
     return _write(read_nanogpt(file), file, out, settings)

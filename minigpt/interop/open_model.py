@@ -94,7 +94,7 @@ class TheirTokenizer:
             raise DataError(f"the model's tokenizer cannot encode the text; {reason}; give another --text") from reason
 
 
-def open_model(place: str, dtype: str, device: torch.device, tokenizer: str | None = None) -> OpenedModel:
+def open_model(place: str, dtype: str, device: torch.device, tokenizer: str | None) -> OpenedModel:
     """Open the model that `place` names; `dtype` is one of torch's float types.
 
     Raises:

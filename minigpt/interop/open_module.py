@@ -16,7 +16,7 @@ _VOCABULARY_NAMES = ("vocab_size", "n_vocab")
 _CONTEXT = 2048  # of a model that does not say
 
 
-def open_module(model: nn.Module, tokenizer: Any = None) -> OpenedModel:
+def open_module(model: nn.Module, tokenizer: Any) -> OpenedModel:
     """Describe a model that is called with ids (B,T); `tokenizer` is its own, of transformers or of ours, or None.
 
     Raises:

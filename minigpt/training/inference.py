@@ -128,7 +128,7 @@ def open_text(run: OpenedRun) -> TokenStore:
     return store
 
 
-def evaluate_run(run: OpenedRun, split: str, limit: int = 0) -> Evaluation:
+def evaluate_run(run: OpenedRun, split: str, limit: int) -> Evaluation:
     """Evaluate a run on a split of its own corpus; opening the test part is recorded in the run.
 
     Raises:
