@@ -46,7 +46,8 @@ def read_ledger(directory: Path) -> Record:
         raise CheckpointError(f"no ledger at {directory}; it has no {LEDGER_FILE}; run a claim: minigpt claims run C5")
     ledger = storage.read_sealed(path, CheckpointError)
     if ledger is None or ledger.get("format") != FORMAT:
-        raise CheckpointError(f"{path} was altered or is of another version; run `minigpt claims report`")
+        advice = "restore it, or make it anew of the trainings that are here: minigpt claims report"
+        raise CheckpointError(f"{path} was altered or is of another version; {advice}")
     return ledger
 
 
