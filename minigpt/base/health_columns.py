@@ -6,7 +6,7 @@ The terminal, the pages, Markdown and the glossary take their columns from here;
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -231,11 +231,11 @@ def figures(keys: Iterable[str]) -> list[HealthColumn]:
     return [BY_KEY[key] for key in keys]
 
 
-def by_question(keys: Iterable[str] = BY_KEY) -> dict[str, list[HealthColumn]]:
-    """The figures with these keys by the question that they help to answer."""
+def by_question(keys: Iterable[str] = BY_KEY, layers: Sequence[Any] | None = None) -> dict[str, list[HealthColumn]]:
+    """The figures with these keys, given layers only those that one has, by the question that they help to answer."""
     found: dict[str, list[HealthColumn]] = {}
     for figure in HEALTH:
-        if figure.key in keys:
+        if figure.key in keys and (layers is None or any(figure.of(layer) is not None for layer in layers)):
             found.setdefault(figure.question, []).append(figure)
     return found
 
@@ -243,6 +243,27 @@ def by_question(keys: Iterable[str] = BY_KEY) -> dict[str, list[HealthColumn]]:
 def legend(figures: Iterable[HealthColumn]) -> str:
     """What the columns mean, in one paragraph."""
     return " ".join(f"{figure.title}: {figure.meaning}." for figure in figures)
+
+
+LAYER = Column.name("layer", "layer")
+WHICH = (Column.words("activation", "activation"), Column("neurons", "neurons", formats.whole))
+"""What the first of several tables says of a layer besides its figures."""
+
+
+def health_tables(
+    questions: Mapping[str, Sequence[HealthColumn]],
+    layers: Sequence[Any],
+    model: Mapping[str, Any],
+    long: bool = False,
+    mark: str = "",
+) -> list[Table]:
+    """A table for each question, with a row for each layer and, of what could go, one for the model; legends below."""
+    tables: list[Table] = []
+    for question, shown in questions.items():
+        rows = [*layers, {**model, "layer": "all"}] if question == EXPENDABLE else layers
+        columns = (LAYER, *(() if tables else WHICH), *(figure.column(long, mark) for figure in shown))
+        tables.append(Table(question, columns, rows, (legend(shown),)))
+    return tables
 
 
 def title_of(key: str, long: bool = False) -> str:

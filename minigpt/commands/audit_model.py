@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import UsageError
 from minigpt.base.flags import Parser, path_text, user_path
-from minigpt.base.health_columns import AUDIT, EXPENDABLE, TRUSTED_TOKENS, by_question, legend, reasons_for_missing
+from minigpt.base.health_columns import AUDIT, TRUSTED_TOKENS, by_question, health_tables, reasons_for_missing
 from minigpt.base.help_text import Introduction
 from minigpt.base.storage import lock_directory, remove_tree, to_json, write_text
-from minigpt.base.tables import Column, Table, terminal_width, wrapped
+from minigpt.base.tables import Table, terminal_width, wrapped
 from minigpt.commands.run_flags import add_device, add_threads, check_threads
 from minigpt.commands.showing import add_json_or_open, show
 
@@ -187,17 +186,7 @@ def audit_text(record: dict[str, Any]) -> str:
     return "\n\n".join([*parts, *(["\n".join(wrapped(line, width) for line in reasons)] if reasons else [])])
 
 
-def _tables(record: dict[str, Any]) -> Iterable[Table]:
+def _tables(record: dict[str, Any]) -> list[Table]:
     mark = "" if record["tokens"] >= TRUSTED_TOKENS else "!"
-    which: tuple[Column, ...] = (Column.words("activation", "activation"), Column("neurons", "neurons", formats.whole))
-    layers = record["layers"]
     keys = [key for key in AUDIT if record["model"]["dead"] or not key.startswith("chao1/")]
-    for question, figures in by_question(keys).items():
-        shown = [figure for figure in figures if any(figure.of(layer) is not None for layer in layers)]
-        if not shown:
-            continue
-        if question == EXPENDABLE:
-            layers = [*layers, {**record["model"], "layer": "all"}]
-        columns = (Column.name("layer", "layer"), *which, *(figure.column(mark=mark) for figure in shown))
-        yield Table(question, columns, layers, (legend(shown),))
-        which = ()
+    return health_tables(by_question(keys, record["layers"]), record["layers"], record["model"], mark=mark)

@@ -6,8 +6,8 @@ the figures are called and mean is in `base/health_columns.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -27,8 +27,6 @@ WHOLLY = 0.995
 _WARNING = (
     "What does nothing yet cannot be missed: this says more of how far the model was trained than of its neurons."
 )
-_LAYER = Column.name("layer", "layer")
-_WHICH = (Column.words("activation", "activation"), Column("neurons", "neurons", formats.count))
 
 
 @dataclass(frozen=True)
@@ -41,29 +39,20 @@ class LayerTable:
 
 def health_tables(layers: list[Record], judged: bool) -> list[LayerTable]:
     """A table for each question; unless the neurons were judged one by one, without figures that no layer has."""
-    tables: list[LayerTable] = []
-    for question, figures in health_columns.by_question().items():
-        known = [figure for figure in figures if judged or any(figure.of(layer) is not None for layer in layers)]
-        if question != EXPENDABLE and known:
-            which = (
-                []
-                if tables
-                else [Column.words("activation", "activation"), Column("neurons", "neurons", formats.count)]
-            )
-            columns = (_LAYER, *which, *(figure.column(long=True) for figure in known))
-            tables.append(LayerTable(Table(question, columns, layers), known))
-    return tables
+    questions = health_columns.by_question(layers=None if judged else layers)
+    questions.pop(EXPENDABLE, None)
+    tables = health_columns.health_tables(questions, layers, {}, long=True)
+    return [LayerTable(table, figures) for table, figures in zip(tables, questions.values(), strict=True)]
 
 
 def expendable_table(layers: list[Record], model: Record) -> LayerTable:
     """How many neurons of each layer, and of all together, could be replaced by their means."""
-    figures = health_columns.by_question()[EXPENDABLE]
-    columns = (_LAYER, *(figure.column(long=True) for figure in figures))
-    rows = [*layers, {**model, "layer": "all"}]
-    return LayerTable(Table(EXPENDABLE, columns, rows, _expendable_notes(rows)), figures)
+    questions = health_columns.by_question()
+    *_, table = health_columns.health_tables(questions, layers, model, long=True)
+    return LayerTable(replace(table, notes=_expendable_notes(table.records)), questions[EXPENDABLE])
 
 
-def _expendable_notes(rows: list[Record]) -> tuple[str, ...]:
+def _expendable_notes(rows: Sequence[Record]) -> tuple[str, ...]:
     """A warning where nothing is missed at all."""
     whole = [str(row["layer"]) for row in rows if (row.get("expendable_fraction") or 0.0) >= WHOLLY]
     return (f"Wholly expendable: {formats.joined(whole)}. {_WARNING}",) if whole else ()

@@ -7,23 +7,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from minigpt.base import formats, health_columns
-from minigpt.base.health_columns import EXPENDABLE, NEURONS, TRAINING, TRUSTED_TOKENS, figures, legend
+from minigpt.base import formats
+from minigpt.base.health_columns import (
+    LAYER,
+    NEURONS,
+    TRAINING,
+    TRUSTED_TOKENS,
+    WHICH,
+    by_question,
+    figures,
+    health_tables,
+    legend,
+    reasons_for_missing,
+)
 from minigpt.base.tables import Column, Table, terminal_width, wrapped
 from minigpt.neurons.health import LayerHealth
 from minigpt.training.evaluation import Evaluation
 from minigpt.training.step import StepResult
 
 EMULATION = "this machine has no native bfloat16 and emulates it, which is slow"
-
-_LAYER = Column.name("layer", "layer")
-_ACTIVATION = Column.words("activation", "activation")
-_NEURONS = Column("neurons", "neurons", formats.whole)
 
 
 class Terminal:
@@ -77,11 +85,10 @@ def health_table(layers: list[LayerHealth]) -> str:
     tokens = layers[0].tokens
     mark = "" if tokens >= TRUSTED_TOKENS else f" (! fewer than {TRUSTED_TOKENS:,}: take these figures as hints)"
     shown = figures(TRAINING)
-    columns = (_LAYER, _ACTIVATION, _NEURONS, *(figure.column() for figure in shown))
-    counted = f"Counted on {tokens:,} tokens{mark}."
+    which, counted = WHICH, f"Counted on {tokens:,} tokens{mark}."
     if len({layer.activation for layer in layers}) == 1:  # without its column the table fits 80 characters
-        columns = tuple(column for column in columns if column is not _ACTIVATION)
-        counted = f"{layers[0].activation}, counted on {tokens:,} tokens{mark}."
+        which, counted = WHICH[1:], f"{layers[0].activation}, counted on {tokens:,} tokens{mark}."
+    columns = (LAYER, *which, *(figure.column() for figure in shown))
     return Table("", columns, layers, (f"{counted} {legend(shown)}",)).terminal()
 
 
@@ -104,15 +111,9 @@ def _counted_on(run: Path, record: dict[str, Any]) -> list[str]:
 
 def _neuron_tables(record: dict[str, Any]) -> Iterable[Table]:
     mark = "" if record["tokens"] >= TRUSTED_TOKENS else "!"
-    first: tuple[Column, ...] = (_ACTIVATION, _NEURONS)
-    for question, shown in health_columns.by_question(NEURONS).items():
-        layers, notes = record["layers"], (legend(shown),)
-        if question == EXPENDABLE:
-            layers = [*layers, {**record["model"], "layer": "all"}]
-            notes = (f"{notes[0]} all: from all layers at once, within the same limit.",)
-        columns = (_LAYER, *first, *(figure.column(mark=mark) for figure in shown))
-        yield Table(question, columns, layers, notes)
-        first = ()
+    *tables, expendable = health_tables(by_question(NEURONS), record["layers"], record["model"], mark=mark)
+    yield from tables
+    yield replace(expendable, notes=(f"{expendable.notes[0]} all: from all layers at once, within the same limit.",))
     if record["model"]["least_active_zeroed"]:
         yield _least_active_table(record["model"]["least_active_zeroed"])
 
@@ -136,7 +137,7 @@ def _missing(layers: Sequence[dict[str, Any]]) -> list[str]:
     """Why figures are missing, each reason once."""
     return [
         f"{formats.MISSING} no {key.replace('_', ' ')} in layer {where}: {reason}"
-        for key, where, reason in health_columns.reasons_for_missing(layers)
+        for key, where, reason in reasons_for_missing(layers)
     ]
 
 
