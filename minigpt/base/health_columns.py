@@ -240,13 +240,22 @@ def by_question(keys: Iterable[str] = BY_KEY, layers: Sequence[Any] | None = Non
     return found
 
 
+def over_layers(layers: Sequence[Any], key: str) -> float | None:
+    """A share of all neurons from the shares of the layers; None without layers, or if one lacks it."""
+    shares = [(lookup(layer, key), int(lookup(layer, "neurons"))) for layer in layers]
+    neurons = sum(number for _, number in shares)
+    if not neurons or any(share is None for share, _ in shares):
+        return None
+    return float(sum(share * number for share, number in shares) / neurons)
+
+
 def legend(figures: Iterable[HealthColumn]) -> str:
     """What the columns mean, in one paragraph."""
     return " ".join(f"{figure.title}: {figure.meaning}." for figure in figures)
 
 
 LAYER = Column.name("layer", "layer")
-WHICH = (Column.words("activation", "activation"), Column("neurons", "neurons", formats.whole))
+WHICH: tuple[Column, ...] = (Column.words("activation", "activation"), Column("neurons", "neurons", formats.whole))
 """What the first of several tables says of a layer besides its figures."""
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from minigpt.base.health_columns import over_layers
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -36,9 +38,9 @@ class Evidence:
         """Share of neurons at the end, over all layers, on the validation part; NaN if it diverged or has none."""
         if self.diverged(arm, seed):
             return math.nan
-        layers = [layer for layer in self.results[arm, seed]["val"]["layers"] if layer[key] is not None]
-        neurons = sum(layer["neurons"] for layer in layers)
-        return sum(layer[key] * layer["neurons"] for layer in layers) / neurons if neurons else math.nan
+        layers = self.results[arm, seed]["val"]["layers"]
+        share = over_layers([layer for layer in layers if layer[key] is not None], key)
+        return math.nan if share is None else share
 
     def figure(self, arm: str, seed: int, measurement: str, key: str) -> float:
         """One number of a measurement; NaN where it could not be taken."""

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from statistics import fmean, median
 from typing import Any
 
+from minigpt.base.health_columns import DORMANT, over_layers
+from minigpt.base.tables import lookup
 from minigpt.experiments import comparisons
 from minigpt.experiments.comparisons import Outcomes, Rule
 from minigpt.experiments.conclusions import conclude
@@ -19,8 +21,11 @@ from minigpt.experiments.paired_statistics import estimate
 
 FORMAT = 1
 MEASURE = "validation loss at the last step, nats per token"
-DORMANT_TAU = "0.025"
-SHARES = ("dead_fraction", "dormant_fraction", "inert_fraction", "density", "never_positive_fraction")
+SHARES = {
+    key.partition("/")[0]: key
+    for key in ("dead_fraction", DORMANT, "inert_fraction", "density", "never_positive_fraction")
+}
+"""What is recorded of every layer, and where a layer has it."""
 FAIRNESS = ("parameters", "d_ff", "flops_per_token", "steps", "tokens", "same_windows", "same_start")
 PROVENANCE = ("commit", "dirty", "torch", "processor", "accelerator", "platform", "python", "threads", "cohort")
 COPIED = ("name", "command", "margin", "alpha", "seeds", "compare", "base", "factors", "corpus", "tuning", "stale")
@@ -70,8 +75,8 @@ def _cell(planned: Record, result: Record | None) -> Record:
         "perplexity": _perplexity(val.get("loss")),
         "bits_per_byte": val.get("bits_per_byte"),
         "dead_fraction": val.get("dead_fraction"),
-        "dormant_fraction": _over_layers(layers, "dormant_fraction"),
-        "inert_fraction": _over_layers(layers, "inert_fraction"),
+        "dormant_fraction": over_layers(layers, DORMANT),
+        "inert_fraction": over_layers(layers, "inert_fraction"),
         "parameters": result["parameters"] if result else None,
         "parameters_sha256": result["parameters_sha256"] if result else None,
         "directory": planned["directory"],
@@ -124,7 +129,7 @@ def _layers(cells: list[list[Record]]) -> list[Record]:
             **{key: layers[0][key] for key in ("layer", "activation", "neurons")},
             "tokens": min(layer["tokens"] for layer in layers),
             "dead_upper": max(layer["dead_upper"] for layer in layers),
-            **{key: _spread([_share(layer, key) for layer in layers]) for key in SHARES},
+            **{name: _spread([float(lookup(layer, key)) for layer in layers]) for name, key in SHARES.items()},
         }
         for layers in zip(*cells, strict=True)
     ]
@@ -132,17 +137,6 @@ def _layers(cells: list[list[Record]]) -> list[Record]:
 
 def _spread(values: list[float]) -> dict[str, float]:
     return {"mean": fmean(values), "min": min(values), "max": max(values)}
-
-
-def _share(layer: Record, key: str) -> float:
-    value = layer[key][DORMANT_TAU] if key == "dormant_fraction" else layer[key]
-    return float(value)
-
-
-def _over_layers(layers: list[Record], key: str) -> float | None:
-    """A share of all neurons of the model."""
-    neurons = sum(layer["neurons"] for layer in layers)
-    return sum(_share(layer, key) * layer["neurons"] for layer in layers) / neurons if layers else None
 
 
 def _curve(results: list[Record]) -> list[Record]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from minigpt.base import formats
-from minigpt.base.health_columns import ALLOWED_RISE, INERT_SHARE, TRUSTED_TOKENS
+from minigpt.base.health_columns import ALLOWED_RISE, INERT_SHARE, TRUSTED_TOKENS, over_layers
 
 # Where computed values of these become exactly 0 (measured); everything else has its zeros at z <= 0 or nowhere.
 _ZEROS_MOVE = (
@@ -36,13 +36,13 @@ def published(record: Mapping[str, Any]) -> str | None:
     layers = [layer for layer in record["layers"] if layer["tokens"]]
     middle = (len(layers) + 1) // 2
     most = max(layers, key=lambda layer: layer["dead_fraction"])
-    halves = [formats.percent(_mean_dead(half)) for half in (layers[:middle], layers[middle:]) if half]
+    halves = [over_layers(half, "dead_fraction") for half in (layers[:middle], layers[middle:]) if half]
     return (
         "Published: Voita et al. 2023 (arXiv:2309.04827) found more than 70 % of the neurons dead in some layers of "
         "OPT-66b, counted on more than 20 million tokens; the dead are in the first half of the network, the second is "
         "essentially alive, the share grows with the size of the model, and OPT-350m has none. Here: at most "
         f"{formats.percent(most['dead_fraction'])}, in layer {most['layer']} of {len(layers)}; in the first half "
-        f"{halves[0]}, in the second {halves[-1]}, on {record['tokens']:,} tokens."
+        f"{formats.percent(halves[0])}, in the second {formats.percent(halves[-1])}, on {record['tokens']:,} tokens."
     )
 
 
@@ -84,11 +84,10 @@ def _does_it_matter(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any
     sentences = []
     if record["model"]["dead"]:
         sentences.append("A dead neuron writes nothing: to cut it out changes no output on this text.")
-    inert = sum((layer["inert_fraction"] or 0.0) * layer["neurons"] for layer in layers)
     narrow = min(layers, key=lambda layer: layer["effective_width"])
     sentences.append(
-        f"{formats.percent(inert / sum(layer['neurons'] for layer in layers))} of the neurons are inert, contributing "
-        f"at most {100 * INERT_SHARE:g} % of their layer's mean; the narrowest layer is {narrow['layer']}, with an "
+        f"{formats.percent(over_layers(layers, 'inert_fraction'))} of the neurons are inert, contributing at most "
+        f"{100 * INERT_SHARE:g} % of their layer's mean; the narrowest layer is {narrow['layer']}, with an "
         f"effective width of {formats.fixed(narrow['effective_width'], 1)} of {narrow['neurons']:,}."
     )
     return [*sentences, *_what_could_go(record, layers)]
@@ -131,8 +130,3 @@ def _of_the_numbers(record: Mapping[str, Any], layers: Sequence[Mapping[str, Any
     elif record["dtype"] != record["stored_dtype"] and not record["dequantised"]:
         sentences.append(f"Stored as {record['stored_dtype']}, computed in {record['dtype']}.")
     return sentences
-
-
-def _mean_dead(layers: Sequence[Mapping[str, Any]]) -> float:
-    dead = sum(layer["dead_fraction"] * layer["neurons"] for layer in layers)
-    return float(dead / sum(layer["neurons"] for layer in layers))

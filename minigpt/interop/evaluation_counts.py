@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, distributed, nn
 
 from minigpt.base.errors import UsageError
+from minigpt.base.health_columns import over_layers
 from minigpt.neurons.find_mlps import evaluating, find_mlps
 from minigpt.neurons.health import LayerHealth, dead_fraction
 from minigpt.neurons.hooks import never_fires
@@ -133,11 +134,10 @@ class EvaluationCounts:
 def figures(layers: Layers) -> dict[str, float]:
     """What is worth a curve: shares of dead and inert neurons in the model, and of dead ones in each layer."""
     all_layers = [health for part in layers.values() for health in part]
-    neurons = sum(health.neurons for health in all_layers)
-    inert = sum(health.inert_fraction * health.neurons for health in all_layers) / neurons
+    inert = over_layers(all_layers, "inert_fraction")
     by_layer = {f"dead_fraction_layer_{layer}": dead_fraction(health) for layer, health in layers.items()}
     found = {"dead_fraction": dead_fraction(all_layers), "inert_fraction": inert, **by_layer}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
 
 
 def say(lines: list[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from minigpt.base import formats
-from minigpt.base.health_columns import INERT_SHARE, TRUSTED_TOKENS
+from minigpt.base.health_columns import INERT_SHARE, TRUSTED_TOKENS, over_layers
 from minigpt.base.tables import lookup
 from minigpt.report.figures import Record
 
@@ -38,7 +38,7 @@ def dead_neurons(layer: Record) -> int:
 def _finding(layers: Layers, tokens: int) -> str:
     neurons, dead = sum(layer["neurons"] for layer in layers), sum(map(dead_neurons, layers))
     if not dead:
-        inert = _weighted(layers, "inert_fraction")
+        inert = over_layers(layers, "inert_fraction")
         idle = f", though {formats.percent(inert)} contribute next to nothing" if inert else ""
         return f"No neuron is dead: each of the {neurons:,} fired on some of the {tokens:,} tokens{idle}."
     worst = max(layers, key=dead_neurons)
@@ -52,7 +52,7 @@ def _sureness(layers: Layers) -> str | None:
     dead = sum(map(dead_neurons, layers))
     if not dead:
         inert = f"at most {100 * INERT_SHARE:g} % of their layer's mean contribution"
-        return f"Next to nothing: {inert}." if _weighted(layers, "inert_fraction") else None
+        return f"Next to nothing: {inert}." if over_layers(layers, "inert_fraction") else None
     bounds = [layer.get("dead_upper") or 0.0 for layer in layers if layer["dead_fraction"]]
     found = []
     if min(bounds) > 0:
@@ -76,14 +76,6 @@ def _matters(neurons: Record) -> str | None:
         return "Setting them to zero changes nothing: no output moves."
     before, after = (formats.perplexity(zeroed[f"perplexity_{when}"], 5) for when in ("before", "after"))
     return f"Setting them to zero takes the perplexity from {before} to {after}."
-
-
-def _weighted(layers: Layers, key: str) -> float | None:
-    """A share of all layers; None where one layer lacks it."""
-    shares = [layer.get(key) for layer in layers]
-    if None in shares:
-        return None
-    return float(sum(layer[key] * layer["neurons"] for layer in layers) / sum(layer["neurons"] for layer in layers))
 
 
 def _two_digits(number: float) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError, LockedError, MinigptError, StopRequestedError, UsageError
-from minigpt.base.health_columns import HEALTH
+from minigpt.base.health_columns import HEALTH, over_layers
 from minigpt.base.locks import check_unlocked
 from minigpt.base.log_schema import log_problems
 from minigpt.base.reading import read_json, read_json_lines, read_sealed
@@ -106,7 +106,7 @@ def _read_run(directory: Path) -> ListedRun:
         config.get("steps"),
         last.get("loss"),
         last.get("dead_fraction"),
-        _share(last.get("layers", []), "inert_fraction"),
+        over_layers(last.get("layers", []), "inert_fraction"),
         statistics.median(speeds) if speeds else None,
         config,
         _curve(evaluations, "loss"),
@@ -139,16 +139,6 @@ def _state(directory: Path) -> str:
     except LockedError:
         return TRAINING
     return status or INTERRUPTED
-
-
-def _share(layers: Sequence[Record], key: str) -> float | None:
-    """The share of all neurons from the shares of the layers; None if a layer lacks it."""
-    shares = [(layer.get(key), layer["neurons"]) for layer in layers]
-    neurons: int = sum(number for _, number in shares)
-    if not neurons or any(share is None for share, _ in shares):
-        return None
-    with_it: float = sum(share * number for share, number in shares)
-    return with_it / neurons
 
 
 def _curve(evaluations: Sequence[Record], key: str) -> tuple[tuple[int, float], ...]:

@@ -63,3 +63,14 @@ def test_the_glossary_has_a_row_for_every_figure() -> None:
     for line, figure in zip(lines[2:], HEALTH, strict=True):
         assert f"| `{figure.key}` |" in line
         assert line.replace("\\|", "").count("|") == 5
+
+
+def test_a_share_of_the_model_weighs_each_layer_by_its_neurons() -> None:
+    """A wide layer counts more than a narrow one, and a layer without the figure leaves it unknown."""
+    layers = [
+        {"neurons": 100, "dormant_fraction": {"0.025": 0.4}},
+        {"neurons": 300, "dormant_fraction": {"0.025": 0.0}},
+    ]
+    assert health_columns.over_layers(layers, health_columns.DORMANT) == 0.1
+    assert health_columns.over_layers([*layers, {"neurons": 1}], health_columns.DORMANT) is None
+    assert health_columns.over_layers([], "dead_fraction") is None
