@@ -6,15 +6,14 @@ The page draws these sections as HTML and the Markdown as text, so both say the 
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.base.health_columns import ABLATION, TRUSTED_TOKENS, figures, legend
+from minigpt.base.reading import read_json
 from minigpt.report import ablation_tables
 from minigpt.report.ablation_tables import WARNING, Record, few_tokens, final_loss_bounds
 from minigpt.report.sections import Section
@@ -35,11 +34,7 @@ def read_analysis(directory: Path) -> Record:
         CheckpointError: there is none, or it is no analysis that this version reads.
     """
     path = directory / "analysis.json"
-    try:
-        analysis: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as reason:
-        advice = "give an ablation directory that `minigpt ablate` made"
-        raise CheckpointError(f"cannot read {path}; {reason}; {advice}") from reason
+    analysis = read_json(path, CheckpointError)
     written = analysis.get("format") if isinstance(analysis, dict) else None
     if written != FORMAT:
         raise CheckpointError(f"cannot read {path}; its format is {written!r}; this version reads {FORMAT}")

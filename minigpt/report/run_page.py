@@ -7,17 +7,17 @@ The only scripts are the sky's and the neuron explorer's, which the page's own p
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from minigpt.base import formats
 from minigpt.base.errors import CheckpointError
 from minigpt.base.health_columns import TRUSTED_TOKENS
 from minigpt.base.log_schema import log_problems
-from minigpt.base.reading import read_bytes
+from minigpt.base.reading import read_bytes, read_json
+from minigpt.base.strict_json import parse_json
 from minigpt.report import death_tables, layer_tables, neuron_figures, pages
 from minigpt.report.anatomy_words import lives
 from minigpt.report.breadcrumbs import crumbs_of_run
@@ -53,9 +53,9 @@ def run_page(run: Path) -> str:
         scripts=scripts,
         name=run.absolute().name,
         crumbs=crumbs_of_run(run),
-        config=_read_json(run / "config.json"),
-        machine=_read_json(run / "environment.json"),
-        summary=_read_json(run / "summary.json") if (run / "summary.json").exists() else None,
+        config=read_json(run / "config.json", CheckpointError),
+        machine=read_json(run / "environment.json", CheckpointError),
+        summary=read_json(run / "summary.json", CheckpointError) if (run / "summary.json").exists() else None,
         last=evaluations[-1] if evaluations else None,
         answer=answer(neurons, evaluations),
         sky=shown_sky(sky) if sky else None,
@@ -128,19 +128,10 @@ def _read_instrument(path: Path) -> Record | None:
     """A file of `minigpt neurons`, or None if there is none."""
     if not path.exists():
         return None
-    content = _read_json(path)
+    content = read_json(path, CheckpointError)
     if not isinstance(content, dict) or content.get("format") != _FORMAT or not isinstance(content.get("layers"), list):
         raise CheckpointError(f"{path} is of no known format; expected format {_FORMAT}; repeat `minigpt neurons`")
     return content
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return _parse(read_bytes(path, CheckpointError).decode("utf-8"))
-    except (ValueError, RecursionError) as reason:
-        raise CheckpointError(
-            f"cannot read {path}; {reason}; give a run directory that `minigpt train` made"
-        ) from reason
 
 
 def _read_records(path: Path) -> tuple[list[Record], list[str]]:
@@ -161,14 +152,6 @@ def _read_records(path: Path) -> tuple[list[Record], list[str]]:
 
 def _parsed_or_none(line: str) -> Any:
     try:
-        return _parse(line)
-    except (ValueError, RecursionError):
+        return parse_json(line, "a line", CheckpointError)
+    except CheckpointError:
         return None
-
-
-def _parse(text: str) -> Any:
-    return json.loads(text, parse_constant=_refuse_constant)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")

@@ -242,13 +242,13 @@ def test_the_forest_is_logarithmic_only_where_it_must_be() -> None:
     assert "+0.10" in Page(ablation_figures.forest(far)).text
 
 
-@pytest.mark.parametrize("content", [None, "", "[]", '{"format": 99}'])
+@pytest.mark.parametrize("content", [None, "", "[]", '{"format": 99}', '{"format": 1, "margin": NaN}'])
 def test_what_is_no_analysis_is_refused(content: str | None, tmp_path: Path) -> None:
     """One line says which file and what to do."""
     if content is not None:
         (tmp_path / "analysis.json").write_text(content)
     for draw in (ablation_page, ablation_markdown):
-        with pytest.raises(CheckpointError, match=r"^cannot read .*analysis\.json; [^\n]*$"):
+        with pytest.raises(CheckpointError, match=r"^[^\n]*analysis\.json[^\n]*; [^\n]*$"):
             draw(tmp_path)
 
 
