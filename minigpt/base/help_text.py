@@ -6,13 +6,12 @@ Defaults are those of the preset that the same command line names. Words stay wh
 from __future__ import annotations
 
 import argparse
-import shutil
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from minigpt.base.invocation import as_typed
+from minigpt.base.tables import terminal_width, wrapped
 
 _NARROWEST, _FLAG_COLUMN = 50, 28
 _MARGIN = " " * len("usage: ")
@@ -50,22 +49,22 @@ def help_text(
     everything: bool,
 ) -> str:
     """The text of `--help`, or of `--help-all`."""
-    width = max(_NARROWEST, shutil.get_terminal_size(fallback=(80, 24)).columns)
+    width = max(_NARROWEST, terminal_width())
     listed = [(_PLAINER.get(str(group.title), str(group.title)), group._group_actions) for group in groups]
     actions = [action for _, members in listed for action in members]
     flags = {action.option_strings[-1]: action for action in actions if action.option_strings}
-    usage = _wrapped(f"usage: {prog} {shown.usage or _usage(actions)}", width - len(_MARGIN))
-    parts = [f"\n{_MARGIN}".join(usage), "\n".join(_wrapped(_sentence(description), width))]
+    usage = wrapped(f"usage: {prog} {shown.usage or _usage(actions)}", width - len(_MARGIN))
+    parts = [usage.replace("\n", f"\n{_MARGIN}"), wrapped(_sentence(description), width)]
     if shown.examples:
         parts.append("\n".join(["examples:", *_examples(prog, shown.examples, width)]))
     if shown.common and not everything:
         arguments = [action for action in actions if not action.option_strings]
         listed = [("arguments", arguments), ("common flags", [flags[name] for name in (*shown.common, "--help")])]
     if defaults.source:
-        parts.append("\n".join(_wrapped(defaults.source, width)))
+        parts.append(wrapped(defaults.source, width))
     parts += [_section(title, members, defaults.values, width) for title, members in listed if members]
     if shown.common and not everything:
-        parts.append("\n".join(_wrapped(f"{prog} --help-all lists all {len(flags)} flags.", width)))
+        parts.append(wrapped(f"{prog} --help-all lists all {len(flags)} flags.", width))
     return "\n\n".join(parts) + "\n"
 
 
@@ -98,7 +97,7 @@ def _flag(action: argparse.Action) -> str:
 def _examples(prog: str, examples: Iterable[tuple[str, str]], width: int) -> list[str]:
     lines = []
     for arguments, purpose in examples:
-        lines += [f"  {prog} {arguments}".rstrip(), *_wrapped(purpose, width, "      ")]
+        lines += [f"  {prog} {arguments}".rstrip(), _indented(purpose, width, "      ")]
     return lines
 
 
@@ -106,12 +105,9 @@ def _section(title: str, actions: Iterable[argparse.Action], defaults: Mapping[s
     lines = [f"{title}:"]
     for action in actions:
         name = "  " + (_flag(action) if action.option_strings else _argument(action))
-        text = _wrapped(_described(action, defaults), width, " " * _FLAG_COLUMN)
-        if len(name) <= _FLAG_COLUMN - 2:
-            text[0] = name.ljust(_FLAG_COLUMN) + text[0].lstrip()
-        else:
-            text.insert(0, name)
-        lines += text
+        text = _indented(_described(action, defaults), width, " " * _FLAG_COLUMN)
+        beside = len(name) <= _FLAG_COLUMN - 2
+        lines += [name.ljust(_FLAG_COLUMN) + text.lstrip()] if beside else [name, text]
     return "\n".join(lines)
 
 
@@ -123,7 +119,5 @@ def _described(action: argparse.Action, defaults: Mapping[str, Any]) -> str:
     return f"{text} [{str(default).lower() if isinstance(default, bool) else default}]"
 
 
-def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    return textwrap.wrap(
-        text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False
-    )
+def _indented(text: str, width: int, indent: str) -> str:
+    return wrapped(indent + text, width, indent)
