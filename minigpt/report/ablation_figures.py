@@ -8,7 +8,6 @@ Their captions, in `ablation_contents`, say what they mean.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from minigpt.report.ablation_contents import (
     reaches_far,
 )
 from minigpt.report.ablation_tables import Record, comparison_name, ordered
-from minigpt.report.figures import INK, Paint, draw
+from minigpt.report.figures import INK, Paint, draw, legend_label, lines_of
 
 WIDTH = 4.2  # inches
 _STYLE = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.15}
@@ -63,9 +62,9 @@ def forest(analysis: Record) -> Markup:
     pairs = ordered(analysis["comparisons"])
     references = {pair["reference"] for pair in pairs}
     names = [pair["arm"] if len(references) == 1 else comparison_name(pair) for pair in pairs]
-    lines = [_wrapped(name, _NAME_WIDTH) for name in names]
+    lines = [lines_of(name, _NAME_WIDTH) for name in names]
     heights = [_ROW + _LINE * (len(wrapped) - 1) for wrapped in lines]
-    than = f" from {_wrapped(references.pop(), 40)[0]}" if len(references) == 1 else ""
+    than = f" from {lines_of(references.pop(), 40)[0]}" if len(references) == 1 else ""
 
     def paint(figure: Any) -> None:
         axes = figure.subplots()
@@ -189,7 +188,7 @@ def _panels(names: Sequence[str], plot: Plot, x: str) -> tuple[float, Paint]:
             if plot.context:
                 plot.context(axes)
             plot.draw(axes, index, _style(index))
-            axes.set_title("\n".join(_wrapped(names[index], 60 // columns)), fontsize=8, loc="left", pad=3)
+            axes.set_title("\n".join(lines_of(names[index], 60 // columns)), fontsize=8, loc="left", pad=3)
         for row, axes in enumerate(frames[:, -1]):
             _add_perplexity(axes, "" if row else "perplexity")
         figure.supxlabel(x, fontsize=9)
@@ -204,9 +203,7 @@ def _legend(names: Sequence[str]) -> list[Any]:
     handles = []
     for index, name in enumerate(names):
         colour, marker = _style(index)
-        label = "\n".join(_wrapped(name, 50))
-        label = f" {label}" if label.startswith("_") else label  # NOTE: matplotlib leaves out labels that begin with _
-        handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=label))
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=5, label=legend_label(name, 50)))
     return handles
 
 
@@ -269,7 +266,7 @@ def curves(analysis: Record) -> Markup:
         axes.plot(steps, mean, color=INK, linewidth=0.9, alpha=0.7, dashes=(3, 2))
 
     loss = Plot(draw_arm, "validation loss, nats per token", context)
-    than = _wrapped(compared["name"], 24)[0]
+    than = lines_of(compared["name"], 24)[0]
     difference = Plot(draw_difference, f"mean minus that of\n{than}, nats", perplexity=False)
     names = [arm["name"] for arm in arms]
     height, paint = _each_arm(names, loss, "step", difference if len(arms) > 1 else None)
@@ -340,10 +337,6 @@ def _draw_rates(axes: Any, points: list[Record], style: Style) -> None:
     axes.plot(*rings, "o", color=style.colour, markerfacecolor="none", markersize=10)
     lost = [point["lr"] for point in points if point["diverged"]]
     axes.plot(lost, [0.97] * len(lost), "x", color=style.colour, transform=axes.get_xaxis_transform(), markersize=6)
-
-
-def _wrapped(name: str, width: int) -> list[str]:
-    return textwrap.wrap(name, width, break_on_hyphens=False) or [name]
 
 
 FIGURES: dict[str, Callable[[Record], Markup]] = {

@@ -6,6 +6,7 @@ Axes take the colour of the page's text. Captions and numbers are in `claims_tab
 from __future__ import annotations
 
 import math
+import statistics
 import textwrap
 from collections.abc import Sequence
 from typing import Any
@@ -46,7 +47,8 @@ def effects(entry: Record) -> Markup:
     def paint(drawing: Any) -> None:
         for axes, condition in zip(drawing.subplots(len(conditions), 1, squeeze=False)[:, 0], conditions, strict=True):
             _draw_effects(axes, condition)
-            axes.set_title(_wrapped(condition["name"]), fontsize=10, loc="left", fontweight="bold")
+            name = "\n".join(figures.lines_of(condition["name"], _NAME_WIDTH))
+            axes.set_title(name, fontsize=10, loc="left", fontweight="bold")
             axes.set_xlabel(f"effect, {_axis_unit(condition['unit'])}", fontsize=9)
             axes.tick_params(labelsize=9)
             axes.spines["left"].set_visible(False)
@@ -199,10 +201,10 @@ def _draw_line(axes: Any, line: Record, colour: str, marker: str) -> None:
         if lost:
             _mark_lost(axes, point["x"], lost, colour)
         if values:
-            drawn.append((point["x"], math.fsum(values) / len(values), _deviation(values)))
+            spread = statistics.stdev(values) if len(values) > 1 else 0.0
+            drawn.append((point["x"], math.fsum(values) / len(values), spread))
     xs, means, spreads = ([point[k] for point in drawn] for k in range(3))
-    label = _wrapped(line["name"], 28)
-    label = f" {label}" if label.startswith("_") else label  # NOTE: matplotlib leaves out labels that begin with _
+    label = figures.legend_label(line["name"], 28)
     axes.errorbar(xs, means, spreads, color=colour, marker=marker, markersize=5.5, linewidth=1.4, label=label)
 
 
@@ -210,11 +212,6 @@ def _mark_lost(axes: Any, x: float, lost: int, colour: str) -> None:
     upwards = axes.get_xaxis_transform()
     axes.plot([x], [0.97], "x", color=colour, transform=upwards, markersize=6)
     axes.annotate(str(lost), (x, 0.97), xycoords=upwards, xytext=(5, -3), textcoords="offset points", fontsize=9)
-
-
-def _deviation(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / max(1, len(values) - 1))
 
 
 def _label_quantity(axes: Any, picture: Record) -> None:
@@ -238,7 +235,3 @@ def _lowest(picture: Record) -> float:
 
 def _with_rate(quantity: str, base: Record) -> str:
     return quantity.replace("the base rate", f"the base rate {base['lr']:g}") if "lr" in base else quantity
-
-
-def _wrapped(name: str, width: int = _NAME_WIDTH) -> str:
-    return "\n".join(textwrap.wrap(name, width, break_on_hyphens=False)) or name

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import itertools
 import re
+import textwrap
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -155,6 +156,20 @@ def thinned(line: Points, limit: int = MAX_POINTS) -> Points:
 def markers(line: Points) -> dict[str, Any]:
     """A dot on every point of a line that has few; a lone point would not show without one."""
     return {"marker": "o", "markersize": 4} if len(line[0]) <= _MAX_MARKERS else {}
+
+
+def lines_of(name: str, width: int) -> list[str]:
+    """A name in lines of at most `width` characters."""
+    return textwrap.wrap(name, width, break_on_hyphens=False) or [name]
+
+
+def legend_label(name: str, width: int) -> str:
+    """A name in several lines as a legend shows it.
+
+    NOTE: matplotlib leaves out labels that begin with an underscore.
+    """
+    label = "\n".join(lines_of(name, width))
+    return f" {label}" if label.startswith("_") else label
 
 
 def layer_colours(layers: int) -> list[Any]:
