@@ -178,10 +178,12 @@ def test_configuration_is_plain_data():
     assert modules == {
         "minigpt.base.errors",
         "minigpt.base.flags",
+        "minigpt.base.formats",
         "minigpt.base.help_text",
         "minigpt.base.invocation",
         "minigpt.base.reading",
         "minigpt.base.strict_json",
+        "minigpt.base.tables",
         "minigpt.parts.architecture",
         "minigpt.training.config",
         "minigpt.training.presets",
