@@ -16,6 +16,7 @@ from minigpt.base.formats import MISSING
 from minigpt.base.health_columns import ABLATION, BY_KEY, TRUSTED_TOKENS, figures
 from minigpt.base.tables import Column, Table, listing, lookup
 from minigpt.report.breadcrumbs import PAGE
+from minigpt.report.death_tables import evenly_picked
 
 Record = dict[str, Any]
 WARNING = "⚠"
@@ -188,8 +189,8 @@ def layers_table(analysis: Record) -> Table:
 def curves_table(analysis: Record) -> Table:
     """The loss of every arm at some steps, the first and the last among them."""
     steps = sorted({point["step"] for arm in analysis["arms"] for point in arm["curve"]})
-    chosen = [steps[round(k * (len(steps) - 1) / (_CURVE_COLUMNS - 1))] for k in range(_CURVE_COLUMNS)] if steps else []
-    columns = (_ARM, *(Column(f"step {step:,}", itemgetter(step), _curve_point) for step in dict.fromkeys(chosen)))
+    chosen = evenly_picked(steps, _CURVE_COLUMNS)
+    columns = (_ARM, *(Column(f"step {step:,}", itemgetter(step), _curve_point) for step in chosen))
     arms = [
         {"arm": arm["name"]} | dict.fromkeys(steps) | {point["step"]: point for point in arm["curve"]}
         for arm in analysis["arms"]

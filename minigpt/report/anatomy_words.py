@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from minigpt.base import formats
-from minigpt.report.death_tables import DIED, RECYCLED, REVIVED, life_events, watched
+from minigpt.report.death_tables import DIED, RECYCLED, REVIVED, life_events, touched, watched
 from minigpt.report.figures import Record
 
 Lives = Mapping[tuple[int, int], list[tuple[str, int]]]
@@ -21,8 +21,7 @@ def lives(records: list[Record]) -> Lives | None:
         return None
     told: dict[tuple[int, int], list[tuple[str, int]]] = {}
     for event in life_events(records):
-        groups = enumerate(event["neurons"]) if event["event"] == RECYCLED else [(event["layer"], event["neurons"])]
-        for layer, neurons in groups:
+        for layer, neurons in touched(event):
             for neuron in neurons:
                 told.setdefault((layer, neuron), []).append((event["event"], event["step"]))
     return told

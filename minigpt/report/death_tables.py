@@ -6,8 +6,10 @@ evaluations and joins steps into intervals.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 from minigpt.base.formats import hundredths
 from minigpt.base.tables import Column, Table, ragged_csv
@@ -18,6 +20,8 @@ MAX_ROWS = 500
 MAX_INTERVALS = 6
 DIED, REVIVED, RECYCLED = "neurons_died", "neurons_revived", "neurons_recycled"
 _LEVELS = 8
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -83,10 +87,10 @@ def dead_heatmap(evaluations: list[Record]) -> Heatmap | None:
     return Heatmap([record["step"] for record in shown], rows, len(evaluations))
 
 
-def evenly_picked(records: list[Record], limit: int) -> list[Record]:
-    """At most `limit` of the records, the first and the last among them."""
-    last = len(records) - 1
-    return [records[index] for index in sorted({round(part * last / (limit - 1)) for part in range(limit)}) if records]
+def evenly_picked(found: Sequence[T], limit: int) -> list[T]:
+    """At most `limit` of several things, the first and the last among them."""
+    last = len(found) - 1
+    return [found[index] for index in sorted({round(part * last / (limit - 1)) for part in range(limit)}) if found]
 
 
 def _shade(share: float | None) -> Shade:
@@ -117,6 +121,11 @@ def life_events(records: list[Record]) -> list[Record]:
     return [record for record in records if record["kind"] == "event" and record.get("event") in told]
 
 
+def touched(event: Record) -> Iterable[tuple[int, list[int]]]:
+    """The neurons that an event is about, by layer."""
+    return enumerate(event["neurons"]) if event["event"] == RECYCLED else [(event["layer"], event["neurons"])]
+
+
 def watched(records: list[Record]) -> bool:
     """Whether the training looked for deaths at all; without that, no event means nothing."""
     return any("trapped" in record for record in records if record["kind"] == "train") or bool(life_events(records))
@@ -131,16 +140,15 @@ def life_table(records: list[Record]) -> LifeTable | None:
     rows = [LifeRow(layer, intervals=[Tally() for _ in ends]) for layer in range(_layers(records))]
     recycled = 0
     for event in events:
+        for layer, neurons in touched(event):
+            if layer < len(rows):
+                (rows[layer].dead.update if event["event"] == DIED else rows[layer].dead.difference_update)(neurons)
         if event["event"] == RECYCLED:  # a neuron with new weights is not dead any more, and did not revive either
             recycled += sum(event["counts"])
-            for row, neurons in zip(rows, event["neurons"], strict=False):
-                row.dead.difference_update(neurons)
             continue
-        row = rows[event["layer"]]
         interval = next(index for index, end in enumerate(ends) if event["step"] <= end)
-        row.total.add(event)
-        row.intervals[interval].add(event)
-        (row.dead.difference_update if event["event"] == REVIVED else row.dead.update)(event["neurons"])
+        rows[event["layer"]].total.add(event)
+        rows[event["layer"]].intervals[interval].add(event)
     return LifeTable(ends, rows, recycled)
 
 

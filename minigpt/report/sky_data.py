@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from minigpt.base.errors import CheckpointError
 from minigpt.base.reading import read_bytes
-from minigpt.report.death_tables import DIED, RECYCLED, REVIVED, evenly_picked, life_events, watched
+from minigpt.report.death_tables import DIED, evenly_picked, life_events, touched, watched
 from minigpt.report.figures import Record
 
 CODES = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
@@ -162,18 +162,10 @@ def _toggles(records: list[Record], layers: int) -> list[tuple[int, list[tuple[i
     found = []
     for event in life_events(records):
         changed = []
-        for layer, neurons in _touched(event):
+        for layer, neurons in touched(event):
             if layer < layers:
-                turned = neurons - dead[layer] if event["event"] == DIED else neurons & dead[layer]
+                turned = set(neurons) - dead[layer] if event["event"] == DIED else dead[layer].intersection(neurons)
                 dead[layer] ^= turned
                 changed.append((layer, turned))
         found.append((event["step"], changed))
     return found
-
-
-def _touched(event: Record) -> Iterable[tuple[int, set[int]]]:
-    """The neurons that an event is about, by layer."""
-    if event["event"] in (DIED, REVIVED):
-        return [(event["layer"], set(event["neurons"]))]
-    assert event["event"] == RECYCLED
-    return enumerate(map(set, event["neurons"]))
