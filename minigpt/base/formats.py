@@ -101,10 +101,10 @@ def interval(low: float | None, high: float | None, digits: int = 4) -> str:
     return MISSING if low is None or high is None else f"[{signed(low, digits)}, {signed(high, digits)}]"
 
 
-def with_half_width(mean: float, low: float | None, high: float | None, digits: int = 4) -> str:
+def with_half_width(mean: float, low: float | None, high: float | None) -> str:
     """A mean, and half the length of its symmetric interval where there is one."""
-    margin = "" if low is None or high is None else f" ± {(high - low) / 2:.{digits}f}"
-    return fixed(mean, digits) + margin
+    margin = "" if low is None or high is None else f" ± {(high - low) / 2:.4f}"
+    return fixed(mean) + margin
 
 
 def value_range(low: float | None, high: float | None, digits: int = 4) -> str:
@@ -132,7 +132,7 @@ def hundredths(share: float | None) -> str:
     return "<0.1" if 0 < share < _SMALLEST_SHARE else f"{100 * share:.1f}"
 
 
-def with_deviation(mean: float, deviation: float | None, unit: str = "") -> str:
+def with_deviation(mean: float, deviation: float | None, unit: str) -> str:
     """A mean with its deviation to two digits, and no more digits of the mean than that: `2.2 ± 1.0 %`."""
     if not deviation:
         return f"{_true_minus(f'{mean:.4g}')}{unit}"

@@ -129,11 +129,9 @@ class Table:
         return _csv_text([self.headings, *lines], line_end)
 
 
-def listing(title: str, pairs: Iterable[tuple[str, Any]], headings: tuple[str, str] = ("", "")) -> Table:
+def listing(title: str, pairs: Iterable[tuple[str, Any]]) -> Table:
     """A table of names and what is said of each."""
-    return Table(
-        title, (Column.name(headings[0], itemgetter(0)), Column.words(headings[1], itemgetter(1))), tuple(pairs)
-    )
+    return Table(title, (Column.name("", itemgetter(0)), Column.words("", itemgetter(1))), tuple(pairs))
 
 
 def lookup(record: Any, path: str) -> Any:

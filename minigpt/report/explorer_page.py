@@ -18,7 +18,7 @@ _RARE = 1e-3  # below this share a percentage says too little
 _SHOWN_SPACES = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥"})
 
 
-def explorer_data(explorer: Record, tokens: int = 0, lived: Lives | None = None) -> Record:
+def explorer_data(explorer: Record, tokens: int, lived: Lives | None) -> Record:
     """What the script needs of `explorer.json`; if that is too much, first fewer passages each, then fewer neurons.
 
     `tokens` is what the neurons were counted on, `lived` what the log tells of them.

@@ -37,7 +37,7 @@ EMULATION = "this machine has no native bfloat16 and emulates it, which is slow"
 class Terminal:
     """A progress bar over the steps, with lines of results printed above it."""
 
-    def __init__(self, steps: int, start: int, quiet: bool = False) -> None:
+    def __init__(self, steps: int, start: int, quiet: bool) -> None:
         self.steps = steps
         self.quiet = quiet
         self._bar = tqdm(

@@ -308,7 +308,7 @@ def test_an_explorer_that_is_too_large_is_trimmed(
     for neuron in explorer["layers"][0]["neurons"]:
         neuron["passages"] = [{"tokens": ["x" * 100], "values": [rank], "peak": 0} for rank in range(12)]
     monkeypatch.setattr("minigpt.report.explorer_page.MAX_BYTES", limit)
-    data = explorer_data(explorer)
+    data = explorer_data(explorer, 0, None)
     assert len(json.dumps(data)) < 1.2 * limit
     neurons = data["layers"][0]["neurons"]
     assert [neuron["neuron"] for neuron in neurons] == numbers
