@@ -56,8 +56,8 @@ def terminal_claim(entry: Record, width: int | None = None) -> str:
     entry = words.made_visible(entry)
     heading = f"{entry['id']}  {words.finding(entry)}  ({entry['where']}, {entry['family']} family)"
     shown = [listing("", _described(entry))]
-    if finding := words.first_sentence(entry):
-        shown.insert(0, listing("", [("found", finding)]))
+    if headline := words.headline(entry):
+        shown.insert(0, listing("", [("found", headline[0])]))
     if entry["gates"]:
         shown.append(tables.gates_table(entry))
     if entry["conditions"]:
@@ -157,8 +157,8 @@ def claim_markdown(entry: Record, neighbours: Mapping[str, str]) -> str:
         " · ".join(["[all claims](README.md)", *(_link(claim, label) for label, claim in neighbours.items())])
     )
     blocks.append(f"**{plain(words.finding(entry))}** · {plain(entry['where'])}")
-    if finding := words.first_sentence(entry):
-        blocks.insert(1, plain(finding))
+    if headline := words.headline(entry):
+        blocks.insert(1, plain(headline[0]))
     said = [(name, said) for name, said in _described(entry) if name != "statement"]
     blocks.append("\n".join(f"- {plain(name)}: {plain(said)}" for name, said in said))
     for section in tables.sections(entry):

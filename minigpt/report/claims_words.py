@@ -170,23 +170,13 @@ def gate_outcome(gate: Record) -> str:
 
 def least(gate: Record) -> str:
     """What a gate asks for, with its unit."""
-    return f"{size(gate['least'], gate['unit']) if gate['least'] else '0'} {unit_name(gate)}"
+    return _threshold(gate, "least")
 
 
 def failure(gate: Record) -> str:
     """Why a gate is not passed."""
     found = "could not be measured" if gate["mean"] is None else f"is {value(gate['mean'], gate['unit'])}"
     return f"{gate['kind']} failed: {gate['name']}, {found}, at least {least(gate)} is needed"
-
-
-def first_sentence(entry: Record) -> str:
-    """The finding in numbers: the claim's own sentence, else what the deciding condition amounts to; "" if none."""
-    if entry["status"] not in ("judged", "incomplete"):
-        return ""
-    condition = deciding(entry)
-    if entry.get("finding") or condition is None:
-        return str(entry.get("finding") or "")
-    return f"{condition['name']}: {against_margin(condition)}, on {formats.counted(condition['n'], 'seed')}."
 
 
 def seeds_needed(entry: Record) -> str:
@@ -219,23 +209,29 @@ def _cautions(entry: Record) -> list[str]:
 
 
 def headline(entry: Record) -> list[str]:
-    """What was found, in numbers, the first sentence for all to see; of a claim that was not judged, why nothing."""
+    """What was found, in numbers, the first sentence for all to see; nothing of a claim without figures that count."""
     condition = deciding(entry)
-    if entry["status"] != "judged" or condition is None:
-        none = {"not run": "Not run yet.", "stale": "What was found is out of date."}
-        return [none.get(entry["status"], "Not measured.")]
-    return [*filter(None, [entry.get("finding")]), _condition_sentence(condition, len(entry["conditions"]))]
+    if entry["status"] not in ("judged", "incomplete") or condition is None:
+        return []
+    return [*filter(None, [entry.get("finding")]), _condition_sentence(condition, entry)]
 
 
-def _condition_sentence(condition: Record, conditions: int) -> str:
-    name = condition["name"][:1].upper() + condition["name"][1:]
-    deciding_one = f" Of {conditions} conditions this one decides." if conditions > 1 else ""
+def no_headline(entry: Record) -> str:
+    """Why nothing was found."""
+    return {"not run": "Not run yet.", "stale": "What was found is out of date."}.get(entry["status"], "Not measured.")
+
+
+def _condition_sentence(condition: Record, entry: Record) -> str:
+    name, conditions = condition["name"][:1].upper() + condition["name"][1:], len(entry["conditions"])
+    end = f". Of {conditions} conditions this one decides." if conditions > 1 else "."
+    if entry["status"] == "incomplete":
+        end = f", on {formats.counted(condition['n'], 'seed')} so far."
     if condition["mean"] is None:
-        return f"{name}: no mean, as trainings diverged; the margin is {margin(condition)}.{deciding_one}"
+        return f"{name}: no mean, as trainings diverged; the margin is {margin(condition)}{end}"
     unit, ends = unit_name(condition), interval(condition)
     sure = "" if ends == MISSING else f", 90 % interval {ends}"
     found = f"{value(condition['mean'], condition['unit'])} {unit}{sure}, against a margin of {margin(condition)}"
-    return f"{name}: {found}.{deciding_one}"
+    return f"{name}: {found}{end}"
 
 
 # Effects
@@ -291,7 +287,11 @@ def interval(condition: Record) -> str:
 
 def margin(condition: Record) -> str:
     """The smallest effect that matters, with its unit."""
-    return f"{size(condition['margin'], condition['unit']) if condition['margin'] else '0'} {unit_name(condition)}"
+    return _threshold(condition, "margin")
+
+
+def _threshold(record: Record, key: str) -> str:
+    return f"{size(record[key], record['unit']) if record[key] else '0'} {unit_name(record)}"
 
 
 def against_margin(condition: Record) -> str:

@@ -6,7 +6,8 @@ import pytest
 from made_up_ledger import made_up_ledger
 
 from minigpt.report import claims_words as words
-from minigpt.report.claims_texts import terminal_claim, terminal_list
+from minigpt.report.claims_page import claims_pages
+from minigpt.report.claims_texts import claim_markdown, terminal_claim, terminal_list
 
 LEDGER = made_up_ledger()
 ENTRIES = {entry["id"]: entry for entry in LEDGER["claims"]}
@@ -49,3 +50,14 @@ def test_every_terminal_is_wide_enough(width: int) -> None:
     lines = [line for text in texts for line in text.splitlines() if not line.startswith("repeat")]
     assert max(map(len, lines)) <= width
     assert (ENTRIES["C1"]["statement"] in texts[0]) == (width == 200)
+
+
+def test_an_incomplete_claim_shows_what_was_measured_so_far() -> None:
+    """Seeds were run: to say that nothing was measured would be false, and to say that it decides as well."""
+    unfinished = ENTRIES["C6"]
+    assert words.finding(unfinished) == "incomplete"
+    assert words.headline(unfinished) == ["One seed: +0.0200 nats, against a margin of 0.0100 nats, on 1 seed so far."]
+    for text in (terminal_claim(unfinished, 200), claim_markdown(unfinished, {}), claims_pages(LEDGER)["C6.html"]):
+        assert "on 1 seed so far" in text
+        assert "Not measured." not in text
+    assert words.headline(ENTRIES["C9"]) == words.headline(ENTRIES["C19"]) == []
