@@ -8,8 +8,6 @@ import numpy as np
 
 from minigpt.claims.claim import DELTA, ArmFigures, Claim, Column, Condition, Effect, Series
 from minigpt.claims.effects import (
-    SLOW_RATE,
-    TOO_SLOW,
     activation,
     beyond,
     chosen,
@@ -330,6 +328,9 @@ C39 = Claim(
 )
 
 
+UNFINISHED = "a quarter of the steps"  # the base itself, which other rows train too
+
+
 def _behind_ngrams(order: str) -> Effect:
     """How much more loss counting has than the ReLU GPT."""
     return lambda evidence, seed: evidence.figure("ReLU", seed, "ngrams", order) - evidence.loss("ReLU", seed)
@@ -342,8 +343,8 @@ C41 = Claim(
     statement="A ReLU GPT predicts text better than counting does, and better than a GPT without an activation.",
     meaning=(
         "Loss on the same validation tokens of a bigram and a 5-gram with Witten-Bell smoothing, counted on the whole "
-        "training text, and of a GPT whose activation is the identity, both trained four times the base's steps. True "
-        "if each is at least 0.01 nats behind ReLU. The article says nothing of n-grams; they are the least that "
+        "training text, and of a GPT whose activation is the identity; both GPTs train four times the base's steps. "
+        "True if each is at least 0.01 nats behind ReLU. The article says nothing of n-grams; they are the least that "
         "“effective” can mean. Images cannot be judged here."
     ),
     tag="measurable",
@@ -352,7 +353,7 @@ C41 = Claim(
     arms={
         "ReLU": Arm({"steps": Times(4)}),
         "identity": activation("identity", steps=Times(4)),
-        TOO_SLOW: Arm({**SLOW_RATE, "steps": Times(4)}),
+        UNFINISHED: Arm(),
     },
     measurements={"ReLU": ("ngrams",)},
     gates=(
@@ -365,7 +366,7 @@ C41 = Claim(
                 evidence.figure("ReLU", seed, "ngrams", "bigram") - evidence.figure("ReLU", seed, "ngrams", "fivegram")
             ),
         ),
-        loses(TOO_SLOW, "ReLU"),
+        loses(UNFINISHED, "ReLU"),
     ),
     finding=(
         "Loss {relu} nats of a ReLU GPT of four layers, {identity} without activation; {bigram} of a bigram and "
