@@ -116,7 +116,7 @@ C22 = Claim(
     id="C22",
     where="A6, G6",
     quote="L1 and L2 regularization can be used to prevent overfitting",
-    statement="L1 and L2 regularisation each make a GPT overfit less.",
+    statement="Weight decay (L2), and L1 on what neurons put out, each make a GPT overfit less.",
     meaning=(
         "Trained on 40,000 tokens, over and over. L2: weight decay of 1 or 3 in the place of 0.1; L1: a penalty on "
         "the mean |h| of all neurons. True if the best strength of each, chosen by loss on separate seeds, narrows "
