@@ -28,12 +28,17 @@ def scaling_curves(points: Sequence[dict[str, Any]]) -> Markup:
 
 
 def _paint_axis(panel: Any, axis: str, points: Sequence[dict[str, Any]]) -> None:
+    from matplotlib.ticker import LogLocator
+
     values = [point["value"] for point in points]
     speeds, bounds = ([point[key] for point in points] for key in ("tokens_per_second", "bound"))
     panel.plot(values, bounds, color=TRAINING_COLOUR, linestyle="--", label="bound")
     panel.plot(values, speeds, color=VALIDATION_COLOUR, marker="o", markersize=4, label="measured")
     panel.set_xscale("log", base=2)
     panel.set_yscale("log")
+    panel.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panel.yaxis.set_major_formatter("{x:,.0f}")
+    panel.minorticks_off()
     panel.set_xticks(values, [str(value) for value in values])
     panel.set_xlabel(AXIS_NAMES[axis])
     panel.grid()

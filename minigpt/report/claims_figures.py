@@ -215,7 +215,7 @@ def _mark_lost(axes: Any, x: float, lost: int, colour: str) -> None:
 
 
 def _label_quantity(axes: Any, picture: Record) -> None:
-    """The axis across: logarithmic where asked for, with the values that were run as its labels if they are few."""
+    """The axis across: logarithmic where asked for, with the values that were run as its labels, some of very many."""
     values = sorted({point["x"] for line in picture["lines"] for point in line["points"]})
     if picture["log_x"]:
         smallest = min((x for x in values if x > 0), default=1.0)
@@ -223,8 +223,9 @@ def _label_quantity(axes: Any, picture: Record) -> None:
             axes.set_xscale("symlog", linthresh=smallest)
         else:
             axes.set_xscale("log")
-    if 0 < len(values) <= _MOST_TICKS:
-        axes.set_xticks(values, [f"{x:g}" for x in values])
+    if picture["log_x"] or 0 < len(values) <= _MOST_TICKS:
+        labelled = values[:: math.ceil(len(values) / _MOST_TICKS) or 1]
+        axes.set_xticks(labelled, [f"{x:g}" for x in labelled])
         axes.minorticks_off()
 
 

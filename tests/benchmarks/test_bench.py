@@ -367,7 +367,7 @@ def test_curves_are_drawn_with_their_bound() -> None:
     ]
     drawing = str(scaling_curves(points))
     assert drawing.startswith("<svg")
-    for word in ("layers", "width", "bound", "measured", "tokens a second"):
+    for word in ("layers", "width", "bound", "measured", "tokens a second", ">5,000</text>"):
         assert word in drawing
 
 

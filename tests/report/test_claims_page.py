@@ -316,6 +316,16 @@ def test_a_dose_of_nothing_has_a_place_on_a_logarithmic_axis() -> None:
     assert "<svg" in claims_figures.series(entry, 0, {})
 
 
+def test_a_long_ladder_is_labelled_with_some_of_its_values() -> None:
+    """Nine rates do not fit below an axis; a logarithmic one would label itself in TeX, which nobody typesets."""
+    entry = json.loads(json.dumps(ENTRIES["C1"]))
+    points = [{"arm": "relu", "x": 25.0 * 2**rung, "values": [2.4]} for rung in range(9)]
+    entry["series"] = [{"title": "t", "x": "x", "y": "y", "log_x": True, "lines": [{"name": "a", "points": points}]}]
+    drawn = claims_figures.series(entry, 0, {})
+    assert all(f">{label}</text>" in drawn for label in (25, 100, 400, 1600, 6400))
+    assert "mathdefault" not in drawn
+
+
 @pytest.mark.parametrize(("least", "below_zero"), [(-0.4, True), (0.4, False)])
 def test_a_share_below_zero_is_not_cut_off(least: float, below_zero: bool) -> None:
     """The axis of a share begins at zero, unless one lies below it, as a narrowing can."""
