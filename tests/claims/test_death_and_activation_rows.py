@@ -41,7 +41,7 @@ def test_arms_differ_in_what_they_say_alone(claim: str, arms: tuple[str, ...], f
 
 def test_all_forks_continue_from_the_hurt_model() -> None:
     assert {CLAIMS["C3"].arms[fork].start for fork in death.FORKS} == {death.HURT}
-    assert configuration(CLAIMS["C3"], death.HURT).init_bias == -2
+    assert configuration(CLAIMS["C3"], death.HURT).init_bias == -1.5
     assert len(activations.MIXES) == 2**4 - 2
 
 

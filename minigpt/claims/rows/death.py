@@ -30,7 +30,8 @@ def dose(factor: float, **settings: object) -> Arm:
 # residual stream, a quarter of what is usual: there width binds, and a neuron less is a loss.
 _PROSE = {"tokenizer": "byte", "d_ff": Times(0.25), "steps": Times(0.5)}
 _CODE = {**_PROSE, "corpus": "stdlib-code"}
-_HURT = dose(2.5, init_bias=-2.0, **_PROSE)
+# Many neurons die, and yet the model learns: at higher rates, or from −2, it does not, or layers come not to matter.
+_HURT = dose(1, warmup_steps=None, init_bias=-1.5, **_PROSE)
 _ONWARD = {**_PROSE, "warmup_steps": 0}
 # Repeated, since much of what is revived dies again.
 _OFTEN = {"init_moments": True, "recycle_every": 100}
@@ -229,7 +230,7 @@ C3 = Claim(
     quote="leading to a loss of information and reduced accuracy",
     statement="Dead neurons cost a GPT accuracy: reviving them wins some back, and reviving others does not.",
     meaning=(
-        "A model whose layers are as narrow as its residual stream, trained at a high dose from neurons that begin "
+        "A model whose layers are as narrow as its residual stream, trained at a constant rate from neurons that begin "
         "nearly closed, is continued four ways on the same windows: as it is, with its optimizer's memory cleared, "
         "with its dead neurons recycled every 100 steps, and with as many random ones recycled. True if the third ends "
         "at least 0.01 nats below the first and the fourth. Narrower healthy models say what a loss amounts to in "
@@ -257,6 +258,7 @@ C3 = Claim(
     ),
     gates=(
         learnt_on("as it is", HURT),
+        trained("as it is", text="width 1"),
         trained("width 1"),
         loses("width 1/2", "width 1"),
         deader("as it is", "recycle dead"),
@@ -272,7 +274,7 @@ C3 = Claim(
         "revived": loss_of("recycle dead"),
         "random": loss_of("recycle random"),
     },
-    looks=(10,),
+    looks=(20,),
     series=(
         Series("Healthy models by width", "share of the stream's", "loss, nats", {"relu": tuple(WIDTHS.items())}, loss),
     ),
@@ -301,9 +303,9 @@ C4 = Claim(
     quote="which can reduce the model’s ability to learn",
     statement="A GPT with many dead neurons learns a new text less well, and because of them.",
     meaning=(
-        "Models of narrow layers, trained at a high dose and with the base recipe, then learn Python source instead "
-        "of prose. True if the first ends at least 0.01 nats above the second, and at least 0.01 nats above itself "
-        "with its dead neurons recycled before the new text."
+        "Models of narrow layers, trained at a constant rate from neurons that begin nearly closed, and with the base "
+        "recipe, then learn Python source instead of prose. True if the first ends at least 0.01 nats above the "
+        "second, and at least 0.01 nats above itself with its dead neurons recycled before the new text."
     ),
     tag="when provoked",
     forecast="harm at a high rate",
@@ -324,6 +326,7 @@ C4 = Claim(
     ),
     gates=(
         trained(HEALTHY),
+        trained(HURT, "bigram", text=HEALTHY),
         trained("healthy, then code"),
         deader(HURT, HEALTHY),
         control(
