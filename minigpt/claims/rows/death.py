@@ -30,7 +30,7 @@ def dose(factor: float, **settings: object) -> Arm:
 # residual stream, a quarter of what is usual: there width binds, and a neuron less is a loss.
 _PROSE = {"tokenizer": "byte", "d_ff": Times(0.25), "steps": Times(0.5)}
 _CODE = {**_PROSE, "corpus": "stdlib-code"}
-# Many neurons die, and yet the model learns: at higher rates, or from −2, it does not, or layers come not to matter.
+# From −1 fewer neurons stay dead, and from −2 a layer may come not to matter; see docs/measurements.md.
 _HURT = dose(1, warmup_steps=None, init_bias=-1.5, **_PROSE)
 _ONWARD = {**_PROSE, "warmup_steps": 0}
 # Repeated, since much of what is revived dies again.
